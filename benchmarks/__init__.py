@@ -1,0 +1,1 @@
+"""What coopmpi promises to be fast at, measured: `python -m benchmarks NAME`."""

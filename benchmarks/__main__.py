@@ -1,0 +1,23 @@
+"""python -m benchmarks NAME [options]: one module of this package per NAME, with a `main(arguments)`."""
+
+import argparse
+import importlib
+import pkgutil
+
+import benchmarks
+
+HELPERS = ("__main__", "timing")
+
+
+def main():
+    names = [module.name for module in pkgutil.iter_modules(benchmarks.__path__)]
+    names = [name for name in names if name not in HELPERS and not name.startswith("_")]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", add_help=False, description=benchmarks.__doc__)
+    parser.add_argument("name", nargs="?", choices=names, metavar="NAME")
+    chosen, arguments = parser.parse_known_args()
+    if chosen.name is None:
+        parser.exit(message=f"usage: python -m benchmarks NAME [options], where NAME is one of: {', '.join(names)}\n")
+    importlib.import_module(f"benchmarks.{chosen.name}").main(arguments)
+
+
+main()

@@ -1,0 +1,3 @@
+from coopmpi.cli import main
+
+main()

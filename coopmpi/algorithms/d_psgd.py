@@ -1,0 +1,25 @@
+"""Decentralised parallel SGD in Lian's order: the exchange travels while the gradient is computed."""
+
+from coopmpi.registry import register
+from coopmpi.step import Algorithm, Finish, Grad, Mix, Start
+
+
+@register("algorithm", "d-psgd")
+class DPSGD(Algorithm, frozen=True, kw_only=True):
+    """X <- W X - lr direction(G(X)): the gradient is taken at the un-mixed models.
+
+    The mean moves as in Cooperative SGD's order W (X - lr G) with tau = 1; the disagreement differs.
+    """
+
+    source = "Lian et al., Can decentralized algorithms outperform centralized algorithms?, NeurIPS 2017, Algorithm 1"
+    bibtex = ("lian2017decentralized",)
+    uses_mixing = True
+
+    def step(self, state, run):
+        ticket = yield Start(Mix(state.x, run.k))
+        loss, gradient = yield Grad(state.x)
+        mixed = yield Finish(ticket)
+        # x <- W x - lr direction(g(x)); weight decay, too, is taken at the un-mixed x
+        run.descend(state, mixed, gradient)
+        state.x = mixed
+        return loss

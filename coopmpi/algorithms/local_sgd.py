@@ -1,0 +1,28 @@
+"""Local SGD, also known as periodic averaging or FedAvg with full participation."""
+
+import numpy as np
+
+from coopmpi.registry import register
+from coopmpi.step import Algorithm, Mean
+
+
+@register("algorithm", "local-sgd")
+class LocalSGD(Algorithm, frozen=True, kw_only=True):
+    """tau local steps, then every worker restarts from the average: X <- J X.
+
+    Cooperative SGD with W = J, v = 0. The disagreement that tau local steps build up costs an error of
+    order lr^2 sigma^2 (tau - 1).
+    """
+
+    source = "Stich, Local SGD converges fast and communicates little, ICLR 2019, Algorithm 1"
+    bibtex = ("stich2019local", "wang2021cooperative")
+    uses_period = True
+
+    def step(self, state, run):
+        loss = yield from run.local_step(state)
+        if run.round_due:
+            state.x = run.replicate((yield Mean(state.x)), like=state.x)
+        return loss
+
+    def matrix_form(self, workers, tau, mixing):
+        return tau, np.full((workers, workers), 1 / workers), 0

@@ -1,0 +1,54 @@
+"""The command line: one file per verb, loaded when it is called. The only package that imports click."""
+
+import importlib
+import sys
+
+import click
+
+from coopmpi import __version__
+from coopmpi.errors import CoopError, unknown
+
+# verb -> what --help says of it; the verb's file defines `command`
+VERBS = {
+    "train": "Train a model with a communication-efficient SGD, alone or under mpirun / srun.",
+    "inspect": "Look into a result file, finished or being written.",
+    "graph": "Degree, spectral gap, messages and bytes of a mixing choice.",
+    "algorithms": "List the algorithms, their keys and their sources.",
+    "doctor": "Say what was found here: MPI, GPUs, HDF5, threads, and what to do about it.",
+}
+
+
+class Verbs(click.Group):
+    """Imports a verb's file only when the verb is called, so that --help stays instant."""
+
+    def list_commands(self, context):
+        return list(VERBS)
+
+    def get_command(self, context, name):
+        if name not in VERBS:
+            return None
+        return importlib.import_module(f"coopmpi.cli.{name}").command
+
+    def resolve_command(self, context, arguments):
+        if arguments and arguments[0] not in VERBS:
+            raise unknown("command", arguments[0], VERBS)
+        return super().resolve_command(context, arguments)
+
+    def format_commands(self, context, formatter):
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="coopmpi")
+def group():
+    """Train models with communication-efficient SGD over MPI, and see which strategy is fastest on your cluster."""
+
+
+def main():
+    """Run a verb; a CoopError becomes one message and its exit status."""
+    try:
+        group(prog_name="coopmpi")
+    except CoopError as error:
+        click.echo(f"coopmpi: {error}", err=True)
+        sys.exit(error.status)

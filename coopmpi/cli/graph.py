@@ -1,0 +1,177 @@
+"""coopmpi graph: what a communication graph costs, and how fast it brings the workers together."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+
+from coopmpi.errors import UserError
+
+ITEMSIZE = {"float32": 4, "float64": 8}
+
+
+@click.command("graph", short_help="What a communication graph costs and how fast it mixes.")
+@click.argument("graph", required=False)
+@click.option("-m", "--workers", type=click.IntRange(min=1),
+              help="Number of workers.  [default: 8, or as in the file]")
+@click.option("--weights", default="metropolis", show_default=True, help="metropolis, uniform or best-constant.")
+@click.option("--shape", type=int, nargs=2, metavar="ROWS COLUMNS", help="Of a torus.  [default: most square]")
+@click.option("--probability", type=float, help="Of a link of erdos-renyi.  [default: 2 ln m / m]")
+@click.option("--degree", type=int, help="Of random-regular.  [default: 3, or 4 if m is odd]")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random graphs.")
+@click.option("--size", type=click.FloatRange(min=1), default=1e6, show_default="1e6",
+              help="Parameters of the model.")
+@click.option("--dtype", type=click.Choice(list(ITEMSIZE)), default="float32", show_default=True)
+@click.option("--save", type=click.Path(dir_okay=False), metavar="W.npy|W.h5", help="Write the mixing matrix.")
+def command(graph, workers, seed, size, dtype, save, **keys):
+    """Degree, spectral gap, messages and bytes of GRAPH: a built-in name or a file (edge list "i j" or "i j w",
+    .graphml, or a mixing matrix in .npy or .h5).
+
+    Without GRAPH, all built-in graphs are compared.
+
+    \b
+    coopmpi graph
+    coopmpi graph ring -m 16 --weights best-constant
+    coopmpi graph torus -m 12 --shape 3 4 --save W.npy
+    coopmpi graph my_edges.txt
+    """
+    model_bytes = round(size) * ITEMSIZE[dtype]
+    model = f"{size:,.0f} {dtype} parameters"
+    if graph:
+        mixing = _bind(graph, workers, seed, keys)
+        if save:
+            _save(mixing, save)
+        _print(_sheet(mixing, model_bytes, model))
+    elif save or any(keys[key] for key in ("shape", "probability", "degree")):
+        raise UserError("--save, --shape, --probability and --degree belong to one graph: name it")
+    else:
+        _print(*_comparison(workers or 8, seed, keys, model_bytes, model))
+
+
+def _bind(graph, workers, seed, keys):
+    from coopmpi.parts import graph_files
+    from coopmpi.parts.mixing import Mixing
+    from coopmpi.registry import convert, parts
+
+    if workers is None:
+        from_file = graph not in parts("graph") and Path(graph).is_file()
+        workers = graph_files.read(graph)[0].shape[0] if from_file else 8
+    table = {key: value for key, value in keys.items() if value is not None}
+    return convert({"graph": graph, **table}, Mixing, "[mixing]").bind(workers, seed)
+
+
+def _save(mixing, path):
+    from coopmpi.parts import graph_files
+
+    if not mixing.fixed:
+        raise UserError(f"--save holds one matrix, but {mixing.description} goes through {mixing.cycle} in turn")
+    graph_files.write(path, mixing.matrix(0))
+
+
+class Figures(NamedTuple):
+    """What one mixing choice costs and does. Degrees and bytes are means over the rounds of a cycle."""
+
+    least: float
+    mean: float
+    most: float  # degree of the busiest worker
+    zeta: float
+    rounds: float  # until the disagreement is ten times smaller
+    bytes: float  # that the busiest worker sends in a round
+
+
+def _figures(mixing, model_bytes):
+    from coopmpi.theory import spectra
+
+    topology, cycle = mixing.topology, range(mixing.cycle)
+    alike = 1 if topology.regular else mixing.workers
+    degrees = [sum(topology.degree(i, t) for t in cycle) / mixing.cycle for i in range(alike)]
+    share = _all_reduce_share(mixing.workers) if mixing.average(0) else max(degrees)
+    zeta = spectra.cycle_zeta(mixing)
+    return Figures(min(degrees), sum(degrees) / alike, max(degrees), zeta,
+                   spectra.rounds_to_shrink(10, zeta, mixing.cycle), share * model_bytes)
+
+
+def _all_reduce_share(workers):
+    # a ring all-reduce sends 2 (m - 1) / m models per worker
+    return 2 * (workers - 1) / workers
+
+
+def _sheet(mixing, model_bytes, model):
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    m, f = mixing.workers, _figures(mixing, model_bytes)
+    links = f.mean * m
+    table = Table(title=escape(mixing.description), title_justify="left", box=box.SIMPLE, show_header=False)
+    table.add_row("links", f"{links:g} directed" if mixing.topology.directed else f"{links / 2:g}, both ways")
+    table.add_row("degree", f"{f.most:g} at every worker" if mixing.topology.regular
+                  else f"{f.least:g} to {f.most:g}, mean {f.mean:.3g}")
+    if mixing.cycle > 1:
+        table.add_row("cycle", f"{mixing.cycle} rounds with a matrix each, zeta is that of their product")
+    table.add_row("zeta = ||W - J||_2", _number(f.zeta))
+    table.add_row("spectral gap 1 - zeta", _number(1 - f.zeta))
+    table.add_row("rounds to disagree 10x less", _rounds(f.rounds))
+    all_reduce = _size(_all_reduce_share(m) * model_bytes)
+    if mixing.average(0):
+        table.add_row("messages per round", "one all-reduce (W averages over all workers)")
+        table.add_row("sent per worker and round", f"{all_reduce}, 2 (m-1)/m models ({model})")
+    else:
+        busiest = "" if mixing.topology.regular else f", {f.most:g} at the busiest"
+        table.add_row("messages per round", f"{f.mean:.3g} per worker{busiest}, {links:g} in all")
+        busiest = "" if mixing.topology.regular else f", {_size(f.bytes)} at the busiest"
+        table.add_row("sent per worker and round", f"{_size(f.mean * model_bytes)}{busiest} ({model})")
+        table.add_row("a ring all-reduce instead", f"{all_reduce} in {2 * (m - 1)} steps, 2 (m-1)/m models")
+    return table
+
+
+def _comparison(workers, seed, keys, model_bytes, model):
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    from coopmpi.registry import parts
+
+    table = Table(title=f"workers = {workers}, weights = {keys['weights']}, {model}", title_justify="left",
+                  box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("graph", no_wrap=True)
+    for heading in ("degree", "zeta", "gap", "rounds\nto 1/10", "sent per\nround", "sent\nto 1/10"):
+        table.add_column(heading, justify="right")
+    impossible = []
+    for name in parts("graph"):
+        try:
+            f = _figures(_bind(name, workers, seed, keys), model_bytes)
+        except UserError as error:
+            impossible.append(f"[bold]{name}[/bold]: {escape(str(error))}")
+            continue
+        degree = f"{f.most:g}" if f.least == f.most else f"{f.least:g}-{f.most:g}"
+        whole_rounds = -(-f.rounds // 1)
+        table.add_row(name, degree, _number(f.zeta), _number(1 - f.zeta), _rounds(f.rounds), _size(f.bytes),
+                      _size(whole_rounds * f.bytes))
+    if not table.row_count:
+        _bind("ring", workers, seed, keys)  # raises what keeps all of them from working
+    notes = ("zeta = ||W - J||_2 over a cycle of rounds, gap = 1 - zeta; to 1/10: until the workers disagree ten "
+             "times less; sent: by the busiest worker, an all-reduce where W averages over all workers.")
+    return table, notes, *impossible
+
+
+def _number(value):
+    return f"{value:.4f}" if value > 1e-3 or value < 1e-12 else f"{value:.1e}"
+
+
+def _rounds(rounds):
+    return "never" if rounds == float("inf") else f"{rounds:.1f}" if rounds < 1000 else f"{rounds:,.0f}"
+
+
+def _size(count):
+    from rich.filesize import decimal
+
+    return "-" if count == float("inf") else decimal(round(count))
+
+
+def _print(*renderables):
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for renderable in renderables:
+        console.print(renderable)

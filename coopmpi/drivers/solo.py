@@ -1,0 +1,59 @@
+"""The world of a single process: it hosts all workers, and nothing has to travel."""
+
+import numpy as np
+
+
+class Done:
+    """A transfer that is complete from the start."""
+
+    def progress(self):
+        pass
+
+    def wait(self):
+        pass
+
+
+class Solo:
+    """One rank, no MPI. The interface that coopmpi.drivers.mpi.world implements for many."""
+
+    rank, size, local_rank, local_size = 0, 1, 0, 1
+    name = "one process, no MPI"
+    done = Done()
+
+    def exchange(self, sends, receives, device):
+        """Send rows [(rank, row)] and receive into rows [(rank, row)]: a transfer under way."""
+        return self.done
+
+    def sum(self, values):
+        """Sum of a small float64 array over the ranks."""
+        return np.asarray(values, float)
+
+    def vote(self, values):
+        """Elementwise maximum over the ranks, under way: call it for the result."""
+        return lambda: np.asarray(values, float)
+
+    def agree(self, error):
+        """Raise the error that any rank met while setting up, on all ranks alike."""
+        if error is not None:
+            raise error
+
+    def abort(self, error):
+        """End all ranks because of an error that only this one met."""
+
+    def collect(self, rows, placement):
+        """On rank 0, the rows (b, d) of all ranks one by one, in ascending worker index; nothing elsewhere."""
+        yield from rows
+
+    def hand_over(self, first, block):
+        """Send a block of the step record, starting at step `first`, to rank 0; does not block."""
+
+    def handed_over(self):
+        """On rank 0: (rank, first, block) of what has arrived."""
+        return ()
+
+    def hand_over_done(self):
+        """Return when everything handed over has left this rank."""
+
+    def on_node(self, load, publish, attach):
+        """What `load` gives, held once per node: see coopmpi.drivers.mpi.world."""
+        return load()

@@ -1,0 +1,106 @@
+"""The step record on its way to rank 0: gathered in blocks, handed over without blocking."""
+
+from time import perf_counter
+
+import numpy as np
+
+from coopmpi.errors import NumericalFailure
+
+BLOCK = 64  # steps after which a block is handed over ...
+PATIENCE = 1.0  # ... or seconds, whichever comes first
+COLUMNS = ("loss", "compute_time", "wait_time", "bytes_sent")
+
+
+class StepLog:
+    """Collects what each step of this rank's workers did; rank 0 writes the rows that all ranks have sent.
+
+    Losses stay on the device until a block is complete: recording costs no synchronisation per step.
+    """
+
+    def __init__(self, driver, writer, first=0):
+        self.driver, self.writer = driver, writer
+        self.waited, self.sent = 0.0, 0.0  # totals: seconds of this rank, bytes of its workers
+        self.failure = None  # the NumericalFailure of this rank's first NaN or Inf
+        self._losses, self._marks, self._rest, self._walls = [], [], [], []
+        self._first = first
+        self._handed_over = perf_counter()
+        if writer is not None:
+            self._table = Table(driver.placement, first)
+
+    def add(self, loss, wall_time, tau):
+        """Record the step that the driver has just done."""
+        driver = self.driver
+        self._losses.append(loss.copy())
+        self._marks.append(driver.computing)
+        self._rest.append((driver.waited, driver.sent))
+        self._walls.append((wall_time, tau))
+        self.waited += driver.waited
+        self.sent += driver.sent.sum()
+        if len(self._losses) == BLOCK or perf_counter() - self._handed_over > PATIENCE:
+            self.hand_over()
+
+    def hand_over(self):
+        """Send what has been gathered to rank 0, and on rank 0 write what has arrived."""
+        n, device = len(self._losses), self.driver.device
+        if n:
+            block = np.empty((n, len(self.driver.hosted), len(COLUMNS)))
+            block[:, :, 0] = device.to_host(device.xp.stack(self._losses))
+            block[:, :, 1] = [[device.seconds(*marks) if marks else 0.0] for marks in self._marks]
+            for i, (waited, sent) in enumerate(self._rest):
+                block[i, :, 2], block[i, :, 3] = waited, sent
+            self._look_for_nan(block[:, :, 0])
+            if self.writer is None:
+                self.driver.world.hand_over(self._first, block)
+            else:
+                self._table.put(0, self._first, block, self._walls)
+            self._first += n
+            self._losses, self._marks, self._rest, self._walls = [], [], [], []
+        if self.writer is not None:
+            for rank, first, block in self.driver.world.handed_over():
+                self._table.put(rank, first, block)
+            self._table.write(self.writer)
+        self._handed_over = perf_counter()
+
+    def close(self, end):
+        """Hand over the rest; rank 0 waits until all rows before step `end` are written."""
+        self.hand_over()
+        while self.writer is not None and self._table.written < end:
+            self.hand_over()
+        self.driver.world.hand_over_done()
+
+    def _look_for_nan(self, losses):
+        if self.failure is None and not np.isfinite(losses).all():
+            row, column = np.argwhere(~np.isfinite(losses))[0]
+            self.failure = NumericalFailure(
+                f"the loss of worker {self.driver.hosted[column]} became {losses[row, column]} at step "
+                f"{self._first + row + 1}; a smaller [optimizer] lr usually helps")
+
+
+class Table:
+    """Rows that have arrived on rank 0 but are not complete yet."""
+
+    def __init__(self, placement, first):
+        self._placement = placement
+        self._reached = np.full(placement.ranks, first)
+        self.written = first
+        self._rows = np.empty((BLOCK, placement.workers, len(COLUMNS)))
+        self._walls = []
+
+    def put(self, rank, first, block, walls=()):
+        end = first + len(block)
+        while end - self.written > len(self._rows):
+            self._rows = np.concatenate([self._rows, np.empty_like(self._rows)])
+        hosted = self._placement.hosted(rank)
+        self._rows[first - self.written:end - self.written, hosted.start:hosted.stop] = block
+        self._reached[rank] = end
+        self._walls.extend(walls)
+
+    def write(self, writer):
+        """Write the steps that all ranks have reached."""
+        n = int(self._reached.min()) - self.written
+        if n > 0:
+            wall_time, tau = zip(*self._walls[:n])
+            writer.steps(self.written, wall_time, tau, *np.moveaxis(self._rows[:n], 2, 0))
+            self._walls = self._walls[n:]
+            self._rows[:-n] = self._rows[n:].copy()
+            self.written += n

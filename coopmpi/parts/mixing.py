@@ -1,0 +1,157 @@
+"""The mixing matrix W of a run: X <- W X, row i says what worker i receives and how much of it counts."""
+
+from pathlib import Path
+
+import numpy as np
+
+from coopmpi import registry
+from coopmpi.errors import UserError, unknown
+from coopmpi.parts import graph_files
+from coopmpi.parts.graphs import Adjacency, Degree, Graph, Probability, Shape
+from coopmpi.parts.weights import WEIGHTS, rest_on_diagonal
+
+TOLERANCE = 1e-6  # how far the rows and columns of a given W may be from summing to 1
+
+
+class MixingMatrix:
+    """A doubly stochastic m x m matrix W, or a cycle of them that rounds t = 0, 1, ... go through.
+
+    topology: the links, without the diagonal. symmetric: W = W^T. description: one line for people.
+    """
+
+    doubly_stochastic = True
+
+    def __init__(self, topology, row, averages, symmetric, description):
+        self.topology = topology
+        self.workers, self.cycle = topology.workers, topology.cycle
+        self.fixed = self.cycle == 1
+        self.symmetric = symmetric
+        self.description = description
+        self._row, self._averages = row, averages
+
+    def row(self, i, t):
+        """((j, w_ij), ...) ascending in j, what worker i adds up in round t; j == i is left out if w_ii = 0."""
+        return self._row(i, t % self.cycle)
+
+    def receivers(self, j, t):
+        """The workers other than j that need j's model in round t, ascending."""
+        return self.topology.receivers(j, t % self.cycle)
+
+    def average(self, t):
+        """Is W the averaging matrix J = 11^T / m in round t, so that an all-reduce does the same?"""
+        return self._averages[t % self.cycle]
+
+    def matrix(self, t):
+        """W of round t as scipy.sparse.csr_array, float64."""
+        from scipy import sparse
+
+        rows = [self.row(i, t) for i in range(self.workers)]
+        counts = np.cumsum([0] + [len(row) for row in rows])
+        columns = np.fromiter((j for row in rows for j, _ in row), np.int64, counts[-1])
+        values = np.fromiter((w for row in rows for _, w in row), np.float64, counts[-1])
+        return sparse.csr_array((values, columns, counts), shape=(self.workers, self.workers))
+
+
+class Mixing(registry.Part):
+    """The [mixing] table. graph: a registered name, a file, or package.module:Class; the other keys as it takes them.
+
+    A file that holds a weighted matrix is W itself; `weights` does not apply then.
+    """
+
+    graph: str = "ring"
+    weights: str = "metropolis"  # metropolis | uniform | best-constant
+    shape: Shape | None = None  # torus
+    probability: Probability | None = None  # erdos-renyi
+    degree: Degree | None = None  # random-regular
+
+    def bind(self, workers, seed):
+        """The MixingMatrix on this many workers, the same for the same seed; UserError if it cannot be."""
+        if self.weights not in WEIGHTS:
+            raise unknown("weights", self.weights, WEIGHTS, where="[mixing] ")
+        builtin = self.graph in registry.parts("graph")
+        if not builtin and Path(self.graph).is_file():
+            self._refuse_keys_except((), "a graph from a file")
+            return self._from_file(workers)
+        topology = self._graph_class()(**self._graph_keys()).bind(workers, seed)
+        mixing = self._weigh(topology, f"{self.graph} of {workers} worker{'s' * (workers != 1)}")
+        if not builtin:
+            for t in range(mixing.cycle):
+                require_doubly_stochastic(mixing.matrix(t), f"[mixing] graph = {self.graph!r}")
+        return mixing
+
+    def _graph_class(self):
+        known = registry.parts("graph")
+        if self.graph not in known and ":" not in self.graph:
+            error = unknown("graph", self.graph, known, where="[mixing] ")
+            raise UserError(f"{error}, or a file: there is none of this name")
+        cls = registry.find("graph", self.graph)
+        if not (isinstance(cls, type) and issubclass(cls, Graph)):
+            raise UserError(f"[mixing] graph = {self.graph!r} must be a subclass of coopmpi.parts.graphs.Graph, "
+                            f"found {cls!r}")
+        return cls
+
+    def _graph_keys(self):
+        own = self._graph_class().__struct_fields__
+        self._refuse_keys_except(own, f"graph = {self.graph!r}")
+        return {key: getattr(self, key) for key in own}
+
+    def _refuse_keys_except(self, own, what):
+        for key in ("shape", "probability", "degree"):
+            if getattr(self, key) is not None and key not in own:
+                takes = [name for name, cls in registry.parts("graph").items() if key in cls.__struct_fields__]
+                raise UserError(f"[mixing] {key} = {getattr(self, key)!r} does not go with {what}; it belongs to "
+                                f"graph = {', '.join(map(repr, takes))}")
+
+    def _from_file(self, workers):
+        matrix, weighted = graph_files.read(self.graph)
+        size = matrix.shape[0]
+        if size != workers:
+            raise UserError(f"[mixing] graph = {self.graph!r} is for {size} workers, but there are {workers}; "
+                            f"set workers = {size} or give another graph")
+        if weighted:
+            return given(matrix, self.graph)
+        return self._weigh(Adjacency(matrix, self.graph), f"{self.graph}, {size} workers")
+
+    def _weigh(self, topology, what):
+        edge = WEIGHTS[self.weights](topology)
+        # on a complete graph all three weights give J
+        averages = [topology.regular and topology.degree(0, t) + 1 == topology.workers for t in range(topology.cycle)]
+        return MixingMatrix(topology, rest_on_diagonal(topology, edge), averages, symmetric=not topology.directed,
+                            description=f"{what}, {self.weights} weights")
+
+
+def given(matrix, what):
+    """The MixingMatrix whose W is this sparse matrix as it stands; UserError if it cannot mix."""
+    require_doubly_stochastic(matrix, what)
+    _require_no_growth(matrix, what)
+    topology = Adjacency(matrix, what)
+    m = topology.workers
+    average = matrix.nnz == m * m and bool(np.allclose(matrix.data, 1 / m, rtol=1e-12, atol=0))
+
+    def row(i, t):
+        entries = slice(matrix.indptr[i], matrix.indptr[i + 1])
+        return tuple(zip(matrix.indices[entries].tolist(), matrix.data[entries].tolist()))
+
+    symmetric = bool(abs(matrix - matrix.T).max() <= 1e-12)
+    return MixingMatrix(topology, row, [average], symmetric, f"{what}, {m} workers, weights from the file")
+
+
+def _require_no_growth(matrix, what):
+    # without negative entries ||W||_2 = 1 follows from the sums
+    if matrix.data.min() < 0:
+        from scipy.sparse.linalg import svds
+
+        norm = svds(matrix, k=1, v0=np.cos(np.arange(matrix.shape[0])), return_singular_vectors=False)[0]
+        if norm > 1 + TOLERANCE:
+            raise UserError(f"{what} has negative entries and makes disagreement grow: ||W||_2 = {norm:.6g}, "
+                            f"allowed is 1")
+
+
+def require_doubly_stochastic(matrix, what):
+    """UserError unless all rows and columns sum to 1 within TOLERANCE."""
+    for axis, line in ((1, "row"), (0, "column")):
+        sums = np.asarray(matrix.sum(axis=axis)).ravel()
+        worst = int(np.argmax(abs(sums - 1)))
+        if abs(sums[worst] - 1) > TOLERANCE:
+            raise UserError(f"{what} is not doubly stochastic: {line} {worst} sums to {sums[worst]:.8g}, allowed is 1 "
+                            f"within {TOLERANCE:g} (for plain links give an edge list; weights are then computed)")

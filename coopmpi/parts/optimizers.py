@@ -1,0 +1,116 @@
+"""Local optimisers: the direction in which one worker goes. Buffers stay local and are never exchanged."""
+
+from typing import Annotated, ClassVar
+
+from msgspec import Meta
+
+from coopmpi.errors import UserError
+from coopmpi.registry import Part, register
+from coopmpi.step import Slot
+
+Positive = Annotated[float, Meta(gt=0)]
+NonNegative = Annotated[float, Meta(ge=0)]
+Fraction = Annotated[float, Meta(ge=0, lt=1)]
+
+
+class Optimizer(Part, frozen=True, kw_only=True):
+    """Base: `direction` turns a gradient (b, d) into the direction of x <- x - lr direction.
+
+    It may overwrite the gradient, and the array it returns holds until the next gradient.
+    """
+
+    name: ClassVar[str]
+    lr: Positive = 0.1
+
+    @property
+    def slots(self):
+        return ()
+
+    def direction(self, state, x, gradient, run):
+        raise NotImplementedError
+
+
+@register("optimizer", "sgd")
+class SGD(Optimizer, frozen=True, kw_only=True):
+    """Stochastic gradient descent with PyTorch's momentum, Nesterov and weight decay.
+
+    g <- g + weight_decay x;  v <- momentum v + g;  direction = g + momentum v (nesterov) or v
+    """
+
+    momentum: Fraction = 0.0
+    nesterov: bool = False
+    weight_decay: NonNegative = 0.0
+
+    def __post_init__(self):
+        if self.nesterov and not self.momentum:
+            raise UserError("[optimizer] nesterov = true needs momentum > 0, given momentum = 0")
+
+    @property
+    def slots(self):
+        return (Slot("velocity", "worker", "zero", "momentum buffer"),) if self.momentum else ()
+
+    def direction(self, state, x, gradient, run):
+        xp = run.device.xp
+        if self.weight_decay:
+            # g + weight_decay x
+            decay = xp.multiply(x, self.weight_decay, out=run.device.empty(x.shape, x.dtype))
+            xp.add(gradient, decay, out=gradient)
+        if not self.momentum:
+            return gradient
+
+        # v <- momentum v + g
+        v = state.velocity
+        xp.multiply(v, self.momentum, out=v)
+        xp.add(v, gradient, out=v)
+        if not self.nesterov:
+            return v
+
+        # g + momentum v
+        ahead = xp.multiply(v, self.momentum, out=run.device.empty(v.shape, v.dtype))
+        return xp.add(gradient, ahead, out=gradient)
+
+
+@register("optimizer", "adam")
+class Adam(Optimizer, frozen=True, kw_only=True):
+    """Adam [Kingma & Ba 2015, Algorithm 1]; weight decay is added to the gradient.
+
+    m <- beta1 m + (1-beta1) g;  v <- beta2 v + (1-beta2) g^2;  direction = mhat / (sqrt(vhat) + epsilon)
+    """
+
+    lr: Positive = 0.001
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    epsilon: Positive = 1e-8
+    weight_decay: NonNegative = 0.0
+
+    @property
+    def slots(self):
+        return (Slot("first_moment", "worker", "zero", "running mean of the gradient"),
+                Slot("second_moment", "worker", "zero", "running mean of its square"))
+
+    def direction(self, state, x, gradient, run):
+        xp = run.device.xp
+        work = run.device.empty(x.shape, x.dtype)
+        if self.weight_decay:
+            xp.add(gradient, xp.multiply(x, self.weight_decay, out=work), out=gradient)
+
+        # v <- beta2 v + (1 - beta2) g^2
+        v = state.second_moment
+        xp.multiply(gradient, gradient, out=work)
+        xp.multiply(work, 1 - self.beta2, out=work)
+        xp.multiply(v, self.beta2, out=v)
+        xp.add(v, work, out=v)
+
+        # m <- beta1 m + (1 - beta1) g
+        m = state.first_moment
+        xp.multiply(gradient, 1 - self.beta1, out=gradient)
+        xp.multiply(m, self.beta1, out=m)
+        xp.add(m, gradient, out=m)
+
+        # (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon)
+        t = run.k + 1
+        xp.multiply(v, 1 / (1 - self.beta2**t), out=work)
+        xp.sqrt(work, out=work)
+        xp.add(work, self.epsilon, out=work)
+        xp.multiply(m, 1 / (1 - self.beta1**t), out=gradient)
+        return xp.divide(gradient, work, out=gradient)

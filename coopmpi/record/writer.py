@@ -1,0 +1,164 @@
+"""Writes a run's HDF5 file: readable from the first second (SWMR), whatever ends the run."""
+
+import os
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from coopmpi import __version__
+from coopmpi.errors import CoopError, UserError
+
+FORMAT, FORMAT_VERSION = "coopmpi-run", 1
+STATUS = "S16"  # fixed width: rewritten in place while readers look on
+
+# step record: name -> (dtype, per worker?, units, description)
+TRAIN = {
+    "wall_time": ("f8", False, "s", "since the start of training, without evaluation and writing"),
+    "tau": ("i4", False, "1", "period in force, in steps"),
+    "loss": ("f4", True, "1", "mini-batch loss of each worker"),
+    "compute_time": ("f4", True, "s", "gradient computation of the rank that hosts the worker"),
+    "wait_time": ("f4", True, "s", "blocked on communication, on the rank that hosts the worker"),
+    "bytes_sent": ("f8", True, "B", "sent by each worker in this step, as with one rank per worker; "
+                                    "an average counts as a ring all-reduce"),
+}
+EVAL = {
+    "loss": "loss of the mean model on held-out data (classify, regress) or the objective (quadratic)",
+    "accuracy": "share of correct predictions of the mean model on held-out data",
+    "consensus": "(1/m) sum_i ||x_i - mean||^2",
+    "wall_time": "since the start of training, without evaluation and writing",
+}
+EVENT = np.dtype([("step", "i8"), ("wall_time", "f8"), ("kind", "S32"), ("text", "S256")])
+
+
+def check_output(path, overwrite):
+    """Raise UserError if the result cannot be written there; called before anything expensive."""
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise UserError(f"output {str(path)!r}: the folder {str(path.parent)!r} does not exist")
+    if path.is_dir():
+        raise UserError(f"output {str(path)!r} is a folder; give the name of a file")
+    if path.exists() and not overwrite:
+        raise UserError(f"output {str(path)!r} exists already; choose another -o, or pass --overwrite")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UserError(f"output {str(path)!r} is not writable for this user")
+
+
+class Writer:
+    """The open result file; lives on rank 0."""
+
+    def __init__(self, path, config_text, workers, dimension, dtype, attributes=(), layout=()):
+        self.path = Path(path)
+        self.broken = False  # a write has failed: nothing more can be added
+        with self._guarded():
+            self._file = file = h5py.File(self.path, "w", libver="latest")
+            file.attrs.update({"format": FORMAT, "format_version": FORMAT_VERSION, "coopmpi": __version__})
+            file.attrs.update(dict(attributes))
+            file.attrs["status"] = np.array("running", STATUS)
+            file["config"] = config_text
+            self._make_series(workers)
+            self._events = file.create_dataset("events", (0,), EVENT, maxshape=(None,), chunks=(64,))
+            self._make_final(workers, dimension, dtype, layout)
+            file.swmr_mode = True  # from here on nothing can be created, only filled
+            file.flush()
+
+    def _make_series(self, workers):
+        file = self._file
+        file["worker"] = np.arange(workers)
+        file["worker"].make_scale("worker")
+        rows = max(1, min(1024, 65536 // workers))
+        train, evaluation = file.create_group("train"), file.create_group("eval")
+        for group in (train, evaluation):
+            step = group.create_dataset("step", (0,), "i8", maxshape=(None,), chunks=(1024,))
+            step.attrs.update({"units": "1", "description": "steps done"})
+            step.make_scale("step")
+        for name, (dtype, each, units, description) in TRAIN.items():
+            shape, chunks = ((0, workers), (rows, workers)) if each else ((0,), (1024,))
+            data = train.create_dataset(name, shape, dtype, maxshape=(None, *shape[1:]), chunks=chunks)
+            self._describe(data, train["step"], units, description)
+            if each:
+                data.dims[1].attach_scale(file["worker"])
+        for name, description in EVAL.items():
+            data = evaluation.create_dataset(name, (0,), "f8", maxshape=(None,), chunks=(256,))
+            self._describe(data, evaluation["step"], "s" if name == "wall_time" else "1", description)
+
+    @staticmethod
+    def _describe(data, step, units, description):
+        data.dims[0].attach_scale(step)
+        data.attrs.update({"units": units, "description": description})
+
+    def _make_final(self, workers, dimension, dtype, layout):
+        # not allocated before it is written: chunks of a row cost nothing until then
+        final = self._file.create_group("final")
+        final.create_dataset("x", (workers, dimension), dtype, chunks=(1, dimension))
+        final.create_dataset("mean", (dimension,), dtype, chunks=(dimension,))
+        final["x"].attrs["description"] = "models of the workers at the end"
+        final["mean"].attrs["description"] = "their mean"
+        for name in final:
+            final[name].attrs["units"] = "1"
+        if layout:
+            table = [(name, str(list(shape)), offset) for name, shape, offset in layout]
+            final["layout"] = np.array(table, [("name", "S64"), ("shape", "S64"), ("offset", "i8")])
+
+    def steps(self, first, wall_time, tau, loss, compute_time, wait_time, bytes_sent):
+        """Append the rows of steps first, first + 1, ...: 1-D series and (n, m) arrays."""
+        columns = {"step": np.arange(first, first + len(wall_time)) + 1, "wall_time": wall_time, "tau": tau, "loss": loss,
+                   "compute_time": compute_time, "wait_time": wait_time, "bytes_sent": bytes_sent}
+        self._append("train", columns)
+
+    def evaluation(self, step, wall_time, figures):
+        """Append one row of /eval; figures that the task does not have are NaN."""
+        columns = {name: [figures.get(name, np.nan)] for name in EVAL}
+        self._append("eval", columns | {"step": [step], "wall_time": [wall_time]})
+
+    def _append(self, group, columns):
+        with self._guarded():
+            for name, values in columns.items():
+                data = self._file[group][name]
+                start = data.shape[0]
+                data.resize(start + len(values), axis=0)
+                data[start:] = values
+            self._file.flush()
+
+    def event(self, step, wall_time, kind, text):
+        """Append to /events what happened at a step."""
+        with self._guarded():
+            self._events.resize(self._events.shape[0] + 1, axis=0)
+            self._events[-1] = (step, wall_time, kind.encode(), text.encode()[:256])
+            self._file.flush()
+
+    def final(self, worker, row):
+        with self._guarded():
+            self._file["final/x"][worker] = row
+
+    def final_mean(self, row):
+        with self._guarded():
+            self._file["final/mean"][:] = row
+
+    def close(self, status):
+        """Write the status (finished, interrupted, failed) and close the file."""
+        with self._guarded():
+            self._file.attrs.modify("status", np.array(status, STATUS))
+            self._file.close()
+
+    def _guarded(self):
+        return _DiskErrors(self)
+
+
+class _DiskErrors:
+    """Turns HDF5's errors about the disk into one clear message."""
+
+    def __init__(self, writer):
+        self.writer = writer
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        # h5py reports failed writes as OSError or RuntimeError, depending on the call
+        if isinstance(error, (OSError, RuntimeError)):
+            self.writer.broken = True
+            path = self.writer.path
+            free = os.statvfs(path.parent)
+            raise CoopError(f"writing {str(path)!r} failed, with {free.f_bavail * free.f_frsize / 1e6:.1f} MB free there: "
+                            f"{str(error).splitlines()[0]}") from error

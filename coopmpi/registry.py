@@ -1,0 +1,96 @@
+"""Parts that users choose by name: `@register("graph", "ring")` is all it takes to add one.
+
+A part is a frozen msgspec struct: its fields are the keys of its TOML table, typed and validated.
+`package.module:Class` names a part outside coopmpi.
+"""
+
+import importlib
+import os
+import pkgutil
+import sys
+from collections import defaultdict
+
+import msgspec
+
+from coopmpi.errors import UserError, unknown
+
+# where the parts of a kind are defined; a package means every module in it
+_HOMES = {
+    "task": "coopmpi.tasks",
+    "optimizer": "coopmpi.parts.optimizers",
+    "schedule": "coopmpi.parts.schedules",
+    "period": "coopmpi.parts.periods",
+    "graph": "coopmpi.parts.graphs",
+    "algorithm": "coopmpi.algorithms",
+}
+_parts = defaultdict(dict)
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of everything that a table of the run description can choose."""
+
+
+def register(kind, name):
+    """Class decorator: make the part selectable as `name` among the parts of `kind`."""
+
+    def add(cls):
+        cls.name = name
+        _parts[kind][name] = cls
+        return cls
+
+    return add
+
+
+def parts(kind):
+    """All built-in parts of a kind: {name: class}, sorted by name."""
+    home = importlib.import_module(_HOMES[kind])
+    for module in pkgutil.iter_modules(getattr(home, "__path__", [])):
+        importlib.import_module(f"{home.__name__}.{module.name}")
+    return dict(sorted(_parts[kind].items()))
+
+
+def find(kind, name):
+    """The part class called `name`, or the user's own class `package.module:Class`."""
+    if isinstance(name, str) and ":" in name:
+        return load_object(name, f"[{kind}] kind")
+    table = parts(kind)
+    if name not in table:
+        raise unknown(kind, name, table, where=f"[{kind}] ")
+    return table[name]
+
+
+def load_object(path, where):
+    """The object at `package.module:name`; UserError says which half is missing."""
+    module_name, _, attribute = path.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # users keep their files where they work
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise UserError(f"{where} = {path!r}: no module named {error.name!r} can be imported "
+                        f"(the working directory is searched too)") from error
+    if not hasattr(module, attribute):
+        public = [name for name in vars(module) if not name.startswith("_")]
+        raise unknown(f"name in module {module_name}", attribute, public, where=f"{where} = {path!r}: ")
+    return getattr(module, attribute)
+
+
+def convert(table, cls, where):
+    """A validated instance of struct `cls` from the TOML table at `where` (such as "[task]")."""
+    for key in table:
+        if key not in cls.__struct_fields__:
+            raise unknown("key", key, cls.__struct_fields__, where=f"{where} ")
+    try:
+        return msgspec.convert(table, cls)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$")
+        key = path.rstrip("`").lstrip(".")
+        given = f", given {table[key]!r}" if key in table else ""
+        raise UserError(f"{where} {key + ': ' if key else ''}{message}{given}") from error
+
+
+def build(kind, table):
+    """The part that `table` describes: {"kind": name, ...its own keys}; `kind` itself is not passed on."""
+    cls = find(kind, table["kind"])
+    own = {key: value for key, value in table.items() if key != "kind"}
+    return convert(own, cls, f"[{kind}]")

@@ -1,0 +1,165 @@
+"""What an algorithm is: a `step` generator that yields requests, and slots that hold its state.
+
+An algorithm never communicates. At each `yield` it asks for something and a driver answers, so that the same
+file runs over MPI, in one process, and on a virtual clock. Every array has a leading worker axis: (b, d) for
+the b workers that live on this rank, (1, d) for what all workers share.
+"""
+
+from typing import ClassVar, NamedTuple
+
+from coopmpi.registry import Part
+
+
+# requests: what a step may yield
+class Grad(NamedTuple):
+    """Answer: losses (b,) and gradients (b, d) at the models x (b, d), on the next mini-batch.
+
+    The gradient array belongs to the task and holds until the next Grad.
+    """
+
+    x: object
+
+
+class Mix(NamedTuple):
+    """Answer: sum_j w_ij x_j (b, d), with the mixing matrix of this communication round."""
+
+    x: object
+    round: int
+
+
+class Mean(NamedTuple):
+    """Answer: the mean of x over all workers, (1, d)."""
+
+    x: object
+
+
+class Start(NamedTuple):
+    """Answer: a ticket for a Mix or Mean that travels while the step goes on."""
+
+    request: object
+
+
+class Finish(NamedTuple):
+    """Answer: the value that the ticket stands for."""
+
+    ticket: object
+
+
+# slots: what is needed at the next step
+class Slot(NamedTuple):
+    """One declared piece of state. Checkpoints, the memory estimate and the documentation come from here.
+
+    kind: "worker" (b, d), "replica" (1, d) equal on all ranks, or "ticket" (a transfer under way, or None).
+    start: "model" (the common initial model), "zero", or "none" for tickets.
+    """
+
+    name: str
+    kind: str
+    start: str
+    purpose: str
+
+
+MODEL = Slot("x", "worker", "model", "the workers' models")
+
+
+class State:
+    """The slots of one run, as attributes: state.x, state.momentum, ..."""
+
+    def __init__(self, slots, initial, b, device):
+        self.slots = slots
+        for slot in slots:
+            setattr(self, slot.name, self._start(slot, initial, b, device))
+
+    @staticmethod
+    def _start(slot, initial, b, device):
+        if slot.kind == "ticket":
+            return None
+        array = device.empty((b if slot.kind == "worker" else 1, initial.size), initial.dtype)
+        array[:] = device.asarray(initial) if slot.start == "model" else 0
+        return array
+
+
+class Algorithm(Part, frozen=True, kw_only=True):
+    """Base of all algorithms. Fields are the keys of the [algorithm] table; class attributes describe it.
+
+    A new algorithm is one file in coopmpi/algorithms with a registered subclass that defines `step`.
+    """
+
+    name: ClassVar[str]
+    source: ClassVar[str]  # paper and equation
+    bibtex: ClassVar[tuple] = ()  # keys into coopmpi/references.bib
+    slots: ClassVar[tuple] = ()  # state beyond the models and the optimiser's own
+    uses_period: ClassVar[bool] = False
+    uses_mixing: ClassVar[bool] = False
+
+    def check(self, workers, mixing):
+        """Raise UserError if these parts cannot work together; called before anything is allocated."""
+
+    def step(self, state, run):
+        """One step of every worker: a generator of requests that returns the losses (b,)."""
+        raise NotImplementedError
+
+    def finish(self, state, run):
+        """Complete what is still under way after the last step: a generator of requests."""
+        yield from ()
+
+    def matrix_form(self, workers, tau, mixing):
+        """(tau, W, v) of Cooperative SGD, X <- W (X - lr G) every tau steps with v auxiliary rows, or None.
+
+        workers m, the period tau, mixing the (m, m) float64 matrix of the graph; W is (m+v, m+v) float64.
+        """
+        return None
+
+
+class Run:
+    """What a step is told: the parts it was put together with, and where the run stands."""
+
+    def __init__(self, workers, steps, optimizer, schedule, period, device):
+        self.workers, self.steps = workers, steps  # m over all ranks; length of the run
+        self.optimizer, self.schedule, self.period = optimizer, schedule, period
+        self.device = device
+
+    def at(self, k):
+        """Point the run at step k."""
+        self.k = k
+        self.lr = self.optimizer.lr * self.schedule.factor(k, self.steps)
+
+    @property
+    def tau(self):
+        """The period in force, in steps."""
+        return self.period.tau
+
+    @property
+    def round_due(self):
+        """Does a cooperation round follow this step?"""
+        return self.period.due(self.k)
+
+    @property
+    def round(self):
+        """Index of that round: which of a changing graph's matrices is meant."""
+        return self.period.round(self.k)
+
+    def local_step(self, state):
+        """Gradient at the local models, then one optimiser step in place; returns the losses."""
+        loss, gradient = yield Grad(state.x)
+        self.descend(state, state.x, gradient)
+        return loss
+
+    def descend(self, state, x, gradient):
+        """x <- x - lr direction, in place; the gradient is used up."""
+        xp = self.device.xp
+        direction = self.optimizer.direction(state, state.x, gradient, self)
+        xp.multiply(direction, self.lr, out=gradient)
+        xp.subtract(x, gradient, out=x)
+
+    def combine(self, weights, arrays):
+        """sum_k weights[k] arrays[k] in a fresh array; arrays (b, d), or (1, d) for what all share."""
+        rows = max(array.shape[0] for array in arrays)
+        out = self.device.empty((rows, arrays[0].shape[1]), arrays[0].dtype)
+        for i in range(rows):
+            self.device.weighted_sum([a[i if a.shape[0] > 1 else 0] for a in arrays], weights, out[i])
+        return out
+
+    def replicate(self, shared, like):
+        """One row per local worker from what all share: (1, d) -> (b, d)."""
+        return self.device.repeat(shared, like.shape[0])

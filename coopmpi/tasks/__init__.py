@@ -1,0 +1,1 @@
+"""What Grad answers: problems made of a model, data, and their partition over the workers."""

@@ -1,0 +1,67 @@
+"""The textbook problem on which the theory is exact: noisy quadratics with common curvature."""
+
+import numpy as np
+
+from coopmpi.errors import UserError
+from coopmpi.registry import Part, register
+from coopmpi.streams import Purpose, stream
+from coopmpi.tasks.problem import Problem
+
+
+@register("task", "quadratic")
+class Quadratic(Part, frozen=True, kw_only=True):
+    """F_i(x) = 1/2 sum_c a_c (x_c - b_ic)^2, with gradients a (x - b_i) + noise N(0, I).
+
+    `path`: an HDF5 file with a (d,), b (m, d), x0 (d,) and the attribute noise.
+    """
+
+    path: str
+
+    def prepare(self, place):
+        return QuadraticProblem(self.path, place)
+
+
+class QuadraticProblem(Problem):
+    def __init__(self, path, place):
+        from coopmpi.record.reader import open_input
+
+        with open_input(path) as file:
+            for name in ("a", "b", "x0"):
+                if name not in file:
+                    raise UserError(f"{path}: a quadratic needs the datasets a (d,), b (m, d), x0 (d,); {name!r} is missing")
+            a, b, x0 = file["a"], file["b"], file["x0"]
+            if a.ndim != 1 or x0.shape != a.shape or b.shape != (place.workers, a.size):
+                raise UserError(f"{path}: shapes must be a (d,), b (m, d), x0 (d,) with m = {place.workers} workers, "
+                                f"given a {a.shape}, b {b.shape}, x0 {x0.shape}")
+            self.noise = float(file.attrs.get("noise", 0.0))
+            read = {"a": a[:], "b": b[place.hosted.start:place.hosted.stop], "x0": x0[:]}
+        for name, values in read.items():
+            if not np.isfinite(values).all():
+                raise UserError(f"{path}: dataset {name!r} holds NaN or Inf; all values must be finite")
+
+        self.place, self.dimension = place, read["x0"].size
+        device, dtype = place.device, place.dtype
+        self.x0 = read["x0"].astype(dtype)
+        self.a, self.b = (device.asarray(read[name].astype(dtype)) for name in "ab")
+        self.out = device.empty(self.b.shape, dtype)
+
+    def initial(self):
+        return self.x0
+
+    def gradient(self, x, step):
+        # loss and gradient: 1/2 a (x - b)^2 and a (x - b) + noise
+        away = x - self.b
+        gradient = self.place.device.xp.multiply(away, self.a, out=self.out)
+        loss = 0.5 * (away * gradient).sum(axis=1)
+        if self.noise:
+            gradient += self.place.device.asarray(self._noise(step))
+        return loss, gradient
+
+    def _noise(self, step):
+        draws = [stream(self.place.seed, Purpose.NOISE, worker, step).standard_normal(self.dimension)
+                 for worker in self.place.hosted]
+        return (self.noise * np.array(draws)).astype(self.place.dtype)
+
+    def evaluate(self, mean):
+        away = mean - self.b
+        return {"loss": (0.5 * float((away * away * self.a).sum()), len(self.place.hosted))}

@@ -1,0 +1,113 @@
+"""Learning from labelled data: a data set, its partition over the workers, and a neural network."""
+
+from functools import partial
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+from msgspec import Meta
+
+from coopmpi.registry import Part, register
+from coopmpi.streams import Purpose, stream
+from coopmpi.tasks import nodecopy
+from coopmpi.tasks.batches import Batches
+from coopmpi.tasks.data import load
+from coopmpi.tasks.models import build_model
+from coopmpi.tasks.partition import partition
+from coopmpi.tasks.problem import Problem
+
+Count = Annotated[int, Meta(ge=1)]
+
+
+class Supervised(Part, frozen=True, kw_only=True):
+    """Common keys of classify and regress. batch: samples per worker and step, 0 for the whole local shard."""
+
+    name: ClassVar[str]
+    data: str = "digits"  # digits, teacher, or a path
+    model: str = "mlp"  # linear, mlp, cnn
+    hidden: tuple[Count, ...] = (128,)  # widths of an mlp
+    layers: list[dict[str, Any]] | None = None  # any stack of layers, instead of `model`
+    batch: Annotated[int, Meta(ge=0)] = 32
+    partition: str = "iid"  # iid, dirichlet, shards, same
+    concentration: Annotated[float, Meta(gt=0)] = 0.5  # dirichlet: smaller is less alike
+    shards_per_worker: Count = 2  # shards
+    test_fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.2  # split off where the data has no test part
+    standardize: bool = False
+    samples: Count = 10000  # the teacher's
+    features: Count = 32
+    noise: Annotated[float, Meta(ge=0)] = 0.0
+
+    def prepare(self, place):
+        return SupervisedProblem(self, place)
+
+    def load(self, place):
+        return load(self.data, self.name, place.dtype, place.seed, test_fraction=self.test_fraction,
+                    standardize=self.standardize, samples=self.samples, features=self.features, noise=self.noise,
+                    **self.targets())
+
+
+@register("task", "classify")
+class Classify(Supervised, frozen=True, kw_only=True):
+    """Classification: softmax cross-entropy over class labels."""
+
+    loss: ClassVar[str] = "cross-entropy"
+    classes: Annotated[int, Meta(ge=2)] | None = None  # default: found from the labels
+
+    def targets(self):
+        return {"classes": self.classes}
+
+
+@register("task", "regress")
+class Regress(Supervised, frozen=True, kw_only=True):
+    """Regression: half the squared error."""
+
+    loss: ClassVar[str] = "squared-error"
+    data: str = "teacher"
+    outputs: Count = 1  # the teacher's
+
+    def targets(self):
+        return {"outputs": self.outputs}
+
+
+class SupervisedProblem(Problem):
+    """The local shards of this rank's workers, on its device."""
+
+    def __init__(self, task, place):
+        self.place, device = place, place.device
+        data = place.world.on_node(partial(task.load, place), nodecopy.publish, nodecopy.attach)
+        outputs = data.classes or data.y_train.shape[1]
+        self.model = build_model(task.model, data.x_train.shape[1], data.shape, outputs, task.hidden, task.layers, task.loss)
+        self.dimension, self.layout = self.model.layout.size, self.model.layout
+
+        shards = partition(data.y_train, len(data.x_train), place.workers, task.partition, place.seed, task.concentration,
+                           task.shards_per_worker)
+        hosted = place.hosted
+        longest = max(map(len, shards))
+        own = shards[hosted.start:hosted.stop]
+        self.batches = Batches(own, hosted, task.batch, place.seed, place.dtype, longest)
+        self.samples, self.batch = len(data.x_train), task.batch or longest
+
+        # this rank looks after its share of the test set
+        share = place.share(len(data.x_test))
+        self.x_train, self.y_train = device.asarray(data.x_train), device.asarray(data.y_train)
+        self.x_test, self.y_test = device.asarray(data.x_test[share]), device.asarray(data.y_test[share])
+        self.out = device.empty((len(hosted), self.dimension), place.dtype)
+
+    def initial(self):
+        return self.model.initial(stream(self.place.seed, Purpose.MODEL), self.place.dtype)
+
+    def gradient(self, x, step):
+        device = self.place.device
+        chosen = device.asarray(self.batches.indices(step))
+        weights = self.batches.weights(step)
+        weights = None if weights is None else device.asarray(weights)
+        inputs = device.xp.take(self.x_train, chosen, axis=0)
+        targets = device.xp.take(self.y_train, chosen, axis=0)
+        losses = self.model.loss_and_gradient(device.xp, x, inputs, targets, weights, self.out)
+        return losses, self.out
+
+    def evaluate(self, mean):
+        loss, correct = self.model.evaluate(self.place.device.xp, mean, self.x_test, self.y_test)
+        figures = {"loss": (float(loss), len(self.x_test))}
+        if self.model.classifies:
+            figures["accuracy"] = (float(correct), len(self.x_test))
+        return figures
