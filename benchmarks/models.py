@@ -101,7 +101,7 @@ def one_step(torch, rounds):
 
 def many_workers(torch, rounds):
     """Rows for 1,024 workers, mlp 64-128-10, batch 32."""
-    sizes, batch, workers, models = (64, 128, 10), 32, 1024, 128
+    sizes, batch, workers, models = (64, 128, 10), 32, 1024, 1024
     candidates = {"step": stepper(sizes, batch, workers)}
     if torch:
         candidates["torch"] = lambda: torch.steps(sizes, batch, models, 1)

@@ -206,7 +206,7 @@ def test_damaged_idx_files_are_refused(tmp_path):
         (content + b"0", "too long"),
         (b"\x89PNG" + content[4:], "found 89 50 4e 47"),
         (b"\0\0\x07\x03" + content[4:], "found 00 00 07 03"),
-        (content[:4] + b"\xff" * 12 + content[16:], "truncated"),  # sizes whose product overflows 64 bits
+        (content[:4] + struct.pack(">3I", 2**31, 2**31, 4), "truncated"),  # a product that is 0 in 64 bits
     ]:
         path.write_bytes(broken)
         with pytest.raises(UserError, match=message) as error:

@@ -55,8 +55,9 @@ def test_dirichlet_shares_have_the_variance_of_the_distribution():
 
 
 def test_dirichlet_leaves_nobody_without_a_sample():
-    sizes = [len(indices) for indices in partition(np.zeros(50, int), 50, 50, "dirichlet", 0, 0.01)]
-    assert sizes == [1] * 50
+    for classes in (1, 5):
+        owned = partition(np.arange(50) % classes, 50, 50, "dirichlet", 0, 0.01)
+        assert [len(indices) for indices in owned] == [1] * 50
 
 
 @pytest.mark.parametrize("per_worker", [1, 2, 5])

@@ -112,14 +112,14 @@ def _symmetric(edges, weighted, path):
         own = 1 - np.asarray(matrix.sum(axis=1)).ravel()
         if own.min() < -1e-6:
             worst = int(np.argmin(own))
-            raise UserError(f"{path}: the weights of worker {worst} sum to {1 - own[worst]:g}, allowed is at most 1 "
-                            f"(they are entries of W); leave the third column out to have them computed")
+            raise UserError(f"{path}: the weights of worker {worst} sum to {1 - own[worst]:g}, allowed is at most "
+                            f"1 (they are entries of W); leave the third column out to have them computed")
         matrix = matrix + sparse.diags_array(own)
     return matrix, weighted
 
 
 def _graphml(path):
-    """Nodes named 0 .. m-1 keep these numbers, others are numbered as they come; weight attributes do not count."""
+    """Nodes named 0 .. m-1 keep these numbers, others are numbered as they come; weights are not read."""
     from xml.etree.ElementTree import ParseError
 
     import networkx

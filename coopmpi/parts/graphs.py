@@ -164,8 +164,8 @@ class Torus(Graph):
     def bind(self, workers, seed):
         rows, columns = self.shape or self._most_square(workers)
         if rows * columns != workers:
-            raise UserError(f"[mixing] shape = [{rows}, {columns}] is a torus of {rows * columns} workers, but there "
-                            f"are {workers}; allowed: rows x columns = {workers}")
+            raise UserError(f"[mixing] shape = [{rows}, {columns}] is a torus of {rows * columns} workers, but "
+                            f"there are {workers}; allowed: rows x columns = {workers}")
         return PeriodicGrid((rows, columns), [[(1, 0), (-1, 0), (0, 1), (0, -1)]])
 
     @staticmethod
@@ -260,8 +260,8 @@ class RandomRegular(Graph):
 
         degree = self.degree or min(4 if workers % 2 else 3, workers - 1)
         if degree >= workers or degree * workers % 2:
-            raise UserError(f"a regular graph needs degree < workers and workers x degree even, given degree {degree} "
-                            f"and {workers} workers; allowed: {self._allowed(workers)}")
+            raise UserError(f"a regular graph needs degree < workers and workers x degree even, given degree "
+                            f"{degree} and {workers} workers; allowed: {self._allowed(workers)}")
         return _first_connected(
             lambda number: networkx.random_regular_graph(degree, workers, seed=number), seed,
             f"a random graph of {workers} workers with degree {degree}", "take degree 3 or more")

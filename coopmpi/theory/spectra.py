@@ -13,7 +13,7 @@ DENSE = 2000  # workers up to which dense decompositions are used
 
 
 def zeta(w):
-    """||W - J||_2 of a matrix (m, m), dense or scipy.sparse: the share of the disagreement left after one round."""
+    """||W - J||_2 of a matrix (m, m), dense or scipy.sparse: the share of disagreement left after one round."""
     m = w.shape[0]
     if m <= DENSE:
         dense = w if isinstance(w, np.ndarray) else w.toarray()
@@ -64,8 +64,8 @@ def stationary_consensus(values, tau, lr, noise):
 
         C = lr^2 s^2 / (2 m) * sum_{j=2..m} [tau (1 + lambda_j^2) / (1 - lambda_j^2) - 1]
 
-    values: the m eigenvalues of a symmetric doubly stochastic W, ascending (as `eigenvalues` gives them). noise: s,
-    the standard deviation of each gradient coordinate. C = (1/m) sum_i (x_i - mean)^2 is measured before the
+    values: the m eigenvalues of a symmetric doubly stochastic W, ascending (as `eigenvalues` gives them). noise:
+    s, the standard deviation of each gradient coordinate. C = (1/m) sum_i (x_i - mean)^2 is measured before the
     gradient step and averaged over all steps. This is the exact steady state of X <- W (X - lr G); the network
     error of the Cooperative SGD theorem (Wang & Joshi, JMLR 2021) is twice it with every lambda_j at zeta.
     """

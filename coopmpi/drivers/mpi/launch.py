@@ -39,7 +39,7 @@ def start(ranks, arguments, notice):
     command, environment = [mpirun, "-n", str(ranks)], os.environ | {"OMP_NUM_THREADS": "1"}
     version = subprocess.run([mpirun, "--version"], capture_output=True, text=True, check=False).stdout
     if "Open MPI" in version:
-        command += ["--quiet", "--bind-to", "none"]
+        command += ["--bind-to", "none"]
         if ranks > len(os.sched_getaffinity(0)):
             command.append("--oversubscribe")
         if os.geteuid() == 0:
