@@ -32,10 +32,9 @@ class Pool:
         arrays.append(array)
         return array
 
-    @property
-    def nbytes(self):
-        """Bytes of all arrays the pool has ever made."""
-        return sum(a.nbytes for arrays in self._arrays.values() for a in arrays)
+    def nbytes_of(self, counts):
+        """Bytes of the arrays made so far for which `counts(array)` holds."""
+        return sum(a.nbytes for arrays in self._arrays.values() for a in arrays if counts(a))
 
 
 class Outgoing:

@@ -13,6 +13,7 @@ from coopmpi.parts.mixing import Mixing
 BUILTIN = ["complete", "erdos-renyi", "exponential", "hypercube", "one-peer-exponential", "random-regular", "ring",
            "star", "torus"]
 IMPOSSIBLE = [("hypercube", 3), ("hypercube", 11), ("torus", 11)]
+SIZES = [(name, m) for name in BUILTIN for m in (1, 2, 3, 4, 8, 11, 16) if (name, m) not in IMPOSSIBLE]
 
 
 def bound(name, workers, seed=0, **keys):
@@ -49,7 +50,8 @@ def test_graph_is_the_one_networkx_builds(name):
 
 def test_exponential_sends_to_powers_of_two():
     topology = bound("exponential", 11)
-    assert all(topology.receivers(j, 0) == tuple(sorted((j + hop) % 11 for hop in (1, 2, 4, 8))) for j in range(11))
+    for j in range(11):
+        assert topology.receivers(j, 0) == tuple(sorted((j + hop) % 11 for hop in (1, 2, 4, 8)))
     one_peer = bound("one-peer-exponential", 11)
     assert [one_peer.receivers(9, t) for t in range(one_peer.cycle)] == [(10,), (0,), (2,), (6,)]
 
@@ -60,8 +62,7 @@ def test_torus_links_that_coincide_count_once():
     assert links(bound("torus", 6, shape=(1, 6))) == links(bound("ring", 6))
 
 
-@pytest.mark.parametrize("name, workers", [(name, workers) for name in BUILTIN for workers in (1, 2, 3, 4, 8, 11, 16)
-                                           if (name, workers) not in IMPOSSIBLE])
+@pytest.mark.parametrize("name, workers", SIZES)
 def test_sources_receivers_and_degrees_agree(name, workers):
     topology = bound(name, workers)
     assert topology.workers == workers
@@ -69,10 +70,11 @@ def test_sources_receivers_and_degrees_agree(name, workers):
         pairs = links(topology, t)
         assert pairs == {(i, j) for j in range(workers) for i in topology.receivers(j, t)}
         assert all(i != j for i, j in pairs)
-        lists = [topology.sources(i, t) for i in range(workers)] + [topology.receivers(i, t) for i in range(workers)]
+        incoming = [topology.sources(i, t) for i in range(workers)]
+        lists = incoming + [topology.receivers(j, t) for j in range(workers)]
         assert all(list(neighbours) == sorted(set(neighbours)) for neighbours in lists)
         assert all(type(j) is int for neighbours in lists for j in neighbours)
-        assert [topology.degree(i, t) for i in range(workers)] == [len(topology.sources(i, t)) for i in range(workers)]
+        assert [topology.degree(i, t) for i in range(workers)] == [len(sources) for sources in incoming]
         assert topology.regular == (len({len(neighbours) for neighbours in lists}) == 1)
     assert topology.directed == any(links(topology, t) != {(j, i) for i, j in links(topology, t)}
                                     for t in range(topology.cycle))
@@ -223,6 +225,35 @@ def test_bad_matrices_are_refused_with_file_and_cause(tmp_path, array, words):
     with pytest.raises(UserError) as error:
         from_file(tmp_path / "w.npy", 4)
     assert all(word in str(error.value) for word in [str(tmp_path / "w.npy"), *words]), str(error.value)
+
+
+def test_irregular_directed_graph_is_refused(tmp_path):
+    networkx.write_graphml(networkx.DiGraph([(0, 1), (1, 2), (2, 0), (2, 1)]), tmp_path / "g.graphml")
+    with pytest.raises(UserError, match="doubly stochastic.*1 to 2.*undirected"):
+        from_file(tmp_path / "g.graphml", 3)
+
+
+@pytest.mark.parametrize("name", ["w.npy", "w.h5", "g.graphml", "edges.txt"])
+def test_damaged_files_are_read_or_refused_but_never_a_crash(tmp_path, name):
+    path = tmp_path / name
+    if path.suffix in (".npy", ".h5"):
+        graph_files.write(path, Mixing(graph="ring").bind(6, 0).matrix(0))
+    elif path.suffix == ".graphml":
+        networkx.write_graphml(networkx.cycle_graph(6), path)
+    else:
+        networkx.write_edgelist(networkx.cycle_graph(6), path, data=False)
+    whole = np.fromfile(path, dtype=np.uint8)
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(150):
+        damaged = whole.copy()
+        damaged[rng.integers(min(whole.size, 600), size=4)] = rng.integers(256, size=4)
+        damaged.tofile(path)
+        try:
+            from_file(path, 6)
+        except UserError as error:
+            refused += name in str(error)
+    assert refused > 50
 
 
 def test_h5_without_a_clear_dataset_is_refused(tmp_path):

@@ -10,7 +10,7 @@ from coopmpi.errors import UserError
 ITEMSIZE = {"float32": 4, "float64": 8}
 
 
-@click.command("graph", short_help="What a communication graph costs and how fast it mixes.")
+@click.command("graph")
 @click.argument("graph", required=False)
 @click.option("-m", "--workers", type=click.IntRange(min=1),
               help="Number of workers.  [default: 8, or as in the file]")

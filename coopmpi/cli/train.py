@@ -61,9 +61,9 @@ def command(description, output, ranks, overrides, dry_run, overwrite, quiet):
 def _train(world, description, overrides, output, dry_run, overwrite, quiet):
     """Everything from the run description to the summary, on one rank."""
     from coopmpi.drivers.assemble import assemble
+    from coopmpi.drivers.mpi import launch
     from coopmpi.report import console
 
-    _limit_threads(world.local_size)
     config, error = None, None
     try:
         config = _read(description, overrides, world.size)
@@ -72,21 +72,35 @@ def _train(world, description, overrides, output, dry_run, overwrite, quiet):
     except CoopError as found:
         error = found
     world.agree(error)
+    _limit_threads(config, world.local_size)
     assembly = assemble(config, world)
     if dry_run:
-        from coopmpi.report.cost import describe
-
         if world.rank == 0:
-            click.echo(describe(assembly))
+            _forecast(assembly)
         return
 
     from coopmpi.drivers.session import train
 
     watched = world.rank == 0 and not quiet
-    watcher = console.Progress(assembly.run.steps) if watched else console.Silent()
+    watcher = console.watcher(assembly.run.steps, launch.columns()) if watched else console.Silent()
     outcome = train(assembly, world, output, watcher)
     if watched:
         console.summary(assembly, world, outcome, output)
+
+
+def _forecast(assembly):
+    """Print the resolved run description, with what it will cost as comments: the output is a run description too."""
+    from coopmpi import config
+    from coopmpi.drivers.cost import estimate
+
+    cost = estimate(assembly)
+    click.echo(config.dump(assembly.config))
+    size = assembly.driver.task.dimension
+    click.echo(f"# model: {size} parameters, {len(assembly.driver.hosted)} workers on rank 0 of {assembly.driver.world.size}")
+    click.echo(f"# a round every {cost.tau} steps; per worker and round: {cost.bytes_sent / 1e6:.4g} MB sent, {cost.messages}")
+    click.echo(f"# memory of rank 0: {sum(cost.memory.values()) / 1e6:.4g} MB")
+    for name, nbytes in cost.memory.items():
+        click.echo(f"#   {name:<26} {nbytes / 1e6:12.4g} MB")
 
 
 def _read(description, overrides, ranks):
@@ -109,8 +123,9 @@ def _check_output(output, overwrite):
     return output
 
 
-def _limit_threads(ranks_here):
-    """Share the cores of the node among its ranks: BLAS threads of one rank must not slow down the others."""
-    from threadpoolctl import threadpool_limits
+def _limit_threads(config, ranks_here):
+    """Share the cores of the node among its ranks; one thread each where sums must not depend on their number."""
+    from threadpoolctl import threadpool_info, threadpool_limits
 
-    threadpool_limits(max(1, len(os.sched_getaffinity(0)) // ranks_here))
+    share = 1 if config.deterministic else max(1, len(os.sched_getaffinity(0)) // ranks_here)
+    threadpool_limits({pool["prefix"]: min(share, pool["num_threads"]) for pool in threadpool_info()})

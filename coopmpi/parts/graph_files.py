@@ -119,14 +119,19 @@ def _symmetric(edges, weighted, path):
 
 
 def _graphml(path):
-    """Nodes named 0 .. m-1 keep these numbers, others are numbered as they come; weights are not read."""
+    """Links of a GraphML file, along the arrows if it is directed.
+
+    Nodes named 0 .. m-1 keep these numbers, others are numbered as they come; weights are not read.
+    """
     from xml.etree.ElementTree import ParseError
 
     import networkx
 
+    unreadable = ParseError, networkx.NetworkXException, LookupError, ValueError, TypeError, AttributeError
+
     try:
         graph = networkx.read_graphml(path)
-    except (ParseError, networkx.NetworkXException, KeyError, ValueError, TypeError) as error:
+    except unreadable as error:
         raise UserError(f"{path} is not a GraphML file that can be read: {error}") from error
     nodes = list(graph)
     if not nodes:
@@ -138,9 +143,11 @@ def _graphml(path):
 
 
 def _npy(path):
+    from tokenize import TokenError
+
     try:
         array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, TokenError, MemoryError) as error:
         raise UserError(f"{path} is not a whole .npy array of numbers: {error}") from error
     return _square(array, path), True
 
@@ -155,7 +162,7 @@ def _h5(path):
             if name is None:
                 raise UserError(f'{path}: expected a dataset "w", or one only; found {", ".join(names) or "none"}')
             return _square(file[name][...], f"{path}, dataset {name!r}"), True
-    except OSError as error:
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:  # what h5py raises on damage
         raise UserError(f"{path} is not a whole HDF5 file: {error}") from error
 
 

@@ -8,7 +8,7 @@ from coopmpi import registry
 from coopmpi.errors import UserError, unknown
 from coopmpi.parts import graph_files
 from coopmpi.parts.graphs import Adjacency, Degree, Graph, Probability, Shape
-from coopmpi.parts.weights import WEIGHTS, rest_on_diagonal
+from coopmpi.parts.weights import WEIGHTS, chirp, rest_on_diagonal
 
 TOLERANCE = 1e-6  # how far the rows and columns of a given W may be from summing to 1
 
@@ -127,7 +127,7 @@ def given(matrix, what):
     _require_no_growth(matrix, what)
     topology = Adjacency(matrix, what)
     m = topology.workers
-    average = matrix.nnz == m * m and bool(np.allclose(matrix.data, 1 / m, rtol=1e-12, atol=0))
+    average = bool(np.allclose(matrix.data, 1 / m, rtol=1e-12, atol=0))  # so none of the m x m entries is missing
 
     def row(i, t):
         entries = slice(matrix.indptr[i], matrix.indptr[i + 1])
@@ -142,7 +142,7 @@ def _require_no_growth(matrix, what):
     if matrix.data.min() < 0:
         from scipy.sparse.linalg import svds
 
-        norm = svds(matrix, k=1, v0=np.cos(np.arange(matrix.shape[0])), return_singular_vectors=False)[0]
+        norm = svds(matrix, k=1, v0=chirp(matrix.shape[0]), return_singular_vectors=False)[0]
         if norm > 1 + TOLERANCE:
             raise UserError(f"{what} has negative entries and makes disagreement grow: ||W||_2 = {norm:.6g}, "
                             f"allowed is 1")

@@ -83,17 +83,22 @@ def _laplacian(topology, t):
     return sparse.diags_array(degrees.astype(np.float64)) - links
 
 
+def chirp(m):
+    """A vector in which all frequencies are about equally strong: the start of Lanczos iterations."""
+    return np.cos(np.arange(m) ** 2.0)
+
+
 def _lanczos_extremes(laplacian):
     from scipy.sparse import linalg
 
     m = laplacian.shape[0]
-    start = np.cos(np.arange(m))
+    start = chirp(m)
     try:
         largest = linalg.eigsh(laplacian, k=1, which="LA", v0=start, return_eigenvectors=False)[0]
-        # L + lambda_m J moves the eigenvalue 0 of the constant vector out of the way
-        shifted = linalg.LinearOperator((m, m), lambda x: laplacian @ x + largest * x.mean(), dtype=np.float64)
-        second = linalg.eigsh(shifted, k=1, which="SA", v0=start, tol=1e-6, return_eigenvectors=False)[0]
-    except linalg.ArpackNoConvergence as error:
+        # lambda_m (I - J) - L has eigenvalues lambda_m - lambda_j, and 0 for the constant vector
+        flipped = linalg.LinearOperator((m, m), lambda x: largest * (x - x.mean()) - laplacian @ x, dtype=np.float64)
+        second = largest - linalg.eigsh(flipped, k=1, which="LA", v0=start, tol=1e-9, return_eigenvectors=False)[0]
+    except linalg.ArpackError as error:
         raise UserError(f'weights = "best-constant": the eigenvalues of this graph of {m} workers were not found '
                         f'({error}); take weights = "metropolis"') from error
     return second, largest

@@ -1,12 +1,11 @@
 """Progress on rank 0: one live line on a terminal, plain dated lines into a log."""
 
-import os
-import sys
 from datetime import datetime, timedelta
 from time import monotonic
 
-LIVE_SECONDS = 0.2  # between updates of a live line
-LOG_SECONDS = 1.0  # least time between two lines of a log
+LIVE_PATIENCE = 0.2  # seconds between updates of a live line
+PATIENCE = 1.0  # least seconds between two lines of a log
+FIGURES = {"loss": ".4g", "accuracy": ".2%", "consensus": ".3g"}
 
 
 class Silent:
@@ -22,55 +21,66 @@ class Silent:
         pass
 
 
-class Progress(Silent):
-    """Tells how far the run is: step, loss, accuracy, consensus, speed, waiting for the network, time left."""
+class Log(Silent):
+    """Plain dated lines: step, speed, share of time spent waiting for the network, time left, and the figures."""
 
     def __init__(self, steps):
-        from rich.console import Console
-
         self.steps = steps
-        # a launcher hides the terminal from its ranks, and says so by this variable
-        terminal = os.environ.get("COOPMPI_TERMINAL")
-        self.console = Console(file=sys.stdout, force_terminal=bool(terminal) or None, highlight=False, soft_wrap=True,
-                               width=int(terminal) if terminal else None)
-        self.live = self.console.is_terminal
-        self._shown, self._figures = -LOG_SECONDS, {}
-        self._done = self._wall_time = self._waited = 0
+        self._shown, self._figures, self._waited = -PATIENCE, {}, 0.0
 
     def stepped(self, done, wall_time, waited):
-        self._done, self._wall_time, self._waited = done, wall_time, waited
-        if self.live and monotonic() - self._shown > LIVE_SECONDS:
-            self._shown = monotonic()
-            self._overwrite(self._line())
+        self._waited = waited
 
     def evaluated(self, done, wall_time, figures):
-        self._done, self._wall_time, self._figures = done, wall_time, figures
-        if monotonic() - self._shown > LOG_SECONDS or done in (0, self.steps):
+        self._figures = figures
+        if monotonic() - self._shown > PATIENCE or done in (0, self.steps):
             self._shown = monotonic()
-            if self.live:
-                self._overwrite(self._line())
-            else:
-                print(f"{datetime.now():%Y-%m-%d %H:%M:%S} {self._line()}", flush=True)
+            print(f"{datetime.now():%Y-%m-%d %H:%M:%S} step {done}/{self.steps}  {self._line(done, wall_time)}", flush=True)
+
+    def _line(self, done, wall_time):
+        parts = [f"{name} {self._figures[name]:{form}}" for name, form in FIGURES.items() if name in self._figures]
+        if done:
+            pace = wall_time / done
+            left = timedelta(seconds=round(pace * (self.steps - done)))
+            parts += [f"{1 / pace:.4g} steps/s", f"waiting {self._waited / wall_time:.0%}", f"ETA {left}"]
+        return "  ".join(parts)
+
+
+class Live(Log):
+    """The same as one line with a bar that stays where it is, on a terminal of that many columns."""
+
+    def __init__(self, steps, columns):
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        super().__init__(steps)
+        # no refreshing thread: it would take its time from the training
+        self._progress = Progress(BarColumn(16), MofNCompleteColumn(), TextColumn("{task.fields[line]}"), auto_refresh=False,
+                                  console=Console(force_terminal=True, width=columns, highlight=False))
+        self._bar = self._progress.add_task("", total=steps, line="")
+        self._progress.start()
+
+    def stepped(self, done, wall_time, waited):
+        self._waited = waited
+        if monotonic() - self._shown > LIVE_PATIENCE:
+            self._show(done, wall_time)
+
+    def evaluated(self, done, wall_time, figures):
+        self._figures = figures
+        if done in (0, self.steps):
+            self._show(done, wall_time)
+
+    def _show(self, done, wall_time):
+        self._shown = monotonic()
+        self._progress.update(self._bar, completed=done, line=self._line(done, wall_time), refresh=True)
 
     def close(self):
-        if self.live:
-            print(flush=True)
+        self._progress.stop()
 
-    def _overwrite(self, text):
-        text = text[: self.console.width - 1]
-        sys.stdout.write(f"\r\x1b[2K{text}")
-        sys.stdout.flush()
 
-    def _line(self):
-        parts = [f"step {self._done}/{self.steps}"]
-        for name, form in (("loss", ".4g"), ("accuracy", ".2%"), ("consensus", ".3g")):
-            if name in self._figures:
-                parts.append(f"{name} {self._figures[name]:{form}}")
-        if self._done:
-            pace = self._wall_time / self._done
-            left = timedelta(seconds=round(pace * (self.steps - self._done)))
-            parts += [f"{1 / pace:.4g} steps/s", f"waiting {self._waited / self._wall_time:.0%}", f"ETA {left}"]
-        return "  ".join(parts)
+def watcher(steps, columns):
+    """Live on a terminal of that many columns, Log where there is none (0)."""
+    return Live(steps, columns) if columns else Log(steps)
 
 
 def summary(assembly, world, outcome, output):
@@ -81,9 +91,7 @@ def summary(assembly, world, outcome, output):
     config, figures = assembly.config, outcome.figures
     rows = {"algorithm": config.algorithm.name, "workers": f"{config.workers} on {world.size} rank{'s' * (world.size > 1)}",
             "steps": str(outcome.steps)}
-    for name, form in (("loss", ".5g"), ("accuracy", ".2%"), ("consensus", ".3g")):
-        if name in figures:
-            rows[name] = f"{figures[name]:{form}}"
+    rows |= {name: f"{figures[name]:{form}}" for name, form in FIGURES.items() if name in figures}
     rows |= {"time": f"{outcome.wall_time:.2f} s", "speed": f"{outcome.steps / outcome.wall_time:.4g} steps/s",
              "waiting": f"{outcome.waited / outcome.wall_time:.1%} of rank 0's time",
              "sent": f"{outcome.sent / 1e6:.3g} MB per worker", "result": str(output),

@@ -21,8 +21,9 @@ class Scratch:
     Fresh memory costs a page fault per 4 KiB, often more than the arithmetic done in it.
     """
 
-    def __init__(self, xp, dtype):
+    def __init__(self, xp, dtype, owns_inputs=True):
         self.xp, self.dtype = xp, dtype
+        self.owns_inputs = owns_inputs  # the layer may overwrite them
         self._kept = {}
 
     def array(self, name, shape, dtype=None):
@@ -295,9 +296,9 @@ class Relu(Layer, frozen=True, kw_only=True):
     """y = x where x > 0, else 0."""
 
     def forward(self, scratch, parameters, x):
-        # two passes, and one backward, are faster than `maximum`
+        # two passes, and one backward, are faster than `maximum`; no layer below needs the numbers set to zero
         slope = scratch.xp.greater(x, 0, out=scratch.array("slope", x.shape))
-        return scratch.xp.multiply(x, slope, out=scratch.array("y", x.shape))
+        return scratch.xp.multiply(x, slope, out=x if scratch.owns_inputs else scratch.array("y", x.shape))
 
     def backward(self, scratch, parameters, gradients, x, y, dy, inputs_too):
         return scratch.xp.multiply(dy, scratch.array("slope", y.shape), out=dy)

@@ -18,8 +18,8 @@ CNN = (
 )
 KINDS = ("linear", "mlp", "cnn")
 
-# Bytes of activations that are worked on at once: workers (and samples, without gradients) are taken in blocks
-HOST_BLOCK = 2 << 20  # stay in the L2 cache
+# bytes of activations that are worked on at once: workers, or samples of an evaluation, are taken in blocks
+HOST_BLOCK = 2 << 20  # few enough for the caches, many enough to share the cost of a call
 DEVICE_BLOCK = 1 << 28  # fill a GPU without filling its memory
 
 
@@ -136,6 +136,10 @@ class Model:
             loss = loss + xp.sum(losses, dtype="float64")
         return loss, correct
 
+    def workspace(self, xp, b, n, dtype):
+        """Bytes of activations kept for gradients of b workers on n samples each."""
+        return min(b, self._per_block(xp, n, dtype)) * n * self._footprint * dtype.itemsize
+
     def _block_gradient(self, xp, x, inputs, targets, weights, gradient, losses):
         *layers, scratch = self._scratch(xp, x.dtype, inputs.shape)
         parameters, gradients = self.layout.views(x), self.layout.views(gradient)
@@ -162,10 +166,10 @@ class Model:
         return values
 
     def _scratch(self, xp, dtype, shape):
-        """One Scratch per layer and one for the loss."""
+        """One Scratch per layer and one for the loss. The inputs of the model are not ours to overwrite."""
         key = xp, dtype, shape[:2]
         if key not in self._scratches:
-            self._scratches[key] = [Scratch(xp, dtype) for _ in range(len(self.placed) + 1)]
+            self._scratches[key] = [Scratch(xp, dtype, i > self._first) for i in range(len(self.placed) + 1)]
         return self._scratches[key]
 
     def _per_block(self, xp, n, dtype):

@@ -48,6 +48,10 @@ class Problem:
         """This rank's share of the figures of the mean model (1, d): {"loss": (sum, count), ...}."""
         return {}
 
+    def memory(self):
+        """Bytes on this rank by what they hold, for the forecast of a dry run."""
+        return {}
+
     def steps(self, epochs, workers):
         """How many steps `epochs` passes over the data are."""
         if self.samples is None:

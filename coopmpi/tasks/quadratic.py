@@ -62,6 +62,9 @@ class QuadraticProblem(Problem):
                  for worker in self.place.hosted]
         return (self.noise * np.array(draws)).astype(self.place.dtype)
 
+    def memory(self):
+        return {"data": self.b.nbytes + self.a.nbytes + self.x0.nbytes, "gradients": 3 * self.out.nbytes}
+
     def evaluate(self, mean):
         away = mean - self.b
         return {"loss": (0.5 * float((away * away * self.a).sum()), len(self.place.hosted))}

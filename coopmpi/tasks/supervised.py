@@ -105,6 +105,13 @@ class SupervisedProblem(Problem):
         losses = self.model.loss_and_gradient(device.xp, x, inputs, targets, weights, self.out)
         return losses, self.out
 
+    def memory(self):
+        n, b = self.batch, len(self.place.hosted)
+        sample = self.x_train[:1].nbytes + self.y_train[:1].nbytes
+        workspace = self.model.workspace(self.place.device.xp, b, n, self.out.dtype)
+        return {"gradients": self.out.nbytes, "mini-batches": b * n * sample, "activations": workspace,
+                "data (one copy per node)": sum(a.nbytes for a in (self.x_train, self.y_train, self.x_test, self.y_test))}
+
     def evaluate(self, mean):
         loss, correct = self.model.evaluate(self.place.device.xp, mean, self.x_test, self.y_test)
         figures = {"loss": (float(loss), len(self.x_test))}

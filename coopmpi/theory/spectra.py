@@ -8,8 +8,7 @@ from functools import reduce
 import numpy as np
 
 from coopmpi.errors import CoopError
-
-DENSE = 2000  # workers up to which dense decompositions are used
+from coopmpi.parts.weights import DENSE, chirp
 
 
 def zeta(w):
@@ -99,7 +98,6 @@ def _largest_singular_value(matrices):
 
     disagreement = linalg.LinearOperator((m, m), matvec=forward, rmatvec=backward, dtype=np.float64)
     try:
-        start = np.cos(np.arange(m))
-        return float(linalg.svds(disagreement, k=1, tol=1e-8, v0=start, return_singular_vectors=False)[0])
-    except linalg.ArpackNoConvergence as error:
+        return float(linalg.svds(disagreement, k=1, tol=1e-8, v0=chirp(m), return_singular_vectors=False)[0])
+    except linalg.ArpackError as error:
         raise CoopError(f"zeta of this matrix of {m} workers was not found: {error}") from error

