@@ -77,7 +77,7 @@ def estimate(assembly):
 
 
 def _noting(generator, requests):
-    """The generator itself; what it asks to be communicated is noted in `requests`."""
+    """The generator itself; what it asks to be communicated is noted as (type, round), without the arrays."""
     answer = None
     while True:
         try:
@@ -86,17 +86,17 @@ def _noting(generator, requests):
             return stop.value
         asked = request.request if type(request) is Start else request
         if type(asked) in (Mix, Mean):
-            requests.append(asked)
+            requests.append((type(asked), getattr(asked, "round", None)))
         answer = yield request
 
 
 def _messages(requests, driver, rounds):
     neighbours = averages = 0
-    for request in requests:
-        if type(request) is Mean or driver.mixing.average(request.round):
+    for kind, round in requests:
+        if kind is Mean or driver.mixing.average(round):
             averages += 1
         else:
-            neighbours += driver.plan(request.round).degree.mean()
+            neighbours += driver.plan(round).degree.mean()
     parts = [f"{neighbours / rounds:.3g} to neighbours"] if neighbours else []
     parts += [f"{averages / rounds:.3g} all-reduce"] if averages else []
     return " + ".join(parts)

@@ -96,7 +96,7 @@ def _lanczos_extremes(laplacian):
     try:
         largest = linalg.eigsh(laplacian, k=1, which="LA", v0=start, return_eigenvectors=False)[0]
         # lambda_m (I - J) - L has eigenvalues lambda_m - lambda_j, and 0 for the constant vector
-        flipped = linalg.LinearOperator((m, m), lambda x: largest * (x - x.mean()) - laplacian @ x, dtype=np.float64)
+        flipped = linalg.LinearOperator((m, m), lambda x: largest * (x - x.mean()) - laplacian @ x, dtype=float)
         second = largest - linalg.eigsh(flipped, k=1, which="LA", v0=start, tol=1e-9, return_eigenvectors=False)[0]
     except linalg.ArpackError as error:
         raise UserError(f'weights = "best-constant": the eigenvalues of this graph of {m} workers were not found '

@@ -199,7 +199,7 @@ def build_model(kind, input_features, image_shape, outputs, hidden=(128,), layer
 def _layer(number, table):
     """The layer that a TOML table describes."""
     where = f"[task] layer {number}"
-    if not isinstance(table, dict) or "type" not in table:
+    if not isinstance(table, dict) or not isinstance(table.get("type"), str):
         raise UserError(f"{where}: a table with a type is needed, given {table!r} (allowed: {', '.join(LAYERS)})")
     own = {key: value for key, value in table.items() if key != "type"}
     if table["type"] not in LAYERS:
