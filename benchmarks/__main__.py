@@ -16,7 +16,7 @@ def main():
     parser.add_argument("name", nargs="?", choices=names, metavar="NAME")
     chosen, arguments = parser.parse_known_args()
     if chosen.name is None:
-        parser.exit(message=f"usage: python -m benchmarks NAME [options], where NAME is one of: {', '.join(names)}\n")
+        parser.exit(message=f"usage: python -m benchmarks NAME [options]; NAME is one of: {', '.join(names)}\n")
     importlib.import_module(f"benchmarks.{chosen.name}").main(arguments)
 
 

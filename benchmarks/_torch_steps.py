@@ -1,7 +1,7 @@
 """The PyTorch side of benchmarks.models, run by an interpreter that has PyTorch.
 
-Reads "FEATURES,HIDDEN...,CLASSES BATCH MODELS STEPS" per line; makes STEPS steps of each of MODELS models, one after
-the other, and answers with a line.
+Reads lines "FEATURES,HIDDEN...,CLASSES BATCH MODELS STEPS"; for each, makes STEPS steps of each of MODELS models,
+one model after the other, and answers with a line.
 """
 
 import sys

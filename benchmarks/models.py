@@ -11,6 +11,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from benchmarks.timing import interleaved, table
+from coopmpi.array import Host
 from coopmpi.tasks.models import build_model
 
 LR = 0.01
@@ -21,8 +22,9 @@ class Torch:
 
     def __init__(self, python):
         script = Path(__file__).with_name("_torch_steps.py")
-        self._process = subprocess.Popen([python, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                                         env={**os.environ, "OMP_NUM_THREADS": "1"})
+        one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+        self._process = subprocess.Popen([python, script], env=one_thread, text=True,
+                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.version = self._process.stdout.readline().strip()
 
     def steps(self, sizes, batch, models, steps):
@@ -44,14 +46,11 @@ def stepper(sizes, batch, workers):
     x = np.repeat(model.initial(rng, np.float32)[None], workers, axis=0)
     inputs = rng.standard_normal((workers, batch, features), np.float32)
     labels = rng.integers(0, classes, (workers, batch))
-    gradient, block = np.empty_like(x), max(1, 2**18 // x.shape[1])
+    gradient, device = np.empty_like(x), Host()
 
     def step():
         model.loss_and_gradient(np, x, inputs, labels, None, gradient)
-        for start in range(0, workers, block):  # as many workers as the cache holds
-            rows = slice(start, start + block)
-            np.multiply(gradient[rows], LR, out=gradient[rows])
-            np.subtract(x[rows], gradient[rows], out=x[rows])
+        device.descend(x, LR, gradient)
 
     return step
 
@@ -88,37 +87,40 @@ def repeat(run, times):
 def one_step(torch, rounds):
     """Rows for mlp 784-256-256-10, batch 32."""
     sizes, batch, steps = (784, 256, 256, 10), 32, 40
-    candidates = {"step": repeat(stepper(sizes, batch, 1), steps), "products": repeat(products(sizes, batch), steps)}
+    candidates = {"step": repeat(stepper(sizes, batch, 1), steps),
+                  "products": repeat(products(sizes, batch), steps)}
     if torch:
         candidates["torch"] = lambda: torch.steps(sizes, batch, 1, steps)
     times = interleaved(candidates, rounds)
     what = "one step of mlp 784-256-256-10, batch 32"
     micro = {name: f"{time.seconds / steps * 1e6:.0f} us" for name, time in times.items()}
-    yield what, "bare matrix products", micro["step"], micro["products"], f"{times['products'].ratio:.0%} of their rate"
+    rate = f"{times['products'].ratio:.0%} of their rate"
+    yield what, "bare matrix products", micro["step"], micro["products"], rate
     if torch:
-        yield what, f"PyTorch {torch.version}", micro["step"], micro["torch"], f"{times['torch'].ratio:.2f}x faster"
+        faster = f"{times['torch'].ratio:.2f}x faster"
+        yield what, f"PyTorch {torch.version}", micro["step"], micro["torch"], faster
 
 
 def many_workers(torch, rounds):
-    """Rows for 1,024 workers, mlp 64-128-10, batch 32."""
-    sizes, batch, workers, models = (64, 128, 10), 32, 1024, 1024
+    """Row for 1,024 workers, mlp 64-128-10, batch 32."""
+    sizes, batch, workers = (64, 128, 10), 32, 1024
     candidates = {"step": stepper(sizes, batch, workers)}
     if torch:
-        candidates["torch"] = lambda: torch.steps(sizes, batch, models, 1)
+        candidates["torch"] = lambda: torch.steps(sizes, batch, workers, 1)
     times = interleaved(candidates, rounds)
-    what, rate = "1,024 workers, mlp 64-128-10, batch 32", f"{workers / times['step'].seconds:,.0f} worker-steps/s"
+    what = "1,024 workers, mlp 64-128-10, batch 32"
+    rates = {name: f"{workers / time.seconds:,.0f} worker-steps/s" for name, time in times.items()}
     if torch:
-        yield (what, f"loop over {models} PyTorch models, scaled to 1,024", rate,
-               f"{models / times['torch'].seconds:,.0f} worker-steps/s",
-               f"{times['torch'].ratio * workers / models:.1f}x faster")
+        yield (what, f"loop over 1,024 models in PyTorch {torch.version}", rates["step"], rates["torch"],
+               f"{times['torch'].ratio:.1f}x faster")
     else:
-        yield what, "", rate, "", ""
+        yield what, "", rates["step"], "", ""
 
 
 def main(arguments):
     parser = argparse.ArgumentParser(prog="python -m benchmarks models", description=__doc__)
     parser.add_argument("--torch-python", metavar="PATH", default=os.environ.get("COOPMPI_TORCH_PYTHON"),
-                        help="interpreter that has PyTorch (default: COOPMPI_TORCH_PYTHON, else this one if it has)")
+                        help="interpreter with PyTorch (default: COOPMPI_TORCH_PYTHON, else this one if it can)")
     parser.add_argument("--rounds", type=int, default=21, help="interleaved rounds (default: %(default)s)")
     options = parser.parse_args(arguments)
     python = options.torch_python or (sys.executable if importlib.util.find_spec("torch") else None)

@@ -1,4 +1,4 @@
-"""Where arrays live: NumPy on the host or CuPy on a GPU. The only file that imports cupy."""
+"""Where arrays live: NumPy on the host, or CuPy on a GPU (coopmpi.gpu, the only file that imports cupy)."""
 
 import sys
 from collections import defaultdict
@@ -7,8 +7,6 @@ from time import perf_counter
 import numpy as np
 
 from coopmpi.errors import UserError
-
-CHUNK = 32768  # numbers per pass of a chained sum: the partial sums stay in the cache
 
 
 class Pool:
@@ -54,9 +52,15 @@ class Host:
 
     name = "cpu"
     xp = np
+    chunk = 131072  # numbers per pass of a chain of operations: what lies between them stays in the cache
 
     def __init__(self):
         self.pool = Pool(self.xp.empty)
+
+    @property
+    def staging(self):
+        """The device for transfers that need host memory."""
+        return self
 
     def empty(self, shape, dtype):
         """An array with arbitrary content, recycled where possible."""
@@ -99,22 +103,53 @@ class Host:
     def arrived(self, buffer, row):
         """Bring what MPI wrote into `buffer` to the row it was meant for."""
 
+    def descend(self, x, lr, direction):
+        """x <- x - lr direction, in place; both (b, d), contiguous."""
+        x, direction = x.reshape(-1), direction.reshape(-1)
+        scaled = self.empty((min(self.chunk, x.size),), x.dtype)
+        for start in range(0, x.size, self.chunk):
+            part, span = scaled[: x.size - start], slice(start, start + self.chunk)
+            self.xp.multiply(direction[span], lr, out=part)
+            self.xp.subtract(x[span], part, out=x[span])
+
     def weighted_sum(self, rows, weights, out):
         """out = weights[0] rows[0] + weights[1] rows[1] + ..., added in that order; 1-D arrays.
 
-        Number by number the operations are the same wherever the rows come from, so results do not
-        depend on placement. `out` must not be one of the rows.
+        Number by number the operations depend on the weights alone, so results do not depend on where the
+        rows come from. `out` must not be one of the rows.
         """
-        xp, n = self.xp, out.shape[0]
-        chunk = CHUNK if xp is np else n
-        part = self.empty((min(chunk, n),), out.dtype)
-        for start in range(0, n, chunk):
-            span = slice(start, min(start + chunk, n))
-            total, term = out[span], part[: span.stop - start]
-            xp.multiply(rows[0][span], weights[0], out=total)
-            for row, weight in zip(rows[1:], weights[1:]):
-                xp.multiply(row[span], weight, out=term)
-                xp.add(total, term, out=total)
+        xp, n, common = self.xp, out.shape[0], weights[0] if len(set(weights)) == 1 else None
+        scratch = self.empty((min(self.chunk, n),), out.dtype)
+        for start in range(0, n, self.chunk):
+            span = slice(start, start + self.chunk)
+            total, term = out[span], scratch[: n - start]
+            if common is None:
+                xp.multiply(rows[0][span], weights[0], out=total)
+                for row, weight in zip(rows[1:], weights[1:]):
+                    xp.add(total, xp.multiply(row[span], weight, out=term), out=total)
+            else:
+                # w (row + row + ...): one pass less
+                self._sum([row[span] for row in rows], total)
+                if common != 1:
+                    xp.multiply(total, common, out=total)
+
+    def squared_distance(self, row, other):
+        """||row - other||^2 as a float; 1-D arrays."""
+        total = 0.0
+        apart = self.empty((min(self.chunk, row.size),), row.dtype)
+        for start in range(0, row.size, self.chunk):
+            part = apart[: row.size - start]
+            self.xp.subtract(row[start:start + self.chunk], other[start:start + self.chunk], out=part)
+            total += float(self.xp.vdot(part, part))
+        return total
+
+    def _sum(self, rows, out):
+        if len(rows) == 1:
+            out[:] = rows[0]
+        else:
+            self.xp.add(rows[0], rows[1], out=out)
+            for row in rows[2:]:
+                self.xp.add(out, row, out=out)
 
 
 def choose(device, local_rank=0, buffers="staged"):

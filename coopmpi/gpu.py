@@ -53,6 +53,9 @@ class Gpu(Host):
         if not self.direct:
             row.set(buffer)  # on the current stream: later kernels see the row
 
+    def descend(self, x, lr, direction):
+        x -= cupy.multiply(direction, lr, out=self.empty(x.shape, x.dtype))
+
     def weighted_sum(self, rows, weights, out):
         part = self.empty(out.shape, out.dtype)
         cupy.multiply(rows[0], weights[0], out=out)

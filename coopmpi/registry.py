@@ -9,6 +9,7 @@ import os
 import pkgutil
 import sys
 from collections import defaultdict
+from math import isfinite
 
 import msgspec
 
@@ -51,10 +52,14 @@ def parts(kind):
 
 def find(kind, name):
     """The part class called `name`, or the user's own class `package.module:Class`."""
-    if isinstance(name, str) and ":" in name:
-        return load_object(name, f"[{kind}] kind")
     table = parts(kind)
-    if name not in table:
+    if isinstance(name, str) and ":" in name:
+        cls = load_object(name, f"[{kind}] kind")
+        if not (isinstance(cls, type) and issubclass(cls, Part)):
+            raise UserError(f"[{kind}] kind = {name!r} must be a subclass of coopmpi.registry.Part, found {cls!r}")
+        cls.name = name  # so that the resolved run description finds it again
+        return cls
+    if not isinstance(name, str) or name not in table:
         raise unknown(kind, name, table, where=f"[{kind}] ")
     return table[name]
 
@@ -62,6 +67,8 @@ def find(kind, name):
 def load_object(path, where):
     """The object at `package.module:name`; UserError says which half is missing."""
     module_name, _, attribute = path.partition(":")
+    if not all(name.isidentifier() for name in [*module_name.split("."), attribute]):
+        raise UserError(f'{where} must be "package.module:name", given {path!r}')
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # users keep their files where they work
     try:
@@ -69,6 +76,8 @@ def load_object(path, where):
     except ModuleNotFoundError as error:
         raise UserError(f"{where} = {path!r}: no module named {error.name!r} can be imported "
                         f"(the working directory is searched too)") from error
+    except (ImportError, SyntaxError) as error:
+        raise UserError(f"{where} = {path!r}: module {module_name} cannot be imported: {error}") from error
     if not hasattr(module, attribute):
         public = [name for name in vars(module) if not name.startswith("_")]
         raise unknown(f"name in module {module_name}", attribute, public, where=f"{where} = {path!r}: ")
@@ -77,16 +86,19 @@ def load_object(path, where):
 
 def convert(table, cls, where):
     """A validated instance of struct `cls` from the TOML table at `where` (such as "[task]")."""
-    for key in table:
+    for key, value in table.items():
         if key not in cls.__struct_fields__:
             raise unknown("key", key, cls.__struct_fields__, where=f"{where} ")
+        if isinstance(value, float) and not isfinite(value):
+            raise UserError(f"{where} {key}: numbers must be finite, given {value}")
     try:
         return msgspec.convert(table, cls)
     except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at `$")
-        key = path.rstrip("`").lstrip(".")
+        message, _, path = str(error).partition(" - at `$.")
+        path = path.rstrip("`")
+        key = path.partition("[")[0].partition(".")[0]
         given = f", given {table[key]!r}" if key in table else ""
-        raise UserError(f"{where} {key + ': ' if key else ''}{message}{given}") from error
+        raise UserError(f"{where} {path + ': ' if path else ''}{message}{given}") from error
 
 
 def build(kind, table):

@@ -147,10 +147,7 @@ class Run:
 
     def descend(self, state, x, gradient):
         """x <- x - lr direction, in place; the gradient is used up."""
-        xp = self.device.xp
-        direction = self.optimizer.direction(state, state.x, gradient, self)
-        xp.multiply(direction, self.lr, out=gradient)
-        xp.subtract(x, gradient, out=x)
+        self.device.descend(x, self.lr, self.optimizer.direction(state, state.x, gradient, self))
 
     def combine(self, weights, arrays):
         """sum_k weights[k] arrays[k] in a fresh array; arrays (b, d), or (1, d) for what all share."""

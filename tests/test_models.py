@@ -56,8 +56,8 @@ def test_gradients_are_central_differences(stack):
         direction[:, entry.offset:entry.offset + entry.size] = rng.standard_normal((2, entry.size))
         above, _ = gradient_of(model, x + epsilon * direction, inputs, targets, weights)
         below, _ = gradient_of(model, x - epsilon * direction, inputs, targets, weights)
-        slope = (gradient * direction).sum(axis=1)
-        np.testing.assert_allclose((above - below) / (2 * epsilon), slope, rtol=1e-6, atol=1e-8, err_msg=entry.name)
+        slope, expected = (gradient * direction).sum(axis=1), (above - below) / (2 * epsilon)
+        np.testing.assert_allclose(slope, expected, rtol=1e-6, atol=1e-8, err_msg=entry.name)
 
 
 @settings(max_examples=40, deadline=None)
@@ -118,6 +118,18 @@ def test_a_step_allocates_nothing_large(stack):
     assert peak < inputs.nbytes / 8
 
 
+@pytest.mark.parametrize("stack", ["mlp", "cnn", "strides", "tanh relu"])
+def test_workspace_is_what_a_step_keeps(stack):
+    model, x, inputs, targets, _ = example(stack, b=4, n=300, dtype=np.float32)
+    gradient = np.empty_like(x)
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    losses = model.loss_and_gradient(np, x, inputs, targets, None, gradient)
+    kept = tracemalloc.get_traced_memory()[0] - before - losses.nbytes
+    tracemalloc.stop()
+    assert model.workspace(np, 4, 300, x.dtype) == pytest.approx(kept, rel=0.1)
+
+
 def test_weights_of_zero_leave_samples_out():
     model, x, inputs, targets, _ = example("mlp", b=2, n=5)
     weights = np.array([[1 / 3, 1 / 3, 1 / 3, 0, 0], [0.2] * 5])
@@ -145,7 +157,8 @@ def test_one_output_takes_targets_without_axis():
     model = build_model("mlp", 4, None, 1, hidden=[5], loss="squared-error")
     rng = np.random.default_rng(0)
     x, inputs, targets = model.initial(rng, np.float64)[None], rng.random((1, 6, 4)), rng.random((1, 6))
-    for one, other in zip(gradient_of(model, x, inputs, targets), gradient_of(model, x, inputs, targets[..., None])):
+    flat, column = (gradient_of(model, x, inputs, some) for some in (targets, targets[..., None]))
+    for one, other in zip(flat, column):
         np.testing.assert_array_equal(one, other)
 
 
@@ -191,12 +204,14 @@ def test_a_model_with_one_layer_starts_at_zero():
 
 
 @pytest.mark.parametrize("layers, message", [
-    ([{"type": "dense", "width": 4}, {"type": "conv", "channels": 2, "kernel": 3}], r"layer 2 \(conv\) takes images"),
+    ([{"type": "dense", "width": 4}, {"type": "conv", "channels": 2, "kernel": 3}],
+     r"layer 2 \(conv\) takes images"),
     ([{"type": "flatten"}, {"type": "pool"}], r"layer 2 \(pool\) takes images"),
     ([{"type": "conv", "channels": 2, "kernel": 7}], r"layer 1 \(conv\) window 7 x 7, but the image is 9 x 6"),
     ([{"type": "pool", "size": 3}, {"type": "pool", "size": 3}], r"layer 2 \(pool\) window 3 x 3"),
     ([{"type": "convolution", "channels": 2}], "layer 1: unknown layer 'convolution'; did you mean 'conv'"),
-    ([{"type": "relu"}, {"type": "conv", "chanels": 2, "kernel": 3}], r"layer 2 \(conv\).*did you mean 'channels'"),
+    ([{"type": "relu"}, {"type": "conv", "chanels": 2, "kernel": 3}],
+     r"layer 2 \(conv\).*did you mean 'channels'"),
     ([{"type": "conv", "channels": 2}], r"layer 1 \(conv\).*kernel"),
     ([{"type": "dense", "width": 0}], r"layer 1 \(dense\) width.*given 0"),
     ([{"type": "dense", "width": "4"}], r"layer 1 \(dense\) width.*given '4'"),

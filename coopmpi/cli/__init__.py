@@ -6,7 +6,7 @@ import sys
 import click
 
 from coopmpi import __version__
-from coopmpi.errors import CoopError, unknown
+from coopmpi.errors import CoopError, Interrupted, UserError, unknown
 
 # verb -> what --help says of it; the verb's file defines `command`
 VERBS = {
@@ -48,7 +48,27 @@ def group():
 def main():
     """Run a verb; a CoopError becomes one message and its exit status."""
     try:
-        group(prog_name="coopmpi")
+        sys.exit(group(prog_name="coopmpi", standalone_mode=False))
     except CoopError as error:
-        click.echo(f"coopmpi: {error}", err=True)
-        sys.exit(error.status)
+        _end(str(error), error.status)
+    except click.ClickException as error:
+        _end(error.format_message(), UserError.status)
+    except click.Abort:
+        _end("interrupted", Interrupted.status)
+
+
+def _end(message, status):
+    """Exit with one message: among ranks that all fail alike, rank 0 speaks."""
+    if _rank() == 0:
+        click.echo(f"coopmpi: {message}", err=True)
+    sys.exit(status)
+
+
+def _rank():
+    from coopmpi.drivers.mpi.launch import launched_ranks
+
+    if launched_ranks()[1] < 2:
+        return 0
+    from coopmpi.drivers.mpi.world import World
+
+    return World().rank  # having met in MPI, no rank ends before rank 0 has spoken

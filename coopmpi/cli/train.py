@@ -1,7 +1,6 @@
 """coopmpi train: the main job."""
 
 import os
-import sys
 from pathlib import Path
 
 import click
@@ -36,7 +35,7 @@ def command(description, output, ranks, overrides, dry_run, overwrite, quiet):
         again = [*([description] if description else []), *(["-o", output] if output else []),
                  *(f"--set={override}" for override in overrides), *(["--dry-run"] if dry_run else []),
                  *(["--overwrite"] if overwrite else []), *(["--quiet"] if quiet else [])]
-        sys.exit(launch.start(ranks, ["train", *again], lambda text: click.echo(f"coopmpi: {text}", err=True)))
+        launch.start(ranks, ["train", *again], lambda text: click.echo(f"coopmpi: {text}", err=True))
 
     if launch.launched_ranks()[1]:
         from coopmpi.drivers.mpi.world import connect
@@ -48,11 +47,8 @@ def command(description, output, ranks, overrides, dry_run, overwrite, quiet):
         world = Solo()
     try:
         _train(world, description, overrides, output, dry_run, overwrite, quiet)
-    except CoopError as error:
-        # all ranks raise alike, and one of them speaks
-        if world.rank == 0:
-            click.echo(f"coopmpi: {error}", err=True)
-        sys.exit(error.status)
+    except CoopError:
+        raise  # on all ranks alike
     except BaseException as error:
         world.abort(error)
         raise
@@ -60,18 +56,15 @@ def command(description, output, ranks, overrides, dry_run, overwrite, quiet):
 
 def _train(world, description, overrides, output, dry_run, overwrite, quiet):
     """Everything from the run description to the summary, on one rank."""
-    from coopmpi.drivers.assemble import assemble
+    from coopmpi.drivers.assemble import assemble, together
     from coopmpi.drivers.mpi import launch
     from coopmpi.report import console
 
-    config, error = None, None
-    try:
+    def read():
         config = _read(description, overrides, world.size)
-        if world.rank == 0 and not dry_run:
-            output = _check_output(output, overwrite)
-    except CoopError as found:
-        error = found
-    world.agree(error)
+        return config, _check_output(output, overwrite) if world.rank == 0 and not dry_run else None
+
+    config, output = together(world, read)
     _limit_threads(config, world.local_size)
     assembly = assemble(config, world)
     if dry_run:

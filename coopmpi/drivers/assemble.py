@@ -25,27 +25,38 @@ class Assembly:
     eval_every: int
 
 
+def together(world, work):
+    """What `work()` gives; a CoopError that any rank meets in it is raised on all ranks alike."""
+    result, error = None, None
+    try:
+        result = work()
+    except CoopError as found:
+        error = found
+    world.agree(error)
+    return result
+
+
 def assemble(config, world):
     """The Assembly of this rank; a UserError that any rank meets is raised on all of them."""
     import msgspec
 
-    # what needs no data: the same on every rank
     workers = config.workers or world.size
-    if world.size > workers:
-        raise UserError(f"more ranks than workers: {world.size} ranks for workers = {workers}; every rank hosts at least one")
-    mixing = config.mixing.bind(workers, config.seed) if config.algorithm.uses_mixing else None
-    config.algorithm.check(workers, mixing)
     period = config.period if config.algorithm.uses_period else Every(tau=1)
 
-    # what may fail on one rank only: the device, the data, the user's own code
-    problem, error = None, None
-    try:
-        device = array.choose(config.device, world.local_rank, config.device_buffers)
+    def parts():
+        if world.size > workers:
+            raise UserError(f"more ranks than workers: {world.size} ranks for workers = {workers}; "
+                            "every rank hosts at least one")
+        mixing = config.mixing.bind(workers, config.seed) if config.algorithm.uses_mixing else None
+        config.algorithm.check(workers, mixing)
+        return mixing, array.choose(config.device, world.local_rank, config.device_buffers)
+
+    def data():
         hosted = Placement(workers, world.size).hosted(world.rank)
-        problem = config.task.prepare(Place(workers, hosted, config.seed, config.dtype, device, world))
-    except CoopError as found:
-        error = found
-    world.agree(error)
+        return config.task.prepare(Place(workers, hosted, config.seed, config.dtype, device, world))
+
+    mixing, device = together(world, parts)
+    problem = together(world, data)
 
     steps = config.steps or DEFAULT_STEPS
     if config.epochs is not None:

@@ -1,6 +1,7 @@
 """The training loop: the same for one process and for every rank of an MPI job."""
 
 import signal
+from math import inf
 from time import perf_counter
 
 import numpy as np
@@ -24,6 +25,7 @@ class Trainer:
         driver = self.driver
         self.state = State(assembly.slots, driver.task.initial(), len(driver.hosted), driver.device)
         self.log = StepLog(driver, writer)
+        self.ballot = Ballot(driver.world, self.log)
         self.done = 0  # steps
         # seconds: when it started, what evaluation and writing took, training time up to the last step
         self.started, self.paused, self.trained = perf_counter(), 0.0, 0.0
@@ -34,23 +36,22 @@ class Trainer:
         driver, run, state = self.driver, self.run, self.state
         self.started = perf_counter()
         self.evaluate()
-        with Ballot(driver.world, self.log) as ballot:
-            for k in range(run.steps):
-                run.at(k)
-                driver.at(k)
-                loss = driver.drive(self.algorithm.step(state, run))
-                self.done = k + 1
-                ends = ballot.stops(self.done, self.wall_time) or self.done == run.steps
-                if ends:
-                    driver.drive(self.algorithm.finish(state, run))
-                self.trained = self.wall_time
-                self.pause(self.record, loss)
-                if ends or self.done % self.eval_every == 0:
-                    self.evaluate()
-                if ends:
-                    break
-        self.pause(self.log.close, self.done)
-        ballot.agree(self.done, run.steps)
+        for k in range(run.steps):
+            run.at(k)
+            driver.at(k)
+            loss = driver.drive(self.algorithm.step(state, run))
+            self.done = k + 1
+            ends = self.ballot.stops(self.done, self.wall_time) or self.done == run.steps
+            if ends:
+                driver.drive(self.algorithm.finish(state, run))
+            self.trained = self.wall_time
+            self.pause(self.record, loss)
+            if ends or self.done % self.eval_every == 0:
+                self.evaluate()
+            if ends:
+                break
+        self.pause(self.log.close, self.done, state.x)
+        self.ballot.agree(self.done, run.steps)
 
     def record(self, loss):
         self.log.add(loss, self.trained, self.run.tau)
@@ -76,7 +77,7 @@ class Trainer:
         driver, x = self.driver, self.state.x
         mean = driver.mean(x)
         # (1/m) sum_i ||x_i - mean||^2, and each figure as (sum, count)
-        away = sum(float(((row - mean[0]) ** 2).sum()) for row in x)
+        away = sum(driver.device.squared_distance(row, mean[0]) for row in x)
         shares = {"consensus": (away, len(driver.hosted))} | driver.task.evaluate(mean)
         sums, counts = driver.world.sum(np.array(list(shares.values())).T)
         self.figures = dict(zip(shares, (sums / counts).tolist()))
@@ -99,7 +100,8 @@ class Ballot:
     """Lets all ranks stop at the same step: for a signal that any of them got, or a NaN that any has met.
 
     A vote is posted without blocking and counted at the next one, about half a second later; its interval in
-    steps is itself part of the vote, so that all ranks agree on it.
+    steps is itself part of the vote, so that all ranks agree on it. As a context it notes signals, which would
+    otherwise end the process.
     """
 
     SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
@@ -137,7 +139,11 @@ class Ballot:
         """After the loop: raise what stopped it, on all ranks alike."""
         if self._outcome is not None:
             self._outcome()
-        error = self.log.failure
-        if error is None and self.signal is not None and done < steps:
+        # the first NaN of all ranks is the cause, later ones are its spread
+        first = -self.world.vote([-self.log.failed_at])()[0]
+        error = None
+        if self.log.failed_at == first < inf:
+            error = self.log.failure
+        elif first == inf and self.signal is not None and done < steps:
             error = Interrupted(f"stopped by {self.signal.name} after step {done}")
         self.world.agree(error)

@@ -2,9 +2,14 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from coopmpi import config as description
+from coopmpi.drivers.assemble import together
 from coopmpi.drivers.loop import Trainer
-from coopmpi.errors import CoopError, Interrupted, NumericalFailure
+from coopmpi.errors import Interrupted, NumericalFailure
+
+_STATUS = {type(None): "finished", Interrupted: "interrupted", NumericalFailure: "failed"}  # of the result file
 
 
 @dataclass
@@ -23,44 +28,51 @@ def train(assembly, world, output, watcher):
     writer = _open(assembly, world, output)
     trainer = Trainer(assembly, writer, watcher)
     try:
-        trainer.train()
-    except (Interrupted, NumericalFailure) as error:
-        # all ranks are here
-        if isinstance(error, Interrupted):
-            trainer.save(writer)
-        _close(writer, "interrupted" if isinstance(error, Interrupted) else "failed", trainer, error)
-        raise
+        # signals are noted until the file is closed; NaN and Inf are looked for, so NumPy need not warn of them
+        with trainer.ballot, np.errstate(all="ignore"):
+            stopped = _run(trainer)
+            if not isinstance(stopped, NumericalFailure):
+                trainer.save(writer)
+            _close(writer, _STATUS[type(stopped)], trainer, stopped)
     except BaseException as error:
         # only this rank is here
-        _close(writer, "failed", trainer, error)
-        world.abort(error)
+        try:
+            _close(writer, "failed", trainer, error)
+        finally:
+            world.abort(error)
         raise
     finally:
         watcher.close()
-    trainer.save(writer)
-    _close(writer, "finished", trainer)
+    if stopped is not None:
+        raise stopped
     log, hosted = trainer.log, assembly.driver.hosted
     return Outcome(trainer.done, trainer.figures, trainer.trained, log.waited, log.sent / len(hosted))
 
 
+def _run(trainer):
+    """Train to the end; what stopped all ranks alike, or None."""
+    try:
+        trainer.train()
+    except (Interrupted, NumericalFailure) as error:
+        return error
+
+
 def _open(assembly, world, output):
-    writer, error = None, None
-    if world.rank == 0:
+    def create():
+        if world.rank:
+            return None
         from coopmpi.record.writer import Writer
 
         problem, config = assembly.driver.task, assembly.config
-        try:
-            writer = Writer(output, description.dump(config), config.workers, problem.dimension, config.dtype,
-                            attributes={"ranks": world.size, "mpi": world.name, "device": assembly.run.device.name},
-                            layout=getattr(problem, "layout", ()))
-        except CoopError as found:
-            error = found
-    world.agree(error)
-    return writer
+        return Writer(output, description.dump(config), config.workers, problem.dimension, config.dtype,
+                      attributes={"ranks": world.size, "mpi": world.name, "device": assembly.run.device.name},
+                      layout=getattr(problem, "layout", ()))
+
+    return together(world, create)
 
 
 def _close(writer, status, trainer, error=None):
-    if writer is not None and not writer.broken:
-        if error is not None:
+    if writer is not None:
+        if error is not None and not writer.broken:
             writer.event(trainer.done, trainer.wall_time, status, str(error) or type(error).__name__)
         writer.close(status)

@@ -1,5 +1,6 @@
 """The step record on its way to rank 0: gathered in blocks, handed over without blocking."""
 
+from math import inf
 from time import perf_counter
 
 import numpy as np
@@ -20,7 +21,7 @@ class StepLog:
     def __init__(self, driver, writer, first=0):
         self.driver, self.writer = driver, writer
         self.waited, self.sent = 0.0, 0.0  # totals: seconds of this rank, bytes of its workers
-        self.failure = None  # the NumericalFailure of this rank's first NaN or Inf
+        self.failed_at, self.failure = inf, None  # step of this rank's first NaN or Inf, and its NumericalFailure
         self._losses, self._marks, self._rest, self._walls = [], [], [], []
         self._first = first
         self._handed_over = perf_counter()
@@ -48,7 +49,7 @@ class StepLog:
             block[:, :, 1] = [[device.seconds(*marks) if marks else 0.0] for marks in self._marks]
             for i, (waited, sent) in enumerate(self._rest):
                 block[i, :, 2], block[i, :, 3] = waited, sent
-            self._look_for_nan(block[:, :, 0])
+            self._look_for_nan("loss", block[:, :, 0], self._first + 1)
             if self.writer is None:
                 self.driver.world.hand_over(self._first, block)
             else:
@@ -61,19 +62,27 @@ class StepLog:
             self._table.write(self.writer)
         self._handed_over = perf_counter()
 
-    def close(self, end):
-        """Hand over the rest; rank 0 waits until all rows before step `end` are written."""
+    def close(self, end, models):
+        """Hand over the rest; rank 0 waits until all rows before step `end` are written.
+
+        What the last step did to the models (b, d) shows in no loss: they are looked at themselves.
+        """
         self.hand_over()
+        device = self.driver.device
+        sound = [bool(device.to_host(device.xp.isfinite(row).all())) for row in models]
+        self._look_for_nan("model", np.where(sound, 0, np.nan)[None], end)
         while self.writer is not None and self._table.written < end:
             self.hand_over()
         self.driver.world.hand_over_done()
 
-    def _look_for_nan(self, losses):
-        if self.failure is None and not np.isfinite(losses).all():
-            row, column = np.argwhere(~np.isfinite(losses))[0]
+    def _look_for_nan(self, what, values, step):
+        """Note the first of values (n, b), one row per step from `step` on, that is not finite."""
+        if self.failure is None and not np.isfinite(values).all():
+            row, column = np.argwhere(~np.isfinite(values))[0]
+            self.failed_at = step + row
             self.failure = NumericalFailure(
-                f"the loss of worker {self.driver.hosted[column]} became {losses[row, column]} at step "
-                f"{self._first + row + 1}; a smaller [optimizer] lr usually helps")
+                f"the {what} of worker {self.driver.hosted[column]} became {values[row, column]} at step "
+                f"{self.failed_at}; a smaller [optimizer] lr usually helps")
 
 
 class Table:

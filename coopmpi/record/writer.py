@@ -10,6 +10,7 @@ from coopmpi import __version__
 from coopmpi.errors import CoopError, UserError
 
 FORMAT, FORMAT_VERSION = "coopmpi-run", 1
+METADATA = 65536  # bytes that HDF5 may need for its own when something is added
 STATUS = "S16"  # fixed width: rewritten in place while readers look on
 
 # step record: name -> (dtype, per worker?, units, description)
@@ -34,33 +35,46 @@ EVENT = np.dtype([("step", "i8"), ("wall_time", "f8"), ("kind", "S32"), ("text",
 def check_output(path, overwrite):
     """Raise UserError if the result cannot be written there; called before anything expensive."""
     path = Path(path)
-    if not path.parent.is_dir():
-        raise UserError(f"output {str(path)!r}: the folder {str(path.parent)!r} does not exist")
-    if path.is_dir():
+    if not os.path.isdir(path.parent):
+        raise UserError(f"output {str(path)!r}: the folder {str(path.parent)!r} does not exist or may not be entered")
+    if os.path.isdir(path):
         raise UserError(f"output {str(path)!r} is a folder; give the name of a file")
-    if path.exists() and not overwrite:
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UserError(f"output {str(path)!r} is not a regular file; give the name of one")
+    if os.path.exists(path) and not overwrite:
         raise UserError(f"output {str(path)!r} exists already; choose another -o, or pass --overwrite")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise UserError(f"output {str(path)!r} is not writable for this user")
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"output {str(path)!r}: this user may not write into the folder {str(path.parent)!r}")
 
 
 class Writer:
-    """The open result file; lives on rank 0."""
+    """The open result file; lives on rank 0. CoopError when the disk is full.
+
+    It gets its name when it is ready for rows: until then an older file of that name stays as it was.
+    """
 
     def __init__(self, path, config_text, workers, dimension, dtype, attributes=(), layout=()):
         self.path = Path(path)
-        self.broken = False  # a write has failed: nothing more can be added
-        with self._guarded():
-            self._file = file = h5py.File(self.path, "w", libver="latest")
-            file.attrs.update({"format": FORMAT, "format_version": FORMAT_VERSION, "coopmpi": __version__})
-            file.attrs.update(dict(attributes))
-            file.attrs["status"] = np.array("running", STATUS)
-            file["config"] = config_text
-            self._make_series(workers)
-            self._events = file.create_dataset("events", (0,), EVENT, maxshape=(None,), chunks=(64,))
-            self._make_final(workers, dimension, dtype, layout)
-            file.swmr_mode = True  # from here on nothing can be created, only filled
-            file.flush()
+        self.broken = False  # a write has failed: no more rows can be added
+        place = self.path.resolve()
+        draft = place.with_name(f".{place.name}.new")
+        try:
+            with self._guarded():
+                self._file = file = h5py.File(draft, "w", libver="latest")
+                self._make_room(len(config_text) + 8 * workers + 256 * len(layout))
+                file.attrs.update({"format": FORMAT, "format_version": FORMAT_VERSION, "coopmpi": __version__})
+                file.attrs.update(dict(attributes))
+                file.attrs["status"] = np.array("running", STATUS)
+                file["config"] = config_text
+                self._make_series(workers)
+                self._events = file.create_dataset("events", (0,), EVENT, maxshape=(None,), chunks=(64,))
+                self._make_final(workers, dimension, dtype, layout)
+                file.swmr_mode = True  # from here on nothing can be created, only filled
+                file.flush()
+                os.replace(draft, place)
+        except CoopError:
+            draft.unlink(missing_ok=True)
+            raise
 
     def _make_series(self, workers):
         file = self._file
@@ -112,9 +126,13 @@ class Writer:
         self._append("eval", columns | {"step": [step], "wall_time": [wall_time]})
 
     def _append(self, group, columns):
+        series = self._file[group]
         with self._guarded():
+            # what is added, and a fresh chunk of each series
+            self._make_room(sum(np.asarray(values).nbytes + np.prod(series[name].chunks, dtype=int) * series[name].dtype.itemsize
+                                for name, values in columns.items()))
             for name, values in columns.items():
-                data = self._file[group][name]
+                data = series[name]
                 start = data.shape[0]
                 data.resize(start + len(values), axis=0)
                 data[start:] = values
@@ -123,23 +141,35 @@ class Writer:
     def event(self, step, wall_time, kind, text):
         """Append to /events what happened at a step."""
         with self._guarded():
+            self._make_room(self._events.chunks[0] * EVENT.itemsize)
             self._events.resize(self._events.shape[0] + 1, axis=0)
             self._events[-1] = (step, wall_time, kind.encode(), text.encode()[:256])
             self._file.flush()
 
     def final(self, worker, row):
         with self._guarded():
+            self._make_room(row.nbytes)
             self._file["final/x"][worker] = row
 
     def final_mean(self, row):
         with self._guarded():
+            self._make_room(row.nbytes)
             self._file["final/mean"][:] = row
 
     def close(self, status):
         """Write the status (finished, interrupted, failed) and close the file."""
         with self._guarded():
             self._file.attrs.modify("status", np.array(status, STATUS))
+            self._file.flush()
+            # give back the room that was not needed
+            os.ftruncate(self._file.id.get_vfd_handle(), self._file.id.get_filesize())
             self._file.close()
+
+    def _make_room(self, nbytes):
+        """Reserve space on the disk for so many bytes more: HDF5 does not survive a write for which there is none."""
+        if hasattr(os, "posix_fallocate"):
+            end = self._file.id.get_filesize()
+            os.posix_fallocate(self._file.id.get_vfd_handle(), end, int(nbytes) + METADATA)
 
     def _guarded(self):
         return _DiskErrors(self)
@@ -159,6 +189,7 @@ class _DiskErrors:
         if isinstance(error, (OSError, RuntimeError)):
             self.writer.broken = True
             path = self.writer.path
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
             free = os.statvfs(path.parent)
-            raise CoopError(f"writing {str(path)!r} failed, with {free.f_bavail * free.f_frsize / 1e6:.1f} MB free there: "
-                            f"{str(error).splitlines()[0]}") from error
+            raise CoopError(f"writing {str(path)!r} failed: {reason} ({free.f_bavail * free.f_frsize / 1e6:.1f} MB are free "
+                            "there)") from error

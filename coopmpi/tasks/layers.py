@@ -68,9 +68,9 @@ class Layer(Part, frozen=True, kw_only=True):
         """How many inputs one output adds up."""
         return prod(shape)
 
-    def footprint(self, shape):
-        """Numbers that one sample occupies in this layer."""
-        return prod(self.build(shape))
+    def footprint(self, shape, inputs_too):
+        """Numbers that one sample occupies in the scratch after forward and backward."""
+        raise NotImplementedError
 
     def forward(self, scratch, parameters, x):
         """The outputs y for the inputs x, in an array of the scratch."""
@@ -104,6 +104,9 @@ class Dense(Layer, frozen=True, kw_only=True):
     def parameters(self, shape):
         weight = (prod(shape), self.width)
         return {"weight": weight[::-1] if self.narrow else weight, "bias": (self.width,)}
+
+    def footprint(self, shape, inputs_too):
+        return self.width + prod(shape) * (1 if self.narrow else 2) * inputs_too
 
     def forward(self, scratch, parameters, x):
         weight, bias = parameters
@@ -164,8 +167,11 @@ class Conv(Layer, frozen=True, kw_only=True):
     def fan_in(self, shape):
         return shape[0] * self.kernel**2
 
-    def footprint(self, shape):
-        return prod(self.build(shape)[1:]) * (self.channels + self.fan_in(shape))
+    def footprint(self, shape, inputs_too):
+        _, height, width = self.build(shape)
+        padded = shape[0] * prod(side + 2 * self.padding for side in shape[1:])
+        dx = padded + prod(shape) if self.padding else padded
+        return height * width * (self.channels + self.fan_in(shape)) + padded + dx * inputs_too
 
     def forward(self, scratch, parameters, x):
         xp, (weight, bias), (b, n, *shape) = scratch.xp, parameters, x.shape
@@ -184,9 +190,6 @@ class Conv(Layer, frozen=True, kw_only=True):
 
     def backward(self, scratch, parameters, gradients, x, y, dy, inputs_too):
         xp, b = scratch.xp, x.shape[0]
-        if not dy.swapaxes(1, 2).flags.c_contiguous:
-            scratch.array("dy", dy.shape)[...] = dy
-            dy = scratch.array("dy", dy.shape)
         rows, columns = self._rows(dy), self._columns(scratch, x, y)
         matrix = columns.reshape(b, -1, rows.shape[2])
         xp.matmul(rows, matrix.swapaxes(1, 2), out=gradients[0].reshape(b, self.channels, -1))
@@ -200,7 +203,11 @@ class Conv(Layer, frozen=True, kw_only=True):
         views = scratch.keep("shares", lambda: windows(padded, self.kernel, self.stride, *y.shape[3:]))
         for k, view in enumerate(views):
             xp.add(view, columns[:, :, k].swapaxes(1, 2), out=view)
-        return padded[self._inside(x)]
+        if not self.padding:
+            return padded
+        dx = scratch.array("dx", x.shape)
+        dx[...] = padded[self._inside(x)]
+        return dx
 
     def _columns(self, scratch, x, y):
         (b, n, c), size = x.shape[:3], y.shape[3:]
@@ -232,6 +239,9 @@ class Pool(Layer, frozen=True, kw_only=True):
     def build(self, shape):
         check_images(shape, self.size)
         return shape[0], shape[1] // self.size, shape[2] // self.size
+
+    def footprint(self, shape, inputs_too):
+        return 2 * prod(self.build(shape)) + prod(shape) * inputs_too
 
     def forward(self, scratch, parameters, x):
         y = scratch.array("y", (*x.shape[:2], *self.build(x.shape[2:])))
@@ -279,6 +289,9 @@ class Flatten(Layer, frozen=True, kw_only=True):
     def build(self, shape):
         return (prod(shape),)
 
+    def footprint(self, shape, inputs_too):
+        return 2 * prod(shape) * inputs_too
+
     def forward(self, scratch, parameters, x):
         features = (*x.shape[:2], prod(x.shape[2:]))
         if x.flags.c_contiguous:
@@ -288,12 +301,19 @@ class Flatten(Layer, frozen=True, kw_only=True):
         return y
 
     def backward(self, scratch, parameters, gradients, x, y, dy, inputs_too):
-        return dy.reshape(x.shape) if inputs_too else None
+        if not inputs_too:
+            return None
+        dx = scratch.array("dx", x.shape)
+        dx[...] = dy.reshape(x.shape)
+        return dx
 
 
 @register("layer", "relu")
 class Relu(Layer, frozen=True, kw_only=True):
     """y = x where x > 0, else 0."""
+
+    def footprint(self, shape, inputs_too):
+        return prod(shape)
 
     def forward(self, scratch, parameters, x):
         # two passes, and one backward, are faster than `maximum`; no layer below needs the numbers set to zero
@@ -307,6 +327,9 @@ class Relu(Layer, frozen=True, kw_only=True):
 @register("layer", "tanh")
 class Tanh(Layer, frozen=True, kw_only=True):
     """y = tanh(x)."""
+
+    def footprint(self, shape, inputs_too):
+        return 2 * prod(shape)
 
     def forward(self, scratch, parameters, x):
         return scratch.xp.tanh(x, out=scratch.array("y", x.shape))

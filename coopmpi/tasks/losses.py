@@ -1,4 +1,6 @@
 """What is minimised: each loss leaves its gradient in the outputs, and its value per sample in an array."""
+
+
 def cross_entropy(scratch, outputs, labels, weights, losses):
     """losses (b, n) = -log softmax(outputs)[label]; outputs (b, n, classes) become weights d losses / d outputs.
 

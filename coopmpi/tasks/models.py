@@ -19,8 +19,8 @@ CNN = (
 KINDS = ("linear", "mlp", "cnn")
 
 # bytes of activations that are worked on at once: workers, or samples of an evaluation, are taken in blocks
-HOST_BLOCK = 2 << 20  # few enough for the caches, many enough to share the cost of a call
-DEVICE_BLOCK = 1 << 28  # fill a GPU without filling its memory
+HOST_BLOCK = 3 << 20  # few enough for the caches, many enough to share the cost of a call
+DEVICE_BLOCK = 1 << 26  # fill a GPU without filling its memory
 
 
 class Entry(NamedTuple):
@@ -71,7 +71,7 @@ class Model:
     def __init__(self, layers, shape, loss):
         self.shape, self.loss = shape, LOSSES[loss]
         self.classifies = loss == "cross-entropy"
-        self.placed, tensors, self._footprint = [], [], prod(shape)
+        self.placed, tensors = [], []
         for number, layer in enumerate(layers, start=1):
             if isinstance(layer, Dense) and len(shape) > 1:
                 self.placed.append(Placed(Flatten(), shape, slice(0, 0)))
@@ -83,11 +83,13 @@ class Model:
             own = [(f"{number}.{layer.name}.{name}", size) for name, size in layer.parameters(shape).items()]
             self.placed.append(Placed(layer, shape, slice(len(tensors), len(tensors) + len(own))))
             tensors += own
-            self._footprint += 2 * layer.footprint(shape)
             shape = output
         self.layout = Layout(tensors)
         self._first = next(i for i, placed in enumerate(self.placed) if placed.layer.parameters(placed.shape))
         self._scratches = {}
+        # numbers kept for one sample: by the layers, and by the loss (outputs by class, some single numbers)
+        sizes = [placed.layer.footprint(placed.shape, i > self._first) for i, placed in enumerate(self.placed)]
+        self._footprint = sum(sizes) + prod(shape) + 7
 
     def initial(self, generator, dtype):
         """The flat vector (d,) at the start: zero biases, weights N(0, gain / fan-in) with gain 2 before a relu
@@ -116,8 +118,8 @@ class Model:
         block = self._per_block(xp, n, x.dtype)
         for start in range(0, b, block):
             rows = slice(start, start + block)
-            self._block_gradient(xp, x[rows], inputs[rows], targets[rows], weights if weights is None else weights[rows],
-                                 gradient[rows], losses[rows])
+            own = None if weights is None else weights[rows]
+            self._block_gradient(xp, x[rows], inputs[rows], targets[rows], own, gradient[rows], losses[rows])
         return losses
 
     def evaluate(self, xp, x, inputs, targets):
@@ -173,9 +175,10 @@ class Model:
         return self._scratches[key]
 
     def _per_block(self, xp, n, dtype):
-        """How many times n samples are worked on at once."""
+        """How many times n samples are worked on at once: a power of two, which mostly leaves no remainder."""
         size = HOST_BLOCK if xp is np else DEVICE_BLOCK
-        return max(1, size // (n * self._footprint * dtype.itemsize))
+        fitting = max(1, size // (n * self._footprint * dtype.itemsize))
+        return 1 << fitting.bit_length() - 1
 
 
 def build_model(kind, input_features, image_shape, outputs, hidden=(128,), layers=None, loss="cross-entropy"):

@@ -3,6 +3,8 @@
 import inspect
 from typing import Any
 
+import numpy as np
+
 from coopmpi.errors import UserError
 from coopmpi.registry import Part, load_object, register
 
@@ -14,12 +16,10 @@ class Python(Part, frozen=True, kw_only=True):
     function: str
     options: dict[str, Any] = {}
 
-    def __post_init__(self):
-        if ":" not in self.function:
-            raise UserError(f'[task] function must be "package.module:name", given {self.function!r}')
-
     def prepare(self, place):
         function = load_object(self.function, "[task] function")
+        if not callable(function):
+            raise UserError(f"[task] function {self.function} must be a function, found {function!r}")
         try:
             inspect.signature(function).bind(place, **self.options)
         except TypeError as error:
@@ -29,5 +29,10 @@ class Python(Part, frozen=True, kw_only=True):
         for name in ("dimension", "initial", "gradient"):
             if not hasattr(problem, name):
                 raise UserError(f"[task] function {self.function} must return a problem with `dimension`, `initial` and "
-                                f"`gradient` (see coopmpi.tasks.problem.Problem); {name!r} is missing")
+                                f"`gradient` (see coopmpi.tasks.problem.Problem); {name!r} is missing in {problem!r}")
+        initial = problem.initial()
+        if np.shape(initial) != (problem.dimension,) or initial.dtype != place.dtype:
+            raise UserError(f"[task] function {self.function}: initial() must give a NumPy array of shape "
+                            f"({problem.dimension},) and type {place.dtype}, given {np.asarray(initial).dtype} of shape "
+                            f"{np.shape(initial)}")
         return problem

