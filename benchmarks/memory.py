@@ -3,6 +3,7 @@
 import argparse
 import subprocess
 import sys
+import tempfile
 import time
 import tracemalloc
 from statistics import median
@@ -12,34 +13,38 @@ import numpy as np
 from benchmarks.timing import table
 
 ALGORITHMS = ("local-sgd", "d-psgd", "sync-sgd", "easgd")
-BIG = {"steps": 60, "task": {"data": "teacher", "samples": 20000, "features": 784, "hidden": [2048, 2048], "batch": 32},
+BIG = {"steps": 60, "task": {"hidden": [2048, 2048]},
        "record": {"eval_every": 60}, "optimizer": {"momentum": 0.9, "lr": 0.01}, "period": {"tau": 4}}
-SMALL = {"steps": 20, "task": {"data": "teacher", "samples": 200, "hidden": [8]}}
+SMALL = {"steps": 20}
 
 
 def main(arguments):
     parser = argparse.ArgumentParser(prog="python -m benchmarks memory", description=__doc__)
-    parser.add_argument("--rank", metavar="ALGORITHM", help=argparse.SUPPRESS)
+    parser.add_argument("--rank", nargs=2, metavar=("ALGORITHM", "DATA"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.rank:
-        _measure(options.rank)
+        _measure(*options.rank)
         return
     from coopmpi.drivers.mpi.launch import mpirun
 
     command, environment = mpirun(2, lambda text: None)
     rows = []
-    for algorithm in ALGORITHMS:
-        again = [sys.executable, "-m", "benchmarks", "memory", "--rank", algorithm]
-        out = subprocess.run([*command, *again], env=environment, check=True, capture_output=True, text=True).stdout
-        measured, forecast = map(float, out.split())
-        rows.append((algorithm, f"{measured:.0f}", f"{forecast:.0f}", f"{measured / forecast:.2f}"))
+    with tempfile.TemporaryDirectory() as folder:
+        data = f"{folder}/data.npz"
+        draw = np.random.default_rng(0)
+        np.savez(data, x=draw.standard_normal((20000, 784), np.float32), y=draw.integers(0, 10, 20000))
+        for algorithm in ALGORITHMS:
+            again = [sys.executable, "-m", "benchmarks", "memory", "--rank", algorithm, data]
+            out = subprocess.run([*command, *again], env=environment, check=True, capture_output=True, text=True).stdout
+            measured, forecast = map(float, out.split())
+            rows.append((algorithm, f"{measured:.0f}", f"{forecast:.0f}", f"{measured / forecast:.2f}"))
     table(("2 workers on 2 ranks", "resident MB", "forecast MB", "ratio"), rows)
     table(("", "median", "bound"), [
         ("coopmpi --help", f"{_seconds_of('-m', 'coopmpi', '--help'):.2f} s", "0.2 s"),
         ("65,536-worker exponential graph, one rank's rows", *_mixing())])
 
 
-def _measure(algorithm):
+def _measure(algorithm, data):
     """On each rank: growth of resident memory over a training run."""
     from coopmpi import config
     from coopmpi.drivers.assemble import assemble
@@ -60,7 +65,7 @@ def _measure(algorithm):
     train(SMALL)
     np.ones((2048, 2048), np.float32) @ np.ones((2048, 2048), np.float32)
     before = _resident()
-    trainer, assembly = train(BIG)
+    trainer, assembly = train(BIG | {"task": BIG["task"] | {"data": data}})
     measured = _resident() - before
     if world.rank == 0:
         print(measured / 1e6, sum(estimate(assembly).memory.values()) / 1e6)

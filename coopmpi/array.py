@@ -56,11 +56,7 @@ class Host:
 
     def __init__(self):
         self.pool = Pool(self.xp.empty)
-
-    @property
-    def staging(self):
-        """The device for transfers that need host memory."""
-        return self
+        self.staging = self  # serves transfers that need host memory
 
     def empty(self, shape, dtype):
         """An array with arbitrary content, recycled where possible."""

@@ -1,7 +1,9 @@
 """Arrays on a GPU. MPI sees page-locked copies on the host, or device pointers where it is CUDA-aware."""
 
+import sys
+
 import cupy
-import numpy as np
+import cupyx
 
 from coopmpi.array import Host, Pool
 
@@ -15,18 +17,23 @@ class Gpu(Host):
     """One GPU. Copies for MPI run on a stream of their own, beside the computation.
 
     buffers = "staged": rows pass through pinned host memory; "direct": MPI gets device pointers, after the
-    computation that fills them has been waited for.
+    computation that uses them has been waited for. Averages are always staged: Open MPI takes no device
+    pointers in nonblocking collectives (FAQ, Running CUDA-aware Open MPI).
     """
 
     name = "gpu"
     xp = cupy
+    chunk = sys.maxsize  # one kernel per operation
 
-    def __init__(self, index, buffers):
-        self.index, self.direct = index, buffers == "direct"
+    def __init__(self, index, buffers="staged"):
         cupy.cuda.Device(index).use()
-        self.pool = Pool(cupy.empty)
-        self.pinned = Pool(_pinned)
+        super().__init__()
+        self.index, self.direct = index, buffers == "direct"
+        if self.direct:
+            self.staging = Gpu(index)
+        self.pinned = Pool(cupyx.empty_pinned)
         self.copies = cupy.cuda.Stream(non_blocking=True)
+        self._unread = []  # (event, pinned buffer) of rows on their way to the GPU
 
     def to_host(self, array):
         return cupy.asnumpy(array)
@@ -47,30 +54,25 @@ class Gpu(Host):
         return Pointer(row) if self.direct else Staged(self, row)
 
     def incoming(self, row):
-        return row if self.direct else self.pinned.empty(row.shape, row.dtype)
+        if self.direct:
+            self.synchronize()  # kernels may still use what was in the row's memory before
+            return row
+        self._unread = [(read, buffer) for read, buffer in self._unread if not read.done]
+        return self.pinned.empty(row.shape, row.dtype)
 
     def arrived(self, buffer, row):
         if not self.direct:
-            row.set(buffer)  # on the current stream: later kernels see the row
-
-    def descend(self, x, lr, direction):
-        x -= cupy.multiply(direction, lr, out=self.empty(x.shape, x.dtype))
-
-    def weighted_sum(self, rows, weights, out):
-        part = self.empty(out.shape, out.dtype)
-        cupy.multiply(rows[0], weights[0], out=out)
-        for row, weight in zip(rows[1:], weights[1:]):
-            cupy.multiply(row, weight, out=part)
-            cupy.add(out, part, out=out)
+            # asynchronous: later kernels see the row, and the buffer is not to be recycled before it is read
+            row.set(buffer)
+            self._unread.append((_mark(), buffer))
 
 
 class Pointer:
-    """A row that a CUDA-aware MPI reads on the device once the computation of it is done."""
+    """A row that a CUDA-aware MPI reads on the GPU once the computation of it is done."""
 
     def __init__(self, row):
         self.buffer = row
-        self._computed = cupy.cuda.Event(disable_timing=True)
-        self._computed.record()
+        self._computed = _mark()
 
     @property
     def ready(self):
@@ -86,12 +88,9 @@ class Staged:
     def __init__(self, device, row):
         self._row = row  # not to be recycled before it is copied
         self.buffer = device.pinned.empty(row.shape, row.dtype)
-        computed = cupy.cuda.Event(disable_timing=True)
-        computed.record()
-        device.copies.wait_event(computed)
+        device.copies.wait_event(_mark())  # computed
         row.get(stream=device.copies, out=self.buffer, blocking=False)
-        self._copied = cupy.cuda.Event(disable_timing=True)
-        self._copied.record(device.copies)
+        self._copied = _mark(device.copies)
 
     @property
     def ready(self):
@@ -101,6 +100,8 @@ class Staged:
         self._copied.synchronize()
 
 
-def _pinned(shape, dtype):
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    return np.frombuffer(cupy.cuda.alloc_pinned_memory(size), dtype, int(np.prod(shape))).reshape(shape)
+def _mark(stream=None):
+    """The event that everything asked of a stream so far is done; default: the current stream."""
+    event = cupy.cuda.Event(disable_timing=True)
+    event.record(stream)
+    return event

@@ -39,10 +39,13 @@ class Verbs(click.Group):
             formatter.write_dl(list(VERBS.items()))
 
 
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Verbs, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="coopmpi")
-def group():
+@click.pass_context
+def group(context):
     """Train models with communication-efficient SGD over MPI, and see which strategy is fastest on your cluster."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 def main():

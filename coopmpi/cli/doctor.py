@@ -85,8 +85,8 @@ def _launcher(found, library):
     path, version = found
     text = f"{path}, {version}"
     if ("Open MPI" in version) != (library == "Open MPI"):
-        return Finding("warning", "launcher", text, f"this is not the mpirun of {library}, so ranks would not find "
-                       f"each other: put that one on PATH")
+        return Finding("warning", "launcher", text, f"not the mpirun of {library}, so ranks would not find each "
+                       f"other: put that one on PATH")
     return Finding("ok", "launcher", text)
 
 

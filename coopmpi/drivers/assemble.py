@@ -32,6 +32,8 @@ def together(world, work):
         result = work()
     except CoopError as found:
         error = found
+    except MemoryError as found:
+        error = CoopError(f"not enough memory: {found}")
     world.agree(error)
     return result
 

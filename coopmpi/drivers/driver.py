@@ -43,10 +43,10 @@ class MeanTicket:
         if driver.deterministic and world.size > 1:
             # the rows of all workers come here and are added in ascending order
             self.rows = device.empty((driver.workers, x.shape[1]), x.dtype)
-            self.transfer = world.all_gather(x, self.rows, driver.placement, device)
+            self.transfer = world.all_gather(x, self.rows, driver.placement, device.staging)
         elif world.size > 1:
             local = x if x.shape[0] == 1 else self.add(x, device.empty(self.out.shape, x.dtype))
-            self.transfer = world.all_sum(local, self.out, device)
+            self.transfer = world.all_sum(local, self.out, device.staging)
         else:
             self.transfer = world.done
 

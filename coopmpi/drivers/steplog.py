@@ -33,7 +33,7 @@ class StepLog:
         driver = self.driver
         self._losses.append(loss.copy())
         self._marks.append(driver.computing)
-        self._rest.append((driver.waited, driver.sent))
+        self._rest.append((driver.waited, driver.sent.copy()))
         self._walls.append((wall_time, tau))
         self.waited += driver.waited
         self.sent += driver.sent.sum()

@@ -31,8 +31,9 @@ def headline(cls):
 
 
 def uses(cls):
-    """The tables of the run description that an algorithm reads, beside its own."""
-    return [name for name in ("period", "mixing") if getattr(cls, f"uses_{name}")]
+    """Which tables of the run description an algorithm reads beside its own, as text."""
+    tables = [f"[{name}]" for name in ("period", "mixing") if getattr(cls, f"uses_{name}")]
+    return " and ".join(tables) or "neither [period] nor [mixing]"
 
 
 def keys(cls):
@@ -77,9 +78,10 @@ def references(names=None):
 
 def overview():
     """All algorithms, a table."""
-    table = _table("algorithm", "what it is, and where from", "keys", "uses")
+    table = _table("algorithm", "what it is, where it comes from, its keys and what it uses")
     for name, cls in registry.parts("algorithm").items():
-        table.add_row(name, f"{headline(cls)}\n({cls.source})", _defaults(cls), ", ".join(uses(cls)))
+        own = _defaults(cls) or "no keys of its own"
+        table.add_row(name, f"{headline(cls)}\n{cls.source}\n{own}; uses {uses(cls)}\n")
     return table
 
 
@@ -93,7 +95,7 @@ def story(name):
     for slot in cls.slots:
         slots.add_row(slot.name, slot.kind, slot.start, slot.purpose)
     form = cls.matrix_form is not Algorithm.matrix_form
-    facts = [f"uses: {', '.join(f'[{table}]' for table in uses(cls)) or 'neither [period] nor [mixing]'}",
+    facts = [f"uses: {uses(cls)}",
              f"Cooperative SGD form X <- W (X - lr G): {'yes' if form else 'no'}",
              f"source: {getattr(cls, 'source', 'not given')}"]
     return [f"{name}: {headline(cls)}", inspect.getdoc(cls) or "", own if own.rows else "no keys of its own",

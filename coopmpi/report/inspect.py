@@ -136,7 +136,8 @@ def _overview(path, file):
     table.add_row("steps", f"{done} of {config['steps']}")
     if done:
         seconds = float(train["wall_time"][done - 1])
-        table.add_row("time", f"{_duration(seconds)}, {done / seconds:.4g} steps/s (without evaluation and writing)")
+        pace = f"{done / seconds:.4g} steps/s, evaluation and writing left out"
+        table.add_row("time", f"{_duration(seconds)}, {pace}")
         table.add_row("waiting", _waiting(train, done, seconds))
         slowest = _slowest(train, done)
         if slowest:

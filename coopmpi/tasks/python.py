@@ -31,8 +31,7 @@ class Python(Part, frozen=True, kw_only=True):
                 raise UserError(f"[task] function {self.function} must return a problem with `dimension`, `initial` and "
                                 f"`gradient` (see coopmpi.tasks.problem.Problem); {name!r} is missing in {problem!r}")
         initial = problem.initial()
-        if np.shape(initial) != (problem.dimension,) or initial.dtype != place.dtype:
+        if np.shape(initial) != (problem.dimension,) or getattr(initial, "dtype", None) != place.dtype:
             raise UserError(f"[task] function {self.function}: initial() must give a NumPy array of shape "
-                            f"({problem.dimension},) and type {place.dtype}, given {np.asarray(initial).dtype} of shape "
-                            f"{np.shape(initial)}")
+                            f"({problem.dimension},) and dtype {place.dtype}, given {initial!r}")
         return problem
