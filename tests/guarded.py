@@ -26,14 +26,14 @@ abs absolute add all any arange argmax argmin argpartition argsort array_equal b
 copyto cos count_nonzero cumsum diag divide dot einsum empty_like equal exp expand_dims expm1 eye flatnonzero floor full
 full_like greater greater_equal isfinite isinf isnan less less_equal linspace log log1p log2 logical_and logical_not
 logical_or matmul max maximum mean min minimum moveaxis multiply negative nonzero not_equal ones ones_like outer partition
-power prod put_along_axis ravel repeat reshape rint searchsorted sign signbit sin sort split sqrt square squeeze stack
+power prod ravel repeat reshape rint searchsorted sign signbit sin sort split sqrt square squeeze stack
 subtract sum swapaxes take take_along_axis tanh tensordot tile transpose tril triu unique var vdot where zeros zeros_like
 """.split()
 METHODS = """
 all any argmax argmin argpartition argsort astype clip copy cumsum diagonal dot fill flatten max mean min nonzero partition
 prod ravel repeat reshape round sort squeeze std sum swapaxes take trace transpose var view
 """.split()
-IN_PLACE = {"copyto", "fill", "partition", "put_along_axis", "sort"}
+IN_PLACE = {"copyto", "fill", "partition", "sort"}
 LACKING = {"extobj", "initial", "like", "mode", "signature", "subok", "where"}  # options that only NumPy has
 OPERATORS = ("add sub mul truediv floordiv mod pow matmul radd rsub rmul rtruediv rfloordiv rmod rpow rmatmul iadd isub "
              "imul itruediv lt le eq ne gt ge neg pos abs and or xor invert").split()

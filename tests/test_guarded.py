@@ -2,6 +2,7 @@
 
 from operator import iadd, setitem
 from pathlib import Path
+from unittest import mock
 
 import h5py
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from coopmpi import array, registry
 from coopmpi.drivers import steplog
 from coopmpi.errors import UserError
+from coopmpi.tasks import models
 from tests.guarded import FUNCTIONS, METHODS, Race, guarded, simulated
 from tests.runs import coopmpi, lockstep, settings, write_quadratic
 
@@ -44,7 +46,8 @@ def gpu():
 
 def same_numbers(given):
     host = lockstep(given | {"device": "cpu"})
-    with simulated():
+    # sums of an evaluation depend on how many samples are taken at once
+    with simulated(), mock.patch.object(models, "DEVICE_BLOCK", models.HOST_BLOCK):
         device = lockstep(given | {"device": "gpu"})
         assert device.run.device.name == "gpu"
         assert np.array_equal(device.state.x.get(), host.state.x)
@@ -109,6 +112,18 @@ def test_a_row_is_sent_when_its_copy_is_there(gpu):
         pass
     waited.wait()
     assert waited.ready and np.array_equal(polled.buffer, row.get()) and np.array_equal(waited.buffer, row.get())
+
+
+def test_a_row_that_is_being_copied_is_not_recycled(gpu):
+    device = gpu.Gpu(0)
+    row = device.empty((4,), "float32")
+    row[:] = 3
+    sent = device.outgoing(row)
+    del row
+    again = device.empty((4,), "float32")
+    again[:] = 4
+    sent.wait()
+    assert (sent.buffer == 3).all()
 
 
 def test_a_pinned_buffer_is_not_recycled_before_the_gpu_has_read_it(gpu):

@@ -1,52 +1,85 @@
 """The contract over the registry: one process, and real MPI ranks, train the same models."""
 
+import json
+from pathlib import Path
+
 import h5py
 import numpy as np
 import pytest
 
-from coopmpi import registry
-from tests.runs import coopmpi, settings, write_quadratic
+from coopmpi import config, registry
+from coopmpi.drivers.assemble import assemble
+from coopmpi.drivers.session import train
+from coopmpi.drivers.solo import Solo
+from coopmpi.report.console import Silent
+from tests.runs import coopmpi, write_quadratic
 
 pytestmark = pytest.mark.mpi
 
+RANKS = (1, 2, 3, 4, 8)
 VARIANTS = {name: {"kind": name} for name in registry.parts("algorithm")}
 VARIANTS["easgd-overlap"] = {"kind": "easgd", "overlap": True}
-TASKS = {
-    "digits": {"kind": "classify", "data": "digits", "hidden": [16], "batch": 8},
-    "quadratic": {"kind": "quadratic", "path": "q.h5"},
-}
 
 
-def final(folder, name, tables, ranks):
-    status, out, err = coopmpi("train", *settings(tables), "-o", f"{name}.h5", ranks=ranks, cwd=folder)
-    assert status == 0, out + err
-    with h5py.File(folder / f"{name}.h5") as file:
+def exact(variant, graph):
+    """Real data in float32, summed in a fixed order."""
+    return {"workers": 8, "steps": 30, "deterministic": True, "device": "cpu", "algorithm": VARIANTS[variant],
+            "task": {"data": "digits", "hidden": [16], "batch": 8}, "period": {"tau": 3}, "mixing": {"graph": graph},
+            "optimizer": {"momentum": 0.9, "nesterov": True}}
+
+
+def rounded(variant, path):
+    """Noisy quadratics in float64 on a number of workers that no number of ranks divides."""
+    return {"workers": 7, "steps": 40, "dtype": "float64", "device": "cpu", "algorithm": VARIANTS[variant],
+            "task": {"kind": "quadratic", "path": path}, "period": {"tau": 4}}
+
+
+CASES = [(variant, graph) for variant in VARIANTS for graph in ("ring", "one-peer-exponential")
+         if graph == "ring" or registry.find("algorithm", VARIANTS[variant]["kind"]).uses_mixing]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """{None: lock-step results, number of ranks: results over MPI}, one file per case."""
+    root = tmp_path_factory.mktemp("mpi")
+    path = write_quadratic(root / "q.h5", 7, noise=0.1)
+    runs = {f"exact-{variant}-{graph}": exact(variant, graph) for variant, graph in CASES}
+    runs |= {f"rounded-{variant}": rounded(variant, path) for variant in VARIANTS}
+    (root / "runs.json").write_text(json.dumps(runs))
+    found = {ranks: root / str(ranks) for ranks in (None, *RANKS)}
+    for ranks, folder in found.items():
+        folder.mkdir()
+        if ranks is None:
+            for name, tables in runs.items():
+                train(assemble(config.resolve(tables), Solo()), Solo(), folder / f"{name}.h5", Silent())
+            continue
+        some = runs if ranks < 8 else {name: t for name, t in runs.items() if t["workers"] >= ranks}
+        (folder / "runs.json").write_text(json.dumps(some))
+        script = str(Path(__file__).with_name("train_many.py"))
+        status, out, err = coopmpi(folder / "runs.json", folder, ranks=ranks, main=(script,), limit=300)
+        assert status == 0, out + err
+    return found
+
+
+def read(path):
+    with h5py.File(path) as file:
         assert file.attrs["status"].rstrip(b"\0 ") == b"finished"
-        assert file["train/loss"].shape == (tables["steps"], tables["workers"])
-        assert np.isfinite(file["train/loss"][:]).all()
         return file["final/x"][:], file["train/loss"][:], file["train/bytes_sent"][:]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("graph", ["ring", "one-peer-exponential"])
-def test_deterministic_runs_do_not_depend_on_the_number_of_ranks(tmp_path, variant, graph):
-    if graph != "ring" and not registry.find("algorithm", VARIANTS[variant]["kind"]).uses_mixing:
-        pytest.skip("uses no graph")
-    tables = {"workers": 8, "steps": 30, "deterministic": True, "task": TASKS["digits"], "algorithm": VARIANTS[variant],
-              "period": {"tau": 3}, "optimizer": {"momentum": 0.9, "nesterov": True}, "mixing": {"graph": graph}}
-    alone, losses, sent = final(tmp_path, "alone", tables, None)
-    for ranks in (1, 2, 3, 4, 8) if graph == "ring" else (3,):
-        x, loss, bytes_sent = final(tmp_path, f"on-{ranks}", tables, ranks)
-        assert np.array_equal(x, alone), ranks
-        assert np.array_equal(loss, losses) and np.array_equal(bytes_sent, sent)
+@pytest.mark.parametrize("ranks", RANKS)
+@pytest.mark.parametrize("variant, graph", CASES)
+def test_deterministic_runs_do_not_depend_on_the_number_of_ranks(folders, variant, graph, ranks):
+    name = f"exact-{variant}-{graph}.h5"
+    (alone, losses, sent), (x, loss, bytes_sent) = read(folders[None] / name), read(folders[ranks] / name)
+    assert np.array_equal(x, alone)
+    assert np.array_equal(loss, losses) and np.isfinite(loss).all() and loss.shape == (30, 8)
+    assert np.array_equal(bytes_sent, sent)
 
 
+@pytest.mark.parametrize("ranks", RANKS[:-1])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_default_runs_agree_to_rounding(tmp_path, variant):
-    write_quadratic(tmp_path / "q.h5", 7, noise=0.1)
-    tables = {"workers": 7, "steps": 40, "dtype": "float64", "task": TASKS["quadratic"], "algorithm": VARIANTS[variant],
-              "period": {"tau": 4}}
-    alone, _, _ = final(tmp_path, "alone", tables, None)
-    for ranks in (2, 4):
-        x, _, _ = final(tmp_path, f"on-{ranks}", tables, ranks)
-        assert abs(x - alone).max() < 1e-12
+def test_default_runs_agree_to_rounding(folders, variant, ranks):
+    name = f"rounded-{variant}.h5"
+    (alone, _, _), (x, _, _) = read(folders[None] / name), read(folders[ranks] / name)
+    assert abs(x - alone).max() < 1e-12

@@ -44,14 +44,24 @@ class Trainer:
             ends = self.ballot.stops(self.done, self.wall_time) or self.done == run.steps
             if ends:
                 driver.drive(self.algorithm.finish(state, run))
+            pauses = ends or self.done % self.eval_every == 0
+            if pauses:
+                self.meet()
             self.trained = self.wall_time
             self.pause(self.record, loss)
-            if ends or self.done % self.eval_every == 0:
+            if pauses:
                 self.evaluate()
             if ends:
                 break
         self.pause(self.log.close, self.done, state.x)
         self.ballot.agree(self.done, run.steps)
+
+    def meet(self):
+        """Wait for the other ranks now, while it counts as training time: an evaluation does not."""
+        self.driver.device.synchronize()
+        begin = perf_counter()
+        self.driver.world.sum([0.0])
+        self.driver.waited += perf_counter() - begin
 
     def record(self, loss):
         self.log.add(loss, self.trained, self.run.tau)
@@ -70,7 +80,6 @@ class Trainer:
 
     def evaluate(self):
         """Figures of the mean model and the consensus distance, recorded and shown on rank 0."""
-        self.driver.device.synchronize()
         self.pause(self._evaluate, self.wall_time)
 
     def _evaluate(self, wall_time):

@@ -33,7 +33,7 @@ def headline(cls):
 def uses(cls):
     """Which tables of the run description an algorithm reads beside its own, as text."""
     tables = [f"[{name}]" for name in ("period", "mixing") if getattr(cls, f"uses_{name}")]
-    return " and ".join(tables) or "neither [period] nor [mixing]"
+    return " and ".join(tables) or "neither period nor mixing"
 
 
 def keys(cls):

@@ -51,11 +51,13 @@ class Live(Log):
 
     def __init__(self, steps, columns):
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import BarColumn, Progress, TextColumn
+        from rich.table import Column
 
         super().__init__(steps)
         # no refreshing thread: it would take its time from the training
-        self._progress = Progress(BarColumn(16), MofNCompleteColumn(), TextColumn("{task.fields[line]}"), auto_refresh=False,
+        line = TextColumn("{task.completed}/{task.total}  {task.fields[line]}", table_column=Column(no_wrap=True))
+        self._progress = Progress(BarColumn(10), line, auto_refresh=False,
                                   console=Console(force_terminal=True, width=columns, highlight=False))
         self._bar = self._progress.add_task("", total=steps, line="")
         self._progress.start()

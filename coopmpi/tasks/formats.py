@@ -75,15 +75,15 @@ def _read_npz(path):
 
 
 def _read_h5(path):
-    import h5py
+    from coopmpi.record.reader import open_input
 
     def dataset(name):
-        if not isinstance(file[name], h5py.Dataset):
+        if not hasattr(file[name], "shape"):
             raise UserError(f"{path}: {name} is a group; expected a data set of numbers")
         return file[name][()]
 
     try:
-        with h5py.File(path, "r") as file:
+        with open_input(path) as file:
             return _named(path, list(file), dataset)
     except (OSError, KeyError) as error:
         raise UserError(f"{path}: truncated or damaged HDF5 file, or none at all ({error})") from error

@@ -32,15 +32,16 @@ class Supervised(Part, frozen=True, kw_only=True):
     shards_per_worker: Count = 2  # shards
     test_fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.2  # split off where the data has no test part
     standardize: bool = False
-    samples: Count = 10000  # the teacher's
+    samples: Count = 10000  # the teacher's, and so on
     features: Count = 32
     noise: Annotated[float, Meta(ge=0)] = 0.0
+    data_seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0  # apart from the run's seed: runs that are compared share the data
 
     def prepare(self, place):
         return SupervisedProblem(self, place)
 
     def load(self, place):
-        return load(self.data, self.name, place.dtype, place.seed, test_fraction=self.test_fraction,
+        return load(self.data, self.name, place.dtype, self.data_seed, test_fraction=self.test_fraction,
                     standardize=self.standardize, samples=self.samples, features=self.features, noise=self.noise,
                     **self.targets())
 

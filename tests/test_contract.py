@@ -1,0 +1,126 @@
+"""What every registered algorithm must keep to, whatever it computes (docs: coopmpi/step.py)."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from coopmpi import config, registry
+from coopmpi.drivers.assemble import assemble
+from coopmpi.drivers.solo import Solo
+from coopmpi.step import Finish, Grad, Mean, Mix, Start, State
+from tests.runs import write_quadratic
+
+M, D, STEPS = 6, 200_000, 24
+VARIANTS = {name: {"kind": name} for name in registry.parts("algorithm")}
+VARIANTS["easgd-overlap"] = {"kind": "easgd", "overlap": True}
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return write_quadratic(tmp_path_factory.mktemp("contract") / "q.h5", M, D)
+
+
+class Job:
+    """An assembled run that can be stepped one by one, with a look at every request."""
+
+    def __init__(self, path, variant, watch=lambda state, request: None):
+        tables = {"workers": M, "steps": STEPS, "device": "cpu", "task": {"kind": "quadratic", "path": path},
+                  "optimizer": {"momentum": 0.9, "nesterov": True}, "algorithm": VARIANTS[variant], "period": {"tau": 3}}
+        self.assembly = assemble(config.resolve(tables), Solo())
+        self.driver, self.run = self.assembly.driver, self.assembly.run
+        self.algorithm = self.assembly.config.algorithm
+        self.state = State(self.assembly.slots, self.driver.task.initial(), M, self.run.device)
+        self.watch = watch
+
+    def step(self, k):
+        self.run.at(k)
+        self.driver.at(k)
+        return self.driver.drive(self.watched(self.algorithm.step(self.state, self.run)))
+
+    def watched(self, generator):
+        answer = None
+        while True:
+            try:
+                request = generator.send(answer)
+            except StopIteration as stop:
+                return stop.value
+            self.watch(self.state, request)
+            answer = yield request
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_arrays_have_a_worker_axis_and_requests_are_known(path, variant):
+    def watch(state, request):
+        asked = request.request if isinstance(request, Start) else request
+        if isinstance(asked, (Grad, Mix, Mean)):
+            assert asked.x.shape == (M, D)
+        else:
+            assert isinstance(asked, Finish)
+
+    job = Job(path, variant, watch)
+    for k in range(7):
+        loss = job.step(k)
+        assert loss.shape == (M,) and job.state.x.shape == (M, D)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_state_is_what_was_declared(path, variant):
+    job = Job(path, variant)
+    for k in range(7):
+        job.step(k)
+    declared = {slot.name: slot for slot in job.assembly.slots}
+    assert set(vars(job.state)) == {"slots", *declared}
+    for name, slot in declared.items():
+        held = getattr(job.state, name)
+        if slot.kind != "ticket":
+            assert held.shape == ((M if slot.kind == "worker" else 1), D)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_round_leaves_its_snapshot_alone(path, variant):
+    """From the first exchange of a step on, what the slots referred to then stays as it was until the last one."""
+    held = []
+
+    def watch(state, request):
+        for array, copy in held:
+            assert np.array_equal(array, copy)
+        if not isinstance(request, Grad) and not held:
+            arrays = [getattr(state, slot.name) for slot in state.slots if slot.kind != "ticket"]
+            held.extend((array, array.copy()) for array in arrays)
+
+    job = Job(path, variant, watch)
+    for k in range(7):
+        held.clear()
+        job.step(k)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_steady_state_allocates_nothing_large(path, variant):
+    job = Job(path, variant)
+    for k in range(12):
+        job.step(k)
+    made = job.run.device.pool.nbytes_of(lambda array: True)
+    tracemalloc.start()
+    try:
+        for k in range(12, STEPS):
+            job.step(k)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert job.run.device.pool.nbytes_of(lambda array: True) == made
+    assert peak < 2.1 * M * D * 4  # the quadratic task's own temporaries, no more
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_forecast_equals_what_is_allocated(path, variant):
+    from coopmpi.drivers.cost import estimate
+
+    job = Job(path, variant)
+    for k in range(STEPS):
+        job.step(k)
+    cost = estimate(job.assembly)
+    # the pool also holds the task's gradients
+    pooled = job.run.device.pool.nbytes_of(lambda array: array.ndim == 2) - M * D * 4
+    assert cost.memory["slots"] + cost.memory["exchange"] == pooled
+    assert cost.bytes_sent > 0 and cost.messages

@@ -1,0 +1,142 @@
+"""What is shown to newcomers works: examples/, README.md, docs/, environment.yml."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from coopmpi import array, config, registry
+from coopmpi.drivers.solo import Solo
+from coopmpi.report import catalogue
+from coopmpi.tasks.problem import Place
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def train(tmp_path, *arguments, name="run.h5"):
+    """The final mean model, accuracies and losses of a run that is started where the examples are."""
+    done = subprocess.run([sys.executable, "-B", "-m", "coopmpi", "train", *map(str, arguments), "-o", tmp_path / name],
+                          cwd=EXAMPLES, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    with h5py.File(tmp_path / name) as file:
+        return file["final/x"][:], file["eval/accuracy"][:], file["eval/loss"][:]
+
+
+@pytest.mark.parametrize("average_every, twin", [(1, "local-sgd"), (1000, "dpa")])
+def test_own_algorithm_is_local_sgd_or_gossip_at_its_ends(tmp_path, average_every, twin):
+    common = ["--set", "workers=5", "--set", "steps=30", "--set", "period.tau=3", "--set", "dtype=float64"]
+    own, *_ = train(tmp_path, *common, "--set", "algorithm.kind=own_algorithm:GossipPGA",
+                    "--set", f"algorithm.average_every={average_every}")
+    same, *_ = train(tmp_path, *common, "--set", f"algorithm.kind={twin}", name="twin.h5")
+    assert np.abs(own).max() > 0
+    np.testing.assert_allclose(own, same, rtol=0, atol=1e-12)
+
+
+def own_problem(monkeypatch, workers=3):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    from own_task import RobustRegression
+
+    place = Place(workers, range(workers), 7, "float64", array.Host(), Solo())
+    return RobustRegression(place, features=6, samples=50)
+
+
+def test_own_task_gradient_against_central_differences(monkeypatch):
+    problem = own_problem(monkeypatch)
+    x = np.random.default_rng(1).standard_normal((3, 6))
+    _, gradient = problem.gradient(x, step=0)
+    h = 1e-6
+    for c in range(6):
+        up, down = x.copy(), x.copy()
+        up[:, c] += h
+        down[:, c] -= h
+        slope = (problem.gradient(up, 0)[0] - problem.gradient(down, 0)[0]) / (2 * h)
+        np.testing.assert_allclose(gradient[:, c], slope, rtol=1e-5, atol=1e-7)
+
+
+def test_own_task_finds_the_truth_behind_the_outliers(tmp_path, monkeypatch):
+    keys = ("workers=3", "seed=7", "steps=500", "task.kind=python", "task.function=own_task:RobustRegression",
+            "task.options.features=6")
+    models, accuracy, loss = train(tmp_path, *(f"--set={key}" for key in keys))
+    truth = own_problem(monkeypatch).truth
+    # Cauchy noise: least squares would be off by several units
+    assert np.abs(models.mean(axis=0) - truth).max() < 0.4
+    assert loss[-1] < loss[0] and np.isnan(accuracy).all()
+
+
+def test_commented_run_description_learns_the_digits(tmp_path):
+    models, accuracy, _ = train(tmp_path, "digits.toml")
+    assert len(models) == 8 and accuracy[0] < 0.3 and accuracy[-1] > 0.9
+
+
+def documented_keys():
+    """{section: {key: set of defaults}} of the tables in docs/run-description.md."""
+    found, section = {}, None
+    for line in (ROOT / "docs" / "run-description.md").read_text().splitlines():
+        if line.startswith("## "):
+            section = line.removeprefix("## ").partition("]")[0].lstrip("[")
+        row = re.match(r"\| `(\w+)` \| `?([^|`]*)`? \| .*\|", line)
+        if row:
+            found.setdefault(section, {}).setdefault(row[1], set()).add(row[2].strip())
+    return found
+
+
+def test_every_key_is_documented_with_its_default():
+    documented = documented_keys()
+    expected = [("Top level", config.Config), ("record", config.Record), ("compress", config.Compress)]
+    expected += [(kind, cls) for kind in ("task", "optimizer", "schedule", "algorithm", "period")
+                 for cls in registry.parts(kind).values()]
+    from coopmpi.parts.mixing import Mixing
+    from coopmpi.tasks.models import LAYERS
+
+    tables = {"task", "optimizer", "schedule", "algorithm", "period", "mixing", "compress", "record"}
+    for section, cls in [*expected, ("mixing", Mixing)]:
+        for key, default, _ in catalogue.keys(cls):
+            if section != "Top level" or key not in tables:
+                if (cls.__name__, key) != ("Regress", "data"):  # told in words
+                    assert default in documented[section].get(key, ()), (cls.__name__, key)
+    page = (ROOT / "docs" / "run-description.md").read_text()
+    for name, cls in LAYERS.items():
+        keys = [key if default == "required" else f"{key} = {default}" for key, default, _ in catalogue.keys(cls)]
+        assert f"`{name}`" in page and all(f"`{key}`" in page for key in keys)
+
+
+def test_no_documented_key_is_made_up():
+    from coopmpi.parts.mixing import Mixing
+
+    fixed = {"mixing": Mixing, "record": config.Record, "compress": config.Compress, "Top level": config.Config}
+    for section, keys in documented_keys().items():
+        classes = [fixed[section]] if section in fixed else registry.parts(section).values()
+        assert set(keys) <= {key for cls in classes for key in cls.__struct_fields__}, section
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_run_descriptions_and_links_in_the_documentation(page):
+    text = page.read_text()
+    for block in re.findall(r"```toml\n(.*?)```", text, re.DOTALL):
+        config.resolve(tomllib.loads(block))
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+        assert (page.parent / target).exists(), target
+
+
+def test_documented_algorithm_is_the_example():
+    page = (ROOT / "docs" / "own-algorithm-and-task.md").read_text()
+    code = re.search(r"```python\n(from coopmpi.step.*?)```", page, re.DOTALL)
+    assert code[1].strip() in (EXAMPLES / "own_algorithm.py").read_text()
+
+
+def test_conda_environment_has_every_dependency():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    python = f"python{project['requires-python']}"
+    wanted = [python, *project["dependencies"], *project["optional-dependencies"]["test"]]
+    text = (ROOT / "environment.yml").read_text()
+    lines = {re.sub(r"[- ]", "", line.partition("#")[0]) for line in text.splitlines()}
+    for requirement in wanted:
+        assert requirement.replace("-", "") in lines, requirement
