@@ -10,7 +10,10 @@ from coopmpi.array import Host, Pool
 
 def count():
     """GPUs that this process can use."""
-    return cupy.cuda.runtime.getDeviceCount() if cupy.cuda.is_available() else 0
+    try:
+        return cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError:  # no driver, or one too old
+        return 0
 
 
 class Gpu(Host):

@@ -22,25 +22,32 @@ DEVICES = 2
 
 # what CuPy 13 and 14 have
 FUNCTIONS = """
-abs absolute add all any arange argmax argmin argpartition argsort array_equal bincount broadcast_to ceil clip concatenate
-copyto cos count_nonzero cumsum diag divide dot einsum empty_like equal exp expand_dims expm1 eye flatnonzero floor full
-full_like greater greater_equal isfinite isinf isnan less less_equal linspace log log1p log2 logical_and logical_not
-logical_or matmul max maximum mean min minimum moveaxis multiply negative nonzero not_equal ones ones_like outer partition
-power prod ravel repeat reshape rint searchsorted sign signbit sin sort split sqrt square squeeze stack
-subtract sum swapaxes take take_along_axis tanh tensordot tile transpose tril triu unique var vdot where zeros zeros_like
+abs absolute add all any arange argmax argmin argpartition argsort array_equal bincount broadcast_to ceil clip
+concatenate copyto cos count_nonzero cumsum diag divide dot einsum empty_like equal exp expand_dims expm1 eye
+flatnonzero floor full full_like greater greater_equal isfinite isinf isnan less less_equal linspace log log1p
+log2 logical_and logical_not logical_or matmul max maximum mean min minimum moveaxis multiply negative nonzero
+not_equal ones ones_like outer partition power prod ravel repeat reshape rint searchsorted sign signbit sin sort
+split sqrt square squeeze stack subtract sum swapaxes take take_along_axis tanh tensordot tile transpose tril
+triu unique var vdot where zeros zeros_like
 """.split()
 METHODS = """
-all any argmax argmin argpartition argsort astype clip copy cumsum diagonal dot fill flatten max mean min nonzero partition
-prod ravel repeat reshape round sort squeeze std sum swapaxes take trace transpose var view
+all any argmax argmin argpartition argsort astype clip copy cumsum diagonal dot fill flatten max mean min
+nonzero partition prod ravel repeat reshape round sort squeeze std sum swapaxes take trace transpose var view
 """.split()
 IN_PLACE = {"copyto", "fill", "partition", "sort"}
 LACKING = {"extobj", "initial", "like", "mode", "signature", "subok", "where"}  # options that only NumPy has
-OPERATORS = ("add sub mul truediv floordiv mod pow matmul radd rsub rmul rtruediv rfloordiv rmod rpow rmatmul iadd isub "
-             "imul itruediv lt le eq ne gt ge neg pos abs and or xor invert").split()
+OPERATORS = """
+add sub mul truediv floordiv mod pow matmul radd rsub rmul rtruediv rfloordiv rmod rpow rmatmul
+iadd isub imul itruediv lt le eq ne gt ge neg pos abs and or xor invert
+""".split()
 
 
 class Race(Exception):
     """Something was used before it was ready."""
+
+
+class CUDARuntimeError(RuntimeError):
+    """What CUDA's own functions raise."""
 
 
 class Stream:
@@ -291,11 +298,13 @@ CURRENT = Stream()
 guarded = ModuleType("cupy")
 guarded.synchronisations = 0  # how often the host had to wait for the device
 guarded.device = None  # index of the one in use
-guarded.ndarray, guarded.empty, guarded.asarray, guarded.array = GuardedArray, _empty, _asarray, _asarray
+guarded.ndarray, guarded.empty, guarded.asarray = GuardedArray, _empty, _asarray
+guarded.array = lambda thing, dtype=None: _asarray(thing, dtype).copy()
 guarded.asnumpy = GuardedArray.get
 guarded.cuda = SimpleNamespace(
-    Device=Device, Event=Event, Stream=Stream, get_elapsed_time=get_elapsed_time, get_current_stream=lambda: CURRENT,
-    is_available=lambda: True, runtime=SimpleNamespace(getDeviceCount=lambda: DEVICES))
+    Device=Device, Event=Event, Stream=Stream, get_current_stream=lambda: CURRENT,
+    get_elapsed_time=get_elapsed_time,
+    runtime=SimpleNamespace(getDeviceCount=lambda: DEVICES, CUDARuntimeError=CUDARuntimeError))
 for _name in FUNCTIONS:
     setattr(guarded, _name, _guard(_name, getattr(np, _name)))
 for _name in "bool_ float16 float32 float64 int32 int64 uint8 uint16 uint32 newaxis inf nan pi".split():
@@ -305,16 +314,19 @@ for _name in "bool_ float16 float32 float64 int32 int64 uint8 uint16 uint32 newa
 @contextmanager
 def simulated():
     """Inside, coopmpi finds CuPy and GPUs: these. What its pools hand out holds NaN."""
-    stand_ins = {"cupy": guarded, "cupyx": SimpleNamespace(empty_pinned=_empty_pinned), "coopmpi.gpu": None}
-    before = {name: sys.modules.pop(name, None) for name in stand_ins}
-    sys.modules.update({name: module for name, module in stand_ins.items() if module})
     recycled = Pool.empty
+    cupyx = SimpleNamespace(empty_pinned=_empty_pinned)
+    real = {name: sys.modules.pop(name, None) for name in ("cupy", "cupyx", "coopmpi.gpu")}
+    vars(coopmpi).pop("gpu", None)
     try:
+        sys.modules.update(cupy=guarded, cupyx=cupyx)
         with mock.patch.object(Pool, "empty", lambda *arguments: _poison(recycled(*arguments))):
             yield
     finally:
-        vars(coopmpi).pop("gpu", None)
-        for name, module in before.items():
+        for name, module in real.items():
             sys.modules.pop(name, None)
             if module:
                 sys.modules[name] = module
+        vars(coopmpi).pop("gpu", None)
+        if real["coopmpi.gpu"]:
+            coopmpi.gpu = real["coopmpi.gpu"]

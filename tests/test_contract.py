@@ -96,6 +96,23 @@ def test_a_round_leaves_its_snapshot_alone(path, variant):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+def test_what_is_under_way_does_not_change(path, variant):
+    """From Start to Finish the array that is being sent stays as it was: MPI may still read it."""
+    under_way = []
+
+    def watch(state, request):
+        if isinstance(request, Finish):
+            array, copy = under_way.pop(0)
+            assert np.array_equal(array, copy)
+        elif isinstance(request, Start):
+            under_way.append((request.request.x, request.request.x.copy()))
+
+    job = Job(path, variant, watch)
+    for k in range(10):
+        job.step(k)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_steady_state_allocates_nothing_large(path, variant):
     job = Job(path, variant)
     for k in range(12):

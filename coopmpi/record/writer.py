@@ -108,13 +108,8 @@ class Writer:
         final.create_dataset("mean", (dimension,), dtype, chunks=(dimension,))
         final["x"].attrs["description"] = "models of the workers at the end"
         final["mean"].attrs["description"] = "their mean"
-        # what netCDF writes for a dimension without coordinates; it takes no space
-        parameter = final.create_dataset("parameter", (dimension,), "i1", chunks=(dimension,))
-        parameter.make_scale(f"This is a netCDF dimension but not a netCDF variable.{dimension:10d}")
         final["x"].dims[0].attach_scale(self._file["worker"])
-        final["x"].dims[1].attach_scale(parameter)
-        final["mean"].dims[0].attach_scale(parameter)
-        for name in ("x", "mean"):
+        for name in final:
             final[name].attrs["units"] = "1"
         if layout:
             table = [(name, str(list(shape)), offset) for name, shape, offset in layout]

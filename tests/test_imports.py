@@ -1,0 +1,104 @@
+"""Who imports whom: --help stays instant, and each room keeps to what it is for."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import coopmpi
+
+ROOT = Path(coopmpi.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+HEAVY = {"mpi4py", "cupy", "scipy", "h5py", "numpy", "matplotlib", "networkx"}
+
+
+# at run time
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"]], ids=" ".join)
+def test_help_imports_nothing_heavy(arguments):
+    program = ("import sys\nfrom coopmpi.cli import main\ntry:\n    main()\nfinally:\n"
+               "    print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)")
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "coopmpi" in done.stdout
+    assert "click" in done.stderr.split() and not HEAVY & set(done.stderr.split())
+
+
+# in the source
+def imports(path):
+    """Full names of all that a file imports, wherever in it: modules, and module.name for `from module import name`."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def users(module):
+    """Files of the package that import the module or something in it."""
+    return {path.relative_to(ROOT).as_posix() for path in FILES
+            if any(f"{name}.".startswith(f"{module}.") for name in imports(path))}
+
+
+def test_the_walk_sees_imports_of_all_forms(tmp_path):
+    path = tmp_path / "file.py"
+    path.write_text("import a.b as c\nfrom d import e as f, g\ndef late():\n    import h\n")
+    assert list(imports(path)) == ["a.b", "d.e", "d.g", "h"]
+    assert "drivers/loop.py" in users("coopmpi.step") and "drivers/loop.py" in users("coopmpi.drivers")
+
+
+# module -> the folders and files that may import it
+HOMES = {
+    "click": ["cli/"],
+    "mpi4py": ["drivers/mpi/"],
+    "cupy": ["gpu.py"],
+    "h5py": ["record/", "parts/graph_files.py"],  # mixing matrices come in HDF5, too
+    "networkx": ["parts/"],
+    "torch": [],
+}
+
+
+@pytest.mark.parametrize("module", HOMES)
+def test_a_library_is_imported_in_its_home_only(module):
+    strangers = {path for path in users(module) if not path.startswith(tuple(HOMES[module]) or ("?",))}
+    assert not strangers
+    assert users(module) or not HOMES[module]
+
+
+# the floors of the house, upper ones first; what is on a floor imports its own and lower ones only
+FLOORS = [
+    ["__main__"],
+    ["cli"],
+    ["report", "planner"],
+    ["drivers"],
+    ["config"],
+    ["theory", "tasks"],
+    ["algorithms"],
+    ["step", "parts"],
+    ["array", "gpu", "record"],
+    ["registry", "streams"],
+    ["errors"],
+]
+LEVEL = {room: len(FLOORS) - i for i, floor in enumerate(FLOORS) for room in floor}
+
+
+def room(path):
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if room(path) != "__init__"], ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_downwards_only(path):
+    assert room(path) in LEVEL, f"{room(path)} needs a floor"
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "coopmpi" and parts[1] in LEVEL:
+            assert LEVEL[parts[1]] <= LEVEL[room(path)], f"{name} is above"
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if room(p) in ("algorithms", "parts")], ids=lambda p: str(p.relative_to(ROOT)))
+def test_algorithms_and_parts_know_no_mpi_no_recording_and_no_clock(path):
+    for name in imports(path):
+        assert not name.startswith(("coopmpi.drivers", "coopmpi.record", "coopmpi.cli", "coopmpi.report", "coopmpi.tasks"))
+        assert name.split(".")[0] not in {"mpi4py", "time", "datetime", "click", "subprocess", "socket", "random"}
+        assert name.split(".")[0] != "h5py" or path.name == "graph_files.py"

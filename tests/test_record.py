@@ -1,0 +1,222 @@
+"""The result file: its layout is a contract, and its numbers are what they say they are."""
+
+import tomllib
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coopmpi import __version__, config
+from coopmpi.drivers.assemble import assemble
+from coopmpi.drivers.placement import Placement
+from coopmpi.drivers.session import train
+from coopmpi.drivers.solo import Solo
+from coopmpi.drivers.steplog import COLUMNS, Table
+from coopmpi.report.console import Silent
+from tests.runs import write_quadratic
+
+D = 5
+
+
+def record(folder, tables, dimension=D):
+    """Train on a quadratic in this process and return the path of the result."""
+    path = write_quadratic(folder / "q.h5", tables["workers"], dimension)
+    tables = {"task": {"kind": "quadratic", "path": path}} | tables
+    train(assemble(config.resolve(tables), Solo()), Solo(), folder / "run.h5", Silent())
+    return folder / "run.h5"
+
+
+# layout
+T, M, E = 12, 3, 5  # steps, workers, evaluations: every 3 steps and before the first
+LAYOUT = {
+    "worker": ((M,), "int64", None),
+    "train/step": ((T,), "int64", "1"),
+    "train/loss": ((T, M), "float32", "1"),
+    "train/wall_time": ((T,), "float64", "s"),
+    "train/compute_time": ((T, M), "float32", "s"),
+    "train/wait_time": ((T, M), "float32", "s"),
+    "train/bytes_sent": ((T, M), "float64", "B"),
+    "train/tau": ((T,), "int32", "1"),
+    "eval/step": ((E,), "int64", "1"),
+    "eval/loss": ((E,), "float64", "1"),
+    "eval/accuracy": ((E,), "float64", "1"),
+    "eval/consensus": ((E,), "float64", "1"),
+    "eval/wall_time": ((E,), "float64", "s"),
+    "final/x": ((M, D), "float64", "1"),
+    "final/mean": ((D,), "float64", "1"),
+}
+SMALL = {"workers": M, "steps": T, "dtype": "float64", "record": {"eval_every": 3}, "period": {"tau": 4}}
+
+
+def test_the_layout_is_that_of_the_contract(tmp_path):
+    with h5py.File(record(tmp_path, SMALL)) as file:
+        found = []
+        file.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
+        assert set(found) == {*LAYOUT, "config", "events"}
+        for name, (shape, dtype, units) in LAYOUT.items():
+            assert file[name].shape == shape and file[name].dtype == dtype, name
+            assert file[name].attrs.get("units") == units, name
+            assert name in ("worker", "train/step", "eval/step") or file[name].attrs["description"]
+        for group in ("train", "eval"):
+            for name, data in file[group].items():
+                if name != "step":
+                    assert data.dims[0][0] == file[group]["step"]
+                if data.ndim == 2:
+                    assert data.dims[1][0] == file["worker"]
+        assert file["final/x"].dims[0][0] == file["worker"]
+        assert file["worker"][:].tolist() == [0, 1, 2]
+        assert "without evaluation and writing" in file["train/wall_time"].attrs["description"]
+
+        attributes = dict(file.attrs)
+        assert attributes["format"] == "coopmpi-run" and attributes["status"] == b"finished"
+        assert attributes["coopmpi"] == __version__ and attributes["ranks"] == 1 and attributes["device"] == "cpu"
+        resolved = tomllib.loads(file["config"][()].decode())
+        assert resolved["steps"] == T and resolved["workers"] == M and resolved["optimizer"]["lr"] == 0.1
+        assert set(file["events"].dtype.names) == {"step", "wall_time", "kind", "text"} and not len(file["events"])
+
+
+def test_the_layers_of_a_network_are_listed(tmp_path):
+    tables = {"workers": 2, "steps": 1, "task": {"kind": "classify", "hidden": [7]}}
+    with h5py.File(record(tmp_path, tables)) as file:
+        layout = file["final/layout"][:]
+        sizes = [int(np.prod(eval(shape))) for shape in layout["shape"]]
+        assert sizes == [64 * 7, 7, 7 * 10, 10] and np.array_equal(layout["offset"], np.cumsum([0, *sizes[:-1]]))
+        assert sum(sizes) == file["final/x"].shape[1]
+
+
+@pytest.mark.filterwarnings("ignore:.*phony_dims")  # of /events and /final, which are not opened
+def test_xarray_opens_the_groups_as_they_are(tmp_path):
+    xarray = pytest.importorskip("xarray")
+    pytest.importorskip("h5netcdf")
+    path = record(tmp_path, SMALL)
+    with xarray.open_dataset(path, engine="h5netcdf", group="train") as run:
+        assert run.loss.dims == ("step", "worker") and run.loss.attrs["units"] == "1"
+        assert run.wall_time.dims == run.tau.dims == ("step",) and run.wall_time.attrs["units"] == "s"
+        assert run.step.values.tolist() == list(range(1, T + 1))
+        assert float(run.loss.sel(step=5).mean()) > 0
+    with xarray.open_dataset(path, engine="h5netcdf", group="eval") as run:
+        assert all(run[name].dims == ("step",) for name in run) and run.step.values.tolist() == [0, 3, 6, 9, 12]
+
+
+# numbers
+def test_figures_are_those_of_the_models(tmp_path):
+    """Local SGD on the quadratic in plain float64: x <- x - lr a (x - b), averaged every tau steps."""
+    m, tau, steps, lr = 4, 3, 10, 0.1
+    tables = {"workers": m, "steps": steps, "dtype": "float64", "record": {"eval_every": 1}, "period": {"tau": tau},
+              "optimizer": {"lr": lr}}
+    path = record(tmp_path, tables)
+    with h5py.File(tmp_path / "q.h5") as file:
+        a, b, x = file["a"][:], file["b"][:], np.tile(file["x0"][:], (m, 1))
+    consensus, objective, losses = [], [], []
+    for k in range(steps + 1):
+        mean = x.mean(axis=0)
+        consensus.append(((x - mean) ** 2).sum() / m)
+        objective.append((0.5 * a * (mean - b) ** 2).sum() / m)
+        losses.append((0.5 * a * (x - b) ** 2).sum(axis=1))
+        last, x = x, x - lr * a * (x - b)
+        if (k + 1) % tau == 0:
+            x = np.tile(x.mean(axis=0), (m, 1))
+    with h5py.File(path) as file:
+        np.testing.assert_allclose(file["eval/consensus"][:], consensus, rtol=1e-10, atol=1e-28)
+        np.testing.assert_allclose(file["eval/loss"][:], objective, rtol=1e-12)
+        assert np.isnan(file["eval/accuracy"][:]).all()
+        np.testing.assert_allclose(file["train/loss"][:], losses[:-1], rtol=1e-6)
+        np.testing.assert_allclose(file["final/x"][:], last, rtol=1e-12)
+        np.testing.assert_allclose(file["final/mean"][:], last.mean(axis=0), rtol=1e-12)
+
+
+def test_time_goes_on_and_contains_the_computation(tmp_path):
+    tables = {"workers": 4, "steps": 300, "task": {"kind": "classify", "hidden": [16]}}
+    with h5py.File(record(tmp_path, tables)) as file:
+        wall, compute, wait = (file["train"][name][:] for name in ("wall_time", "compute_time", "wait_time"))
+        assert wall[0] > 0 and (np.diff(wall) > 0).all()
+        assert (compute > 0).all() and (wait >= 0).all()
+        # one process does all: its columns are alike, and no longer than the step
+        assert (compute == compute[:, :1]).all()
+        assert (compute[:, 0] + wait[:, 0] <= np.diff(wall, prepend=0) * 1.001).all()
+        at = file["eval/step"][:]
+        assert at[0] == 0 and (file["eval/wall_time"][1:] >= wall[at[1:] - 1]).all()
+        assert (file["eval/wall_time"][1:-1] < wall[at[1:-1]]).all()
+
+
+def ring_all_reduce(m):
+    return 2 * (m - 1) / m
+
+
+# algorithm and mixing, workers, vectors that each worker sends in a round (all alike, or one by one)
+TRAFFIC = {
+    "ring": ({"graph": "ring"}, 6, 2),
+    "torus": ({"graph": "torus", "shape": [3, 4]}, 12, 4),
+    "hypercube": ({"graph": "hypercube"}, 8, 3),
+    "star": ({"graph": "star"}, 5, [4, 1, 1, 1, 1]),
+    "exponential": ({"graph": "exponential"}, 8, 3),
+    "one-peer": ({"graph": "one-peer-exponential"}, 8, 1),
+    "random-regular": ({"graph": "random-regular", "degree": 3}, 10, 3),
+    "complete": ({"graph": "complete"}, 6, ring_all_reduce(6)),
+}
+
+
+@pytest.mark.parametrize("graph", TRAFFIC)
+@pytest.mark.parametrize("dtype, itemsize", [("float32", 4), ("float64", 8)])
+def test_bytes_sent_over_a_graph_are_degree_times_model(tmp_path, graph, dtype, itemsize):
+    mixing, m, vectors = TRAFFIC[graph]
+    tables = {"workers": m, "steps": 7, "dtype": dtype, "algorithm": {"kind": "dpa"}, "mixing": mixing, "period": {"tau": 3}}
+    expected = np.zeros((7, m))
+    expected[[2, 5]] = np.multiply(vectors, itemsize * D)
+    with h5py.File(record(tmp_path, tables)) as file:
+        np.testing.assert_allclose(file["train/bytes_sent"][:], expected, rtol=1e-15)
+        assert (file["train/tau"][:] == 3).all()
+
+
+@pytest.mark.parametrize("algorithm, tau, rounds, vectors", [
+    ({"kind": "sync-sgd"}, 1, range(7), ring_all_reduce(6)),
+    ({"kind": "local-sgd"}, 3, [2, 5], ring_all_reduce(6)),
+    ({"kind": "easgd"}, 3, [2, 5], ring_all_reduce(6)),
+    ({"kind": "easgd", "overlap": True}, 3, [2, 5], ring_all_reduce(6)),
+    ({"kind": "d-psgd"}, 1, range(7), 2),
+], ids=lambda value: value.get("kind") if isinstance(value, dict) else None)
+def test_bytes_sent_by_each_algorithm(tmp_path, algorithm, tau, rounds, vectors):
+    tables = {"workers": 6, "steps": 7, "algorithm": algorithm, "period": {"tau": 3}}
+    expected = np.zeros((7, 6))
+    expected[list(rounds)] = vectors * 4 * D
+    with h5py.File(record(tmp_path, tables)) as file:
+        np.testing.assert_allclose(file["train/bytes_sent"][:], expected, rtol=1e-15)
+        assert (file["train/tau"][:] == tau).all()
+
+
+# rows on their way
+class Written:
+    """Takes the rows as the writer of a file would."""
+
+    def __init__(self):
+        self.rows = []
+
+    def steps(self, first, wall_time, tau, *columns):
+        assert first == len(self.rows)
+        self.rows += list(zip(wall_time, tau, *map(np.array, columns)))
+
+
+@given(st.data())
+@settings(max_examples=50)
+def test_rows_are_written_in_order_however_they_arrive(data):
+    """Every rank hands over its steps in blocks of any length, ranks run ahead of each other, nothing is lost."""
+    steps, ranks = data.draw(st.integers(1, 300)), data.draw(st.integers(1, 4))
+    workers = data.draw(st.integers(ranks, 6))
+    placement, written = Placement(workers, ranks), Written()
+    table = Table(placement, 0)
+    full = np.arange(steps * workers * len(COLUMNS), dtype=float).reshape(steps, workers, len(COLUMNS))
+    reached = [0] * ranks
+    while min(reached) < steps:
+        rank = data.draw(st.sampled_from([r for r in range(ranks) if reached[r] < steps]))
+        begin, end = reached[rank], min(steps, reached[rank] + data.draw(st.sampled_from([1, 7, 63, 64, 150])))
+        hosted = placement.hosted(rank)
+        walls = [(k / 10, 8) for k in range(begin, end)] if rank == 0 else ()
+        table.put(rank, begin, full[begin:end, hosted.start:hosted.stop], walls)
+        reached[rank] = end
+        table.write(written)
+        assert len(written.rows) == table.written == min(reached)
+    for k, (wall, tau, *columns) in enumerate(written.rows):
+        assert wall == k / 10 and tau == 8
+        assert np.array_equal(np.transpose(columns), full[k])
