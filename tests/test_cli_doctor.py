@@ -149,7 +149,8 @@ def fake_gpu(count):
 @pytest.mark.parametrize("gpu, driver, mark, words", [
     (None, "/usr/bin/nvidia-smi", "warning", "coopmpi[cuda12]"), (None, None, "ok", "none"),
     (fake_gpu(3), "/usr/bin/nvidia-smi", "ok", "3: NVIDIA A2, NVIDIA H100; CuPy 13.6"),
-    (fake_gpu(0), "/usr/bin/nvidia-smi", "warning", "CUDA_VISIBLE_DEVICES"), (fake_gpu(0), None, "note", "sees no GPU")])
+    (fake_gpu(0), "/usr/bin/nvidia-smi", "warning", "CUDA_VISIBLE_DEVICES"),
+    (fake_gpu(0), None, "note", "sees no GPU")])
 def test_gpus(monkeypatch, gpu, driver, mark, words):
     import coopmpi
 

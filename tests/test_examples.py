@@ -22,8 +22,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 def train(tmp_path, *arguments, name="run.h5"):
     """The final mean model, accuracies and losses of a run that is started where the examples are."""
-    done = subprocess.run([sys.executable, "-B", "-m", "coopmpi", "train", *map(str, arguments), "-o", tmp_path / name],
-                          cwd=EXAMPLES, capture_output=True, text=True, timeout=120, check=False)
+    command = [sys.executable, "-B", "-m", "coopmpi", "train", *map(str, arguments), "-o", str(tmp_path / name)]
+    done = subprocess.run(command, cwd=EXAMPLES, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     with h5py.File(tmp_path / name) as file:
         return file["final/x"][:], file["eval/accuracy"][:], file["eval/loss"][:]
@@ -74,6 +74,22 @@ def test_own_task_finds_the_truth_behind_the_outliers(tmp_path, monkeypatch):
 def test_commented_run_description_learns_the_digits(tmp_path):
     models, accuracy, _ = train(tmp_path, "digits.toml")
     assert len(models) == 8 and accuracy[0] < 0.3 and accuracy[-1] > 0.9
+
+
+@pytest.mark.filterwarnings("ignore:The 'phony_dims'")
+def test_xarray_opens_the_groups_as_documented(tmp_path):
+    xarray = pytest.importorskip("xarray")
+    pytest.importorskip("h5netcdf")
+    train(tmp_path, "--set", "workers=3", "--set", "steps=20")
+    for options in ({}, {"driver_kwds": {"swmr": True}}):
+        with xarray.open_dataset(tmp_path / "run.h5", group="train", engine="h5netcdf", **options) as data:
+            assert data.loss.dims == ("step", "worker") and data.loss.shape == (20, 3)
+            assert data.step.values.tolist() == list(range(1, 21))
+            assert data.wait_time.attrs["units"] == "s"
+            with h5py.File(tmp_path / "run.h5") as file:
+                assert np.array_equal(data.loss.mean("worker"), file["train/loss"][:].mean(axis=1))
+        with xarray.open_dataset(tmp_path / "run.h5", group="eval", engine="h5netcdf", **options) as data:
+            assert data.accuracy.dims == ("step",)
 
 
 def documented_keys():

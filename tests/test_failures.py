@@ -328,8 +328,8 @@ def test_a_slow_rank_is_recorded_in_full_and_waited_for(folder):
         assert all(len(train_group[name]) == 150 for name in train_group)
         np.testing.assert_allclose(train_group["loss"][:], 1.5 * 0.81 ** np.arange(150)[:, None] + np.zeros(4), rtol=1e-3)
         compute, wait = train_group["compute_time"][:].sum(axis=0), train_group["wait_time"][:].sum(axis=0)
-        assert train_group["wall_time"][-1] > 1.5  # 150 x 10 ms, though rank 0 has waited for much of it
-    assert (compute[2:] > 1.5).all() and (compute[:2] < 0.5).all()
+        assert train_group["wall_time"][-1] > 1.4  # 150 x 10 ms, though rank 0 has waited for much of it
+    assert (compute[2:] > 1.4).all() and (compute[:2] < 0.5).all()
     assert (wait[:2] > 1.0).all() and (wait[2:] < 0.5).all()
 
 
