@@ -34,7 +34,7 @@ def main(arguments):
 
     def unrecorded():
         run, driver, algorithm = assembly.run, assembly.driver, assembly.config.algorithm
-        state = State(assembly.slots, problem.initial(), 1, device)
+        state = State(assembly.slots, problem.initial(), driver)
         for k in range(options.steps):
             run.at(k)
             driver.at(k)

@@ -33,8 +33,37 @@ class Mean(NamedTuple):
     x: object
 
 
+class Packed(NamedTuple):
+    """Compressed rows (b, nbytes) on the wire, in place of x in a Mix or Mean: the answer is made of what the codec
+    decodes from them. silent: local rows that send nothing, which counts as zeros (Advance only)."""
+
+    codec: object
+    rows: object
+    round: int
+    silent: tuple = ()
+
+    @property
+    def nbytes(self):
+        """Bytes of one worker's packet."""
+        return self.codec.nbytes
+
+
+class Advance(NamedTuple):
+    """Answer: the remembered copies, each increased by what its owner has packed: the same bits everywhere."""
+
+    copies: object
+    packed: Packed
+
+
+class Recall(NamedTuple):
+    """Answer: sum_j w_ij copy_j (b, d), from the remembered copies: nothing is sent."""
+
+    copies: object
+    round: int
+
+
 class Start(NamedTuple):
-    """Answer: a ticket for a Mix or Mean that travels while the step goes on."""
+    """Answer: a ticket for a Mix, Mean or Advance that travels while the step goes on."""
 
     request: object
 
@@ -49,7 +78,8 @@ class Finish(NamedTuple):
 class Slot(NamedTuple):
     """One declared piece of state. Checkpoints, the memory estimate and the documentation come from here.
 
-    kind: "worker" (b, d), "replica" (1, d) equal on all ranks, or "ticket" (a transfer under way, or None).
+    kind: "worker" (b, d), "replica" (1, d) equal on all ranks, "ticket" (a transfer under way, or None), or "memory":
+    a copy of a vector of every worker that any local worker receives from, the b local ones first.
     start: "model" (the common initial model), "zero", or "none" for tickets.
     """
 
@@ -65,16 +95,18 @@ MODEL = Slot("x", "worker", "model", "the workers' models")
 class State:
     """The slots of one run, as attributes: state.x, state.momentum, ..."""
 
-    def __init__(self, slots, initial, b, device):
+    def __init__(self, slots, initial, driver):
         self.slots = slots
         for slot in slots:
-            setattr(self, slot.name, self._start(slot, initial, b, device))
+            setattr(self, slot.name, self._start(slot, initial, driver))
 
     @staticmethod
-    def _start(slot, initial, b, device):
+    def _start(slot, initial, driver):
         if slot.kind == "ticket":
             return None
-        array = device.empty((b if slot.kind == "worker" else 1, initial.size), initial.dtype)
+        rows = {"worker": len(driver.hosted), "replica": 1}.get(slot.kind) or len(driver.hosted) + len(driver.audience.remote)
+        device = driver.device
+        array = device.empty((rows, initial.size), initial.dtype)
         array[:] = device.asarray(initial) if slot.start == "model" else 0
         return array
 
@@ -91,6 +123,7 @@ class Algorithm(Part, frozen=True, kw_only=True):
     slots: ClassVar[tuple] = ()  # state beyond the models and the optimiser's own
     uses_period: ClassVar[bool] = False
     uses_mixing: ClassVar[bool] = False
+    uses_compressor: ClassVar[bool] = False
 
     def check(self, workers, mixing):
         """Raise UserError if these parts cannot work together; called before anything is allocated."""
@@ -155,6 +188,12 @@ class Run:
         out = self.device.empty((rows, arrays[0].shape[1]), arrays[0].dtype)
         for i in range(rows):
             self.device.weighted_sum([a[i if a.shape[0] > 1 else 0] for a in arrays], weights, out[i])
+        return out
+
+    def copy(self, x):
+        """A fresh array with the same numbers."""
+        out = self.device.empty(x.shape, x.dtype)
+        out[:] = x
         return out
 
     def replicate(self, shared, like):

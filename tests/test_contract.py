@@ -30,7 +30,7 @@ class Job:
         self.assembly = assemble(config.resolve(tables), Solo())
         self.driver, self.run = self.assembly.driver, self.assembly.run
         self.algorithm = self.assembly.config.algorithm
-        self.state = State(self.assembly.slots, self.driver.task.initial(), M, self.run.device)
+        self.state = State(self.assembly.slots, self.driver.task.initial(), self.driver)
         self.watch = watch
 
     def step(self, k):

@@ -69,6 +69,13 @@ def folder(tmp_path):
     return tmp_path
 
 
+def mpirun(ranks):
+    """The command that starts so many ranks, though there may be fewer cores."""
+    program = find_mpirun()
+    version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    return [program, *(["--oversubscribe"] if "Open MPI" in version else []), "-n", ranks]
+
+
 def train(steps=100000, function="trouble:trouble", workers=4, **options):
     """Arguments of a run on the troublesome problem; SGD on |x|^2 / 2 with lr = 0.1 shrinks x."""
     task = {"kind": "python", "function": function, "options": Inline(options)}
@@ -150,7 +157,7 @@ def test_a_file_that_is_missing_on_one_node_hangs_nobody(folder, missing):
                                                 '[algorithm]\nkind = "dpa"\n[mixing]\ngraph = "graph.txt"\n')
     (folder / "there" / missing).unlink()
     program = [sys.executable, "-m", "coopmpi", "train", "run.toml", "-o", "run.h5", "--quiet"]
-    with started([find_mpirun(), "--oversubscribe", "-n", "1", "--wdir", folder / "here", *program,
+    with started([*mpirun(1), "--wdir", folder / "here", *program,
                   ":", "-n", "1", "--wdir", folder / "there", *program], folder) as process:
         status, err = ended(process)
     assert status == 2
@@ -244,7 +251,7 @@ def check_interrupted(path, err, name):
 
 SLOW = {"pause": [0.005, 0.005]}
 ALONE = [sys.executable, "-m", "coopmpi", *train(**SLOW)]
-MPIRUN = [find_mpirun(), "--oversubscribe", "-n", "2", *ALONE]
+MPIRUN = [*mpirun(2), *ALONE]
 OURS = [*ALONE, "-n", "2"]
 
 

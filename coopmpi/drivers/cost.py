@@ -59,7 +59,7 @@ def estimate(assembly):
     driver = Driver(config.workers, Stillness(len(real.hosted), config.dtype), real.mixing, device,
                     Rehearsal(real.world.rank, real.world.size), config.deterministic)
     run = Run(config.workers, config.steps, config.optimizer, config.schedule, assembly.run.period, device)
-    state = State(assembly.slots, driver.task.initial(), len(real.hosted), device)
+    state = State(assembly.slots, driver.task.initial(), driver)
     sent = 0.0
     cycle = real.mixing.cycle if real.mixing else 1
     for k in range(2 * run.tau * cycle):
@@ -96,7 +96,7 @@ def _messages(requests, driver, rounds):
         if kind is Mean or driver.mixing.average(round):
             averages += 1
         else:
-            neighbours += driver.plan(round).degree.mean()
+            neighbours += driver.plan(round)[0].degree.mean()
     parts = [f"{neighbours / rounds:.3g} to neighbours"] if neighbours else []
     parts += [f"{averages / rounds:.3g} all-reduce"] if averages else []
     return " + ".join(parts)

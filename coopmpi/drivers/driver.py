@@ -4,51 +4,93 @@ The same driver serves one process that hosts all workers and every rank of an M
 world it is given (coopmpi.drivers.solo or coopmpi.drivers.mpi.world), which moves rows between ranks.
 """
 
+from functools import cached_property
 from time import perf_counter
 
 import numpy as np
 
 from coopmpi.drivers.placement import Placement, Plan
-from coopmpi.step import Finish, Grad, Mean, Mix, Start
+from coopmpi.step import Advance, Finish, Grad, Mean, Mix, Packed, Recall, Start
 
 
-class MixTicket:
-    """A neighbour exchange under way; its value is W x for the local rows."""
+class Exchange:
+    """Rows on their way to the workers that need them, in one plan; what arrives joins the local rows."""
 
-    def __init__(self, driver, x, plan):
-        self.driver, self.x, self.plan = driver, x, plan
-        sends = [(peer, x[row]) for peer, rows in plan.sends.items() for row in rows]
-        self.arrived = driver.device.empty((plan.remote, x.shape[1]), x.dtype) if plan.remote else x[:0]
+    def __init__(self, driver, rows, plan, silent=()):
+        self.driver, self.rows, self.plan = driver, rows, plan
+        # a silent worker's message is empty, and stands for zeros
+        sends = [(peer, rows[i, :0] if i in silent else rows[i]) for peer, local in plan.sends.items() for i in local]
+        self.arrived = driver.device.empty((len(plan.remote), rows.shape[1]), rows.dtype) if plan.remote else rows[:0]
         sources = [peer for peer, workers in plan.receives.items() for _ in workers]
         self.transfer = driver.world.exchange(sends, list(zip(sources, self.arrived)), driver.device)
 
+    def mixed(self, local, arrived, weights):
+        """sum_j w_ij x_j for the local workers i, added in ascending j."""
+        b, device = len(local), self.driver.device
+        out = device.empty(local.shape, local.dtype)
+        for i, (sources, row_weights) in enumerate(weights):
+            rows = [local[j] if j < b else arrived[j - b] for j in sources]
+            device.weighted_sum(rows, row_weights, out[i])
+        return out
+
+
+class MixTicket(Exchange):
+    """A neighbour exchange under way; its value is W x for the local rows."""
+
+    def __init__(self, driver, x, plan, weights):
+        super().__init__(driver, x, plan)
+        self.weights = weights
+
     def value(self):
         self.driver.wait(self.transfer)
-        b, x, arrived = self.x.shape[0], self.x, self.arrived
-        out = self.driver.device.empty(x.shape, x.dtype)
-        for i, (sources, weights) in enumerate(self.plan.rows):
-            rows = [x[j] if j < b else arrived[j - b] for j in sources]
-            self.driver.device.weighted_sum(rows, weights, out[i])
-        return out
+        return self.mixed(self.rows, self.arrived, self.weights)
+
+
+class PackedMixTicket(Exchange):
+    """The same for packed rows: they are unpacked where they arrive."""
+
+    def __init__(self, driver, packed, plan, weights):
+        super().__init__(driver, packed.rows, plan)
+        self.packed, self.weights = packed, weights
+
+    def value(self):
+        self.driver.wait(self.transfer)
+        packed, unpack = self.packed, self.driver.unpack
+        local, arrived = unpack(packed, packed.rows, self.plan.hosted), unpack(packed, self.arrived, self.plan.remote)
+        return self.mixed(local, arrived, self.weights)
+
+
+class AdvanceTicket(Exchange):
+    """Packed increments on their way to everybody who remembers a copy; its value is the advanced copies."""
+
+    def __init__(self, driver, copies, packed, plan):
+        super().__init__(driver, packed.rows, plan, silent=packed.silent)
+        self.copies, self.packed = copies, packed
+
+    def value(self):
+        self.driver.wait(self.transfer)
+        packed, unpack, b = self.packed, self.driver.unpack, len(self.plan.hosted)
+        for copies, rows, workers in ((self.copies[:b], packed.rows, self.plan.hosted),
+                                      (self.copies[b:], self.arrived, self.plan.remote)):
+            if len(workers):
+                copies += unpack(packed, rows, workers)
+        return self.copies
 
 
 class MeanTicket:
     """An average over all workers under way; its value is the mean, repeated in `copies` rows."""
 
     def __init__(self, driver, x, copies):
-        self.driver, self.x, self.copies = driver, x, copies
+        self.driver, self.rows, self.copies = driver, x, copies
         device, world = driver.device, driver.world
         self.out = device.empty((1, x.shape[1]), x.dtype)
-        self.rows = x
-        if driver.deterministic and world.size > 1:
-            # the rows of all workers come here and are added in ascending order
-            self.rows = device.empty((driver.workers, x.shape[1]), x.dtype)
-            self.transfer = world.all_gather(x, self.rows, driver.placement, device.staging)
-        elif world.size > 1:
+        self.ordered = driver.deterministic or world.size == 1
+        if not self.ordered:
             local = x if x.shape[0] == 1 else self.add(x, device.empty(self.out.shape, x.dtype))
             self.transfer = world.all_sum(local, self.out, device.staging)
         else:
-            self.transfer = world.done
+            # the rows of all workers come here and are added in ascending order
+            self.rows, self.transfer = driver.gather(x)
 
     def add(self, rows, out):
         self.driver.device.weighted_sum(list(rows), [1.0] * rows.shape[0], out[0])
@@ -56,11 +98,28 @@ class MeanTicket:
 
     def value(self):
         self.driver.wait(self.transfer)
-        if self.driver.deterministic or self.driver.world.size == 1:
+        if self.ordered:
             self.add(self.rows, self.out)
         device = self.driver.device
         device.xp.multiply(self.out, 1 / self.driver.workers, out=self.out)
         return device.repeat(self.out, self.copies)
+
+
+class PackedMeanTicket:
+    """The mean of packed rows: all packets come here, and are unpacked and added in ascending order."""
+
+    def __init__(self, driver, packed):
+        self.driver, self.packed = driver, packed
+        self.rows, self.transfer = driver.gather(packed.rows)
+
+    def value(self):
+        self.driver.wait(self.transfer)
+        driver, device = self.driver, self.driver.device
+        total = None
+        for worker in range(driver.workers):
+            row = driver.unpack(self.packed, self.rows[worker:worker + 1], [worker])
+            total = row if total is None else device.xp.add(total, row, out=total)
+        return device.xp.multiply(total, 1 / driver.workers, out=total)
 
 
 class Driver:
@@ -73,7 +132,8 @@ class Driver:
         self.hosted = self.placement.hosted(world.rank)
         self._plans = {}
         self._tickets = []
-        self._answers = {Grad: self.grad, Mix: self.mix, Mean: self.mean, Start: self.start, Finish: self.finish}
+        self._answers = {Grad: self.grad, Mix: self.mix, Mean: self.mean, Advance: self.advance, Recall: self.recall,
+                         Start: self.start, Finish: self.finish}
         self.at(0)
 
     def at(self, k):
@@ -101,13 +161,24 @@ class Driver:
         return loss, gradient
 
     def mix(self, x, round):
-        return self.post_mix(x, round).value()
+        return self.post(Mix(x, round)).value()
 
     def mean(self, x):
-        return self.post_mean(x).value()
+        return self.post(Mean(x)).value()
+
+    def advance(self, copies, packed):
+        return self.post(Advance(copies, packed)).value()
+
+    def recall(self, copies, round):
+        """W copies, from memory: nothing travels."""
+        b, weights = len(self.hosted), self.audience.weights(self.mixing, round)
+        out = self.device.empty((b, copies.shape[1]), copies.dtype)
+        for i, (sources, row_weights) in enumerate(weights):
+            self.device.weighted_sum([copies[j] for j in sources], row_weights, out[i])
+        return out
 
     def start(self, request):
-        ticket = self.post_mix(*request) if type(request) is Mix else self.post_mean(*request)
+        ticket = self.post(request)
         self._tickets.append(ticket)
         return ticket
 
@@ -115,22 +186,54 @@ class Driver:
         self._tickets.remove(ticket)
         return ticket.value()
 
-    def post_mix(self, x, round):
-        if self.mixing.average(round):
-            return self.post_mean(x, x.shape[0])  # W = J
-        plan = self.plan(round)
-        self.sent += plan.degree * (x.shape[1] * x.dtype.itemsize)
-        return MixTicket(self, x, plan)
+    def post(self, request):
+        """Start the communication that a request asks for: its ticket."""
+        if type(request) is Mean:
+            return self.post_mean(request.x)
+        if type(request) is Advance:
+            sending = np.ones(len(self.hosted))
+            sending[list(request.packed.silent)] = 0
+            self.sent += self.audience.degree * sending * request.packed.nbytes
+            return AdvanceTicket(self, request.copies, request.packed, self.audience)
+        if self.mixing.average(request.round) and type(request.x) is not Packed:
+            return self.post_mean(request.x, request.x.shape[0])  # W = J
+        plan, weights = self.plan(request.round)
+        self.sent += plan.degree * _nbytes(request.x)
+        return (PackedMixTicket if type(request.x) is Packed else MixTicket)(self, request.x, plan, weights)
 
     def post_mean(self, x, rows=1):
+        if type(x) is Packed:
+            self.sent += x.nbytes
+            return PackedMeanTicket(self, x)
         # what a ring all-reduce sends: 2 (m - 1) / m vectors
-        self.sent += 2 * (self.workers - 1) / self.workers * (x.shape[1] * x.dtype.itemsize)
+        self.sent += 2 * (self.workers - 1) / self.workers * _nbytes(x)
         return MeanTicket(self, x, rows)
 
+    def gather(self, rows):
+        """(all workers' rows, the transfer that brings them)."""
+        if self.world.size == 1:
+            return rows, self.world.done
+        target = self.device.empty((self.workers, rows.shape[1]), rows.dtype)
+        return target, self.world.all_gather(rows, target, self.placement, self.device.staging)
+
+    def unpack(self, packed, rows, workers):
+        """The dense values (k, d) of packed rows (k, nbytes) that came from `workers`."""
+        out = self.device.empty((len(workers), self.task.dimension), packed.codec.dtype)
+        if len(workers):
+            packed.codec.decode(rows, workers, packed.round, out)
+        return out
+
+    @cached_property
+    def audience(self):
+        """The plan over all rounds of a cycle: who ever needs a worker's model remembers a copy of it."""
+        return Plan(self.mixing, range(self.mixing.cycle), self.placement, self.world.rank)
+
     def plan(self, round):
+        """The Plan of a round, and the weights that go with it."""
         phase = round % self.mixing.cycle
         if phase not in self._plans:
-            self._plans[phase] = Plan(self.mixing, phase, self.placement, self.world.rank)
+            plan = Plan(self.mixing, [phase], self.placement, self.world.rank)
+            self._plans[phase] = plan, plan.weights(self.mixing, phase)
         return self._plans[phase]
 
     def wait(self, transfer):
@@ -142,3 +245,8 @@ class Driver:
         """Let transfers that are under way move on: MPI moves data only while it is called."""
         for ticket in self._tickets:
             ticket.transfer.progress()
+
+
+def _nbytes(x):
+    """Bytes of one worker's row on the wire."""
+    return x.nbytes if type(x) is Packed else x.shape[1] * x.dtype.itemsize

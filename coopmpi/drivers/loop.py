@@ -23,7 +23,7 @@ class Trainer:
         self.algorithm, self.run, self.driver = assembly.config.algorithm, assembly.run, assembly.driver
         self.writer, self.watcher, self.eval_every = writer, watcher, assembly.eval_every
         driver = self.driver
-        self.state = State(assembly.slots, driver.task.initial(), len(driver.hosted), driver.device)
+        self.state = State(assembly.slots, driver.task.initial(), driver)
         self.log = StepLog(driver, writer)
         self.ballot = Ballot(driver.world, self.log)
         self.done = 0  # steps

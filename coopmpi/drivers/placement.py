@@ -25,31 +25,36 @@ class Placement:
 
 
 class Plan:
-    """One rank's part in X <- W X.
+    """One rank's part in exchanging rows over the links of one communication round, or of several together.
 
-    sends: {rank: local rows it needs}; receives: {rank: workers whose rows it sends}, both ascending.
-    rows: per local worker the sources in ascending worker index, local row or (b + position among the
-    received rows), and their weights. degree (b,): to how many workers each local worker sends.
+    sends: {rank: local rows it needs}; receives: {rank: workers whose rows it sends}, both ascending; remote: the
+    workers whose rows come from other ranks. degree (b,): to how many workers each local worker sends.
     """
 
-    def __init__(self, mixing, round, placement, rank):
-        hosted = placement.hosted(rank)
-        first, b = hosted.start, len(hosted)
-        weighted = [mixing.row(i, round) for i in hosted]
-
+    def __init__(self, mixing, rounds, placement, rank):
+        self.hosted = hosted = placement.hosted(rank)
         # a row travels once to each rank that needs it
-        remote = sorted({j for row in weighted for j, _ in row if j not in hosted})
+        sources = {j for t in rounds for i in hosted for j, _ in mixing.row(i, t)}
+        self.remote = sorted(sources - set(hosted))
         self.receives = defaultdict(list)
-        for j in remote:
+        for j in self.remote:
             self.receives[placement.rank_of(j)].append(j)
         self.sends = defaultdict(list)
-        self.degree = np.zeros(b)
-        for i in hosted:
-            receivers = mixing.receivers(i, round)
-            self.degree[i - first] = len(receivers)
+        self.degree = np.zeros(len(hosted))
+        for row, i in enumerate(hosted):
+            receivers = {j for t in rounds for j in mixing.receivers(i, t)}
+            self.degree[row] = len(receivers)
             for peer in sorted({placement.rank_of(j) for j in receivers} - {rank}):
-                self.sends[peer].append(i - first)
+                self.sends[peer].append(row)
+        self._position = {j: len(hosted) + place for place, j in enumerate(self.remote)}
 
-        arrived = {j: b + position for position, j in enumerate(remote)}
-        self.rows = [([arrived.get(j, j - first) for j, _ in row], [w for _, w in row]) for row in weighted]
-        self.remote = len(remote)
+    def weights(self, mixing, round):
+        """Per local worker the sources of its row of W, ascending, and their weights.
+
+        A source is a local row, or b + its place among the received rows.
+        """
+        found = []
+        for i in self.hosted:
+            row = mixing.row(i, round)
+            found.append(([self._position.get(j, j - self.hosted.start) for j, _ in row], [w for _, w in row]))
+        return found

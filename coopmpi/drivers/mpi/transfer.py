@@ -1,14 +1,17 @@
 """Messages under way. Each is posted without blocking, moved on by `progress`, and waited for one by one."""
 
 
+from collections import deque
+
+
 class Rows:
     """A neighbour exchange: rows sent to and received from other ranks."""
 
-    def __init__(self, comm, tag, sends, receives, device):
-        self._comm, self._tag, self._device = comm, tag, device
+    def __init__(self, comm, tag, sends, receives, device, status):
+        self._comm, self._tag, self._device, self._status = comm, tag, device, status
         # receives are posted first, so that no message has to be buffered
-        self._incoming = [(device.incoming(row), row, peer) for peer, row in receives]
-        self._receives = [comm.Irecv(buffer, source=peer, tag=tag) for buffer, _, peer in self._incoming]
+        incoming = [(peer, device.incoming(row), row) for peer, row in receives]
+        self._waiting = deque((comm.Irecv(buffer, source=peer, tag=tag), buffer, row) for peer, buffer, row in incoming)
         self._outgoing = [(peer, device.outgoing(row)) for peer, row in sends]
         self._sends = []
         self._post_ready()
@@ -22,8 +25,8 @@ class Rows:
 
     def progress(self):
         self._post_ready()
-        for request in self._receives:
-            request.Test()
+        while self._waiting and self._waiting[0][0].Test(self._status):
+            self._receive()
         for request in self._sends:
             request.Test()
 
@@ -31,11 +34,18 @@ class Rows:
         for _, row in self._outgoing[len(self._sends):]:
             row.wait()
         self._post_ready()
-        for request, (buffer, row, _) in zip(self._receives, self._incoming):
-            request.Wait()
-            self._device.arrived(buffer, row)
+        while self._waiting:
+            self._waiting[0][0].Wait(self._status)
+            self._receive()
         for request in self._sends:
             request.Wait()
+
+    def _receive(self):
+        _, buffer, row = self._waiting.popleft()
+        if self._status.count:
+            self._device.arrived(buffer, row)
+        else:
+            row[:] = 0  # a silent worker
 
 
 class Collective:

@@ -1,5 +1,6 @@
 """The ranks of an MPI job. The only file that imports mpi4py."""
 
+import os
 import shutil
 import sys
 import tempfile
@@ -41,7 +42,7 @@ class World:
         self._exchanges += 1
         if not sends and not receives:
             return self.done
-        return Rows(self._rows, self._exchanges % MOST_TAGS, sends, receives, device)
+        return Rows(self._rows, self._exchanges % MOST_TAGS, sends, receives, device, MPI.Status())
 
     def all_sum(self, source, target, device):
         """target = sum over the ranks of source: a transfer under way."""
@@ -141,6 +142,7 @@ class World:
         sys.stdout.flush()
         print(f"coopmpi: {where} failed and ends the run: {text}", file=sys.stderr, flush=True)
         MPI.COMM_WORLD.Abort(status)
+        os._exit(status)  # MPICH comes back from Abort before it ends the process
 
 
 def connect():
