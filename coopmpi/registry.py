@@ -22,6 +22,7 @@ _HOMES = {
     "schedule": "coopmpi.parts.schedules",
     "period": "coopmpi.parts.periods",
     "graph": "coopmpi.parts.graphs",
+    "compressor": "coopmpi.parts.compressors",
     "algorithm": "coopmpi.algorithms",
 }
 _parts = defaultdict(dict)

@@ -125,8 +125,11 @@ class Algorithm(Part, frozen=True, kw_only=True):
     uses_mixing: ClassVar[bool] = False
     uses_compressor: ClassVar[bool] = False
 
-    def check(self, workers, mixing):
-        """Raise UserError if these parts cannot work together; called before anything is allocated."""
+    def check(self, workers, mixing, config):
+        """Raise UserError if these parts cannot work together; called before anything is allocated.
+
+        mixing: the run's MixingMatrix, or None; config: the run description.
+        """
 
     def step(self, state, run):
         """One step of every worker: a generator of requests that returns the losses (b,)."""
@@ -195,6 +198,12 @@ class Run:
         out = self.device.empty(x.shape, x.dtype)
         out[:] = x
         return out
+
+    def spread(self, shared, like):
+        """The same as `replicate`, in a fresh array: for what is kept as shared, too."""
+        rows = self.device.empty(like.shape, like.dtype)
+        rows[:] = shared
+        return rows
 
     def replicate(self, shared, like):
         """One row per local worker from what all share: (1, d) -> (b, d)."""

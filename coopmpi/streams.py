@@ -18,6 +18,7 @@ class Purpose(IntEnum):
     GRAPH = 5
     DATA = 6
     SPLIT = 7
+    COMPRESS = 8
 
 
 _bits = np.random.Philox(key=0)

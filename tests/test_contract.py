@@ -26,7 +26,7 @@ class Job:
 
     def __init__(self, path, variant, watch=lambda state, request: None):
         tables = {"workers": M, "steps": STEPS, "device": "cpu", "task": {"kind": "quadratic", "path": path},
-                  "optimizer": {"momentum": 0.9, "nesterov": True}, "algorithm": VARIANTS[variant], "period": {"tau": 3}}
+                  "optimizer": {"momentum": 0.9, "nesterov": True}, "algorithm": VARIANTS[variant], "period": {"tau": 3}, "mixing": {"lazy": True}}
         self.assembly = assemble(config.resolve(tables), Solo())
         self.driver, self.run = self.assembly.driver, self.assembly.run
         self.algorithm = self.assembly.config.algorithm

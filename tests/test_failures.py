@@ -56,6 +56,10 @@ class Trouble(Problem):
 def trouble(place, pause=(0, 0), raises=None, nan_loss=None, nan_gradient=None):
     return Trouble(place, pause, raises, nan_loss, nan_gradient)
 
+def slow_start(place):
+    open("pid-0", "w").write(str(os.getpid()))
+    time.sleep(60)
+
 def only_on_rank_1(place):
     if place.world.rank == 1:
         raise UserError("this node has no coffee")
@@ -226,10 +230,10 @@ def rows(path):
         return n
 
 
-def wait_for_rows(path, more_than=0):
+def wait_for_rows(process, path, more_than=0):
     end = time.monotonic() + 30
     while not (path.exists() and rows(path) > more_than):
-        assert time.monotonic() < end, "no rows"
+        assert time.monotonic() < end and process.poll() is None, "no rows"
         time.sleep(0.1)
     return rows(path)
 
@@ -258,8 +262,8 @@ OURS = [*ALONE, "-n", "2"]
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_lone_process_stops_at_a_signal_and_can_be_read_meanwhile(folder, number):
     with started(ALONE, folder) as process:
-        before = wait_for_rows(folder / "run.h5")
-        wait_for_rows(folder / "run.h5", more_than=before)
+        before = wait_for_rows(process, folder / "run.h5")
+        wait_for_rows(process, folder / "run.h5", more_than=before)
         process.send_signal(number)
         status, err = ended(process)
     assert status == 3
@@ -270,7 +274,7 @@ def test_a_lone_process_stops_at_a_signal_and_can_be_read_meanwhile(folder, numb
 @pytest.mark.parametrize("command", [MPIRUN, OURS], ids=["mpirun", "coopmpi -n 2"])
 def test_all_ranks_stop_at_the_same_step_when_mpirun_gets_sigusr1(folder, command):
     with started(command, folder) as process:
-        wait_for_rows(folder / "run.h5")
+        wait_for_rows(process, folder / "run.h5")
         process.send_signal(signal.SIGUSR1)
         status, err = ended(process)
     assert status == 3
@@ -281,11 +285,22 @@ def test_all_ranks_stop_at_the_same_step_when_mpirun_gets_sigusr1(folder, comman
 @pytest.mark.mpi
 def test_a_signal_that_one_rank_alone_gets_stops_all(folder):
     with started(MPIRUN, folder) as process:
-        wait_for_rows(folder / "run.h5")
+        wait_for_rows(process, folder / "run.h5")
         os.kill(pid(folder, 1), signal.SIGTERM)
         status, err = ended(process)
     assert status == 3
     check_interrupted(folder / "run.h5", err.replace(" (rank 1 of 2)", ""), "SIGTERM")
+
+
+def test_ctrl_c_before_the_training_has_begun_leaves_nothing_behind(folder):
+    with started([sys.executable, "-m", "coopmpi", *train(function="trouble:slow_start")], folder) as process:
+        while not (folder / "pid-0").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        status, err = ended(process)
+    assert status == 3 and one_line(err) == "coopmpi: interrupted"
+    assert not list(folder.glob("*run*"))
 
 
 def test_a_signal_while_the_models_are_being_saved_costs_nothing(tmp_path, monkeypatch):
@@ -305,7 +320,7 @@ def test_a_signal_while_the_models_are_being_saved_costs_nothing(tmp_path, monke
 
 def test_the_file_of_a_killed_process_holds_its_rows(folder):
     with started(ALONE, folder) as process:
-        seen = wait_for_rows(folder / "run.h5")
+        seen = wait_for_rows(process, folder / "run.h5")
         process.kill()
         process.wait(SOON)
     assert rows(folder / "run.h5") >= seen
@@ -317,7 +332,7 @@ def test_the_file_of_a_killed_process_holds_its_rows(folder):
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_rank_ends_the_job_and_leaves_a_readable_file(folder, victim):
     with started(MPIRUN, folder) as process:
-        seen = wait_for_rows(folder / "run.h5")
+        seen = wait_for_rows(process, folder / "run.h5")
         os.kill(pid(folder, victim), signal.SIGKILL)
         status, err = ended(process)
         assert status != 0 and "Traceback" not in err

@@ -50,7 +50,7 @@ def assemble(config, world):
             raise UserError(f"more ranks than workers: {world.size} ranks for workers = {workers}; "
                             "every rank hosts at least one")
         mixing = config.mixing.bind(workers, config.seed) if config.algorithm.uses_mixing else None
-        config.algorithm.check(workers, mixing)
+        config.algorithm.check(workers, mixing, config)
         return mixing, array.choose(config.device, world.local_rank, config.device_buffers)
 
     def data():

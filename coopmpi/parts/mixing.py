@@ -41,6 +41,16 @@ class MixingMatrix:
         """Is W the averaging matrix J = 11^T / m in round t, so that an all-reduce does the same?"""
         return self._averages[t % self.cycle]
 
+    def lazy(self):
+        """The MixingMatrix (I + W) / 2: it mixes half as much, and has no negative eigenvalues."""
+        def row(i, t):
+            halves = {j: w / 2 for j, w in self._row(i, t)}
+            halves[i] = halves.get(i, 0.0) + 0.5
+            return tuple(sorted(halves.items()))
+
+        alone = [self.workers == 1] * self.cycle
+        return MixingMatrix(self.topology, row, alone, self.symmetric, f"{self.description}, lazy")
+
     def matrix(self, t):
         """W of round t as scipy.sparse.csr_array, float64."""
         from scipy import sparse
@@ -63,9 +73,14 @@ class Mixing(registry.Part):
     shape: Shape | None = None  # torus
     probability: Probability | None = None  # erdos-renyi
     degree: Degree | None = None  # random-regular
+    lazy: bool = False  # (I + W) / 2 instead of W
 
     def bind(self, workers, seed):
         """The MixingMatrix on this many workers, the same for the same seed; UserError if it cannot be."""
+        mixing = self._bind(workers, seed)
+        return mixing.lazy() if self.lazy else mixing
+
+    def _bind(self, workers, seed):
         if self.weights not in WEIGHTS:
             raise unknown("weights", self.weights, WEIGHTS, where="[mixing] ")
         builtin = self.graph in registry.parts("graph")
@@ -135,6 +150,16 @@ def given(matrix, what):
 
     symmetric = bool(abs(matrix - matrix.T).max() <= 1e-12)
     return MixingMatrix(topology, row, [average], symmetric, f"{what}, {m} workers, weights from the file")
+
+
+def smallest_eigenvalue(mixing):
+    """Of a fixed symmetric MixingMatrix."""
+    from scipy.sparse.linalg import eigsh
+
+    matrix = mixing.matrix(0)
+    if mixing.workers <= 500:
+        return float(np.linalg.eigvalsh(matrix.toarray())[0])
+    return float(eigsh(matrix, k=1, which="SA", v0=np.cos(np.arange(mixing.workers)), return_eigenvectors=False)[0])
 
 
 def _require_no_growth(matrix, what):

@@ -29,6 +29,9 @@ class Optimizer(Part, frozen=True, kw_only=True):
     def direction(self, state, x, gradient, run):
         raise NotImplementedError
 
+    def forget(self, state):
+        """Start the local momentum from zero, where the optimiser has one."""
+
 
 @register("optimizer", "sgd")
 class SGD(Optimizer, frozen=True, kw_only=True):
@@ -48,6 +51,10 @@ class SGD(Optimizer, frozen=True, kw_only=True):
     @property
     def slots(self):
         return (Slot("velocity", "worker", "zero", "momentum buffer"),) if self.momentum else ()
+
+    def forget(self, state):
+        if self.momentum:
+            state.velocity[:] = 0
 
     def direction(self, state, x, gradient, run):
         xp = run.device.xp

@@ -1,0 +1,51 @@
+"""Overlap Local-SGD: an anchor model hides the averaging behind the next period's local steps."""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from coopmpi.registry import register
+from coopmpi.step import Algorithm, Finish, Mean, Slot, Start
+
+Weight = Annotated[float, Meta(gt=0, le=1)]
+Momentum = Annotated[float, Meta(ge=0, lt=1)]
+
+
+@register("algorithm", "overlap-local-sgd")
+class OverlapLocalSGD(Algorithm, frozen=True, kw_only=True):
+    """At a round, the mean started one round ago moves the anchor z, and z pulls the models:
+
+        u <- beta u + (mean - z);  z <- z + u
+        x_i <- x_i - alpha (x_i - z)
+
+    then the mean of the new models is started and travels during the next period. With beta = 0 a round leaves
+    (1 - alpha) mean(x) + alpha z as it was, and disagreement shrinks by 1 - alpha. A constant drift moves the
+    whole system by (1 - alpha) / (1 - alpha beta) of it, so lr wants tuning per method.
+    """
+
+    source = "Wang, Liang & Joshi, Overlap Local-SGD, ICASSP 2020, sec. 2 (anchor and its momentum)"
+    bibtex = ("wang2020overlap",)
+    slots = (Slot("z", "replica", "model", "the anchor"),
+             Slot("u", "replica", "zero", "momentum of the anchor"),
+             Slot("mean", "ticket", "none", "mean of the models, under way during a period"))
+    uses_period = True
+
+    alpha: Weight = 0.6
+    beta: Momentum = 0.7
+
+    def step(self, state, run):
+        loss = yield from run.local_step(state)
+        if run.round_due:
+            yield from self.finish(state, run)
+            # x_i <- (1 - alpha) x_i + alpha z
+            pulled = run.combine((1 - self.alpha, self.alpha), (state.x, state.z))
+            state.mean = yield Start(Mean(pulled))
+            state.x = run.copy(pulled)  # local steps work in place
+        return loss
+
+    def finish(self, state, run):
+        if state.mean is not None:
+            mean = yield Finish(state.mean)
+            # u <- beta u + (mean - z);  z <- z + u
+            state.u = run.combine((self.beta, 1.0, -1.0), (state.u, mean, state.z))
+            state.z, state.mean = run.combine((1.0, 1.0), (state.z, state.u)), None

@@ -1,0 +1,24 @@
+"""Error feedback: what compression left out is remembered and sent later."""
+
+from typing import NamedTuple
+
+
+class Sent(NamedTuple):
+    """What goes out, and what stays."""
+
+    packed: object  # (b, nbytes) uint8
+    value: object  # (b, d), what every receiver makes of it
+    memory: object  # (b, d), for the next round
+
+
+def compress_with_feedback(codec, value, memory, workers, round):
+    """p = value + memory; q = C(p); memory <- p - q. Arrays (b, d), which are left as they are.
+
+    Summed over rounds, what was sent plus the last memory is what was put in.
+    Source: Karimireddy et al., Error feedback fixes SignSGD, ICML 2019, algorithm 2.
+    """
+    device = codec.device
+    p = device.xp.add(value, memory, out=device.empty(value.shape, value.dtype))
+    packed = codec.encode(p, workers, round)
+    q = codec.decode(packed, workers, round, device.empty(p.shape, p.dtype))
+    return Sent(packed, q, device.xp.subtract(p, q, out=p))
