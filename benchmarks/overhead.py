@@ -22,7 +22,11 @@ def main(arguments):
     options = parser.parse_args(arguments)
     tables = {"workers": 1, "steps": options.steps, "device": "cpu", "record": {"eval_every": options.steps},
               "task": {"hidden": [16], "batch": 8}, "period": {"tau": 8}}
-    assembly = assemble(config.resolve(tables), Solo())
+
+    def fresh():
+        return assemble(config.resolve(tables), Solo())
+
+    assembly = fresh()
     problem, device = assembly.driver.task, assembly.run.device
     initial = device.asarray(problem.initial()[None])
 
@@ -33,17 +37,17 @@ def main(arguments):
             device.descend(x, 0.1, gradient)
 
     def unrecorded():
-        run, driver, algorithm = assembly.run, assembly.driver, assembly.config.algorithm
+        run, driver, algorithm = fresh().run, assembly.driver, assembly.config.algorithm
         state = State(assembly.slots, problem.initial(), driver)
         for k in range(options.steps):
             run.at(k)
             driver.at(k)
-            driver.drive(algorithm.step(state, run))
+            driver.drive(run.rounds.after_step(k, driver.drive(algorithm.step(state, run)), run))
 
     with tempfile.TemporaryDirectory() as folder:
 
         def recorded():
-            session.train(assembly, Solo(), Path(folder, "run.h5"), Silent())
+            session.train(fresh(), Solo(), Path(folder, "run.h5"), Silent())
 
         timings = interleaved({"bare gradient and descent": bare, "local SGD, tau = 8": unrecorded,
                                "the same, recorded in HDF5": recorded}, options.repeats)

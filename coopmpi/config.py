@@ -20,12 +20,6 @@ class Record(registry.Part, frozen=True, kw_only=True):
     eval_every: Annotated[int, Meta(ge=0)] = 0  # 0: twenty times over the run
 
 
-class Compress(registry.Part, frozen=True, kw_only=True):
-    """What happens to models on the wire."""
-
-    kind: Literal["none"] = "none"
-
-
 # tables that choose a part by `kind`, with the default choice
 _CHOICES = {
     "task": "classify",
@@ -33,6 +27,9 @@ _CHOICES = {
     "schedule": "constant",
     "algorithm": "local-sgd",
     "period": "every",
+    "compress": "none",
+    "compute": "constant",
+    "network": "links",
 }
 
 
@@ -54,6 +51,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     period: Any = None
     mixing: Any = None
     compress: Any = None
+    compute: Any = None  # this and the next are read by `coopmpi simulate` only
+    network: Any = None
     record: Any = None
 
 
@@ -100,7 +99,7 @@ def resolve(tables):
         if key in (*_CHOICES, "mixing", "compress", "record") and not isinstance(value, dict):
             raise UserError(f"[{key}] must be a table, given {value!r}")
     built = {kind: registry.build(kind, {"kind": default} | tables.pop(kind, {})) for kind, default in _CHOICES.items()}
-    for name, cls in (("mixing", Mixing), ("compress", Compress), ("record", Record)):
+    for name, cls in (("mixing", Mixing), ("record", Record)):
         built[name] = registry.convert(tables.pop(name, {}), cls, f"[{name}]")
     config = registry.convert(tables | built, Config, "run description:")
     if config.steps is not None and config.epochs is not None:
@@ -110,7 +109,7 @@ def resolve(tables):
 
 def dump(config):
     """The resolved TOML: every key that plays a part in this run, defaults included."""
-    unused = {name for name in ("period", "mixing") if not getattr(config.algorithm, f"uses_{name}")}
+    unused = {name for name in ("period", "mixing", "compress") if not getattr(config.algorithm, f"uses_{name}")}
     tables = {}
     for key in config.__struct_fields__:
         value = getattr(config, key)

@@ -22,8 +22,10 @@ _HOMES = {
     "schedule": "coopmpi.parts.schedules",
     "period": "coopmpi.parts.periods",
     "graph": "coopmpi.parts.graphs",
-    "compressor": "coopmpi.parts.compressors",
+    "compress": "coopmpi.parts.compressors",
     "algorithm": "coopmpi.algorithms",
+    "compute": "coopmpi.parts.compute_models",
+    "network": "coopmpi.parts.network_models",
 }
 _parts = defaultdict(dict)
 

@@ -27,6 +27,10 @@ class Mix(NamedTuple):
     round: int
 
 
+class Now(NamedTuple):
+    """Answer: seconds since training started, on this rank's clock or the virtual one."""
+
+
 class Mean(NamedTuple):
     """Answer: the mean of x over all workers, (1, d)."""
 
@@ -123,7 +127,7 @@ class Algorithm(Part, frozen=True, kw_only=True):
     slots: ClassVar[tuple] = ()  # state beyond the models and the optimiser's own
     uses_period: ClassVar[bool] = False
     uses_mixing: ClassVar[bool] = False
-    uses_compressor: ClassVar[bool] = False
+    uses_compress: ClassVar[bool] = False
 
     def check(self, workers, mixing, config):
         """Raise UserError if these parts cannot work together; called before anything is allocated.
@@ -150,10 +154,10 @@ class Algorithm(Part, frozen=True, kw_only=True):
 class Run:
     """What a step is told: the parts it was put together with, and where the run stands."""
 
-    def __init__(self, workers, steps, optimizer, schedule, period, device):
-        self.workers, self.steps = workers, steps  # m over all ranks; length of the run
-        self.optimizer, self.schedule, self.period = optimizer, schedule, period
-        self.device = device
+    def __init__(self, workers, hosted, steps, optimizer, schedule, period, device, codec=None):
+        self.workers, self.hosted, self.steps = workers, hosted, steps  # m over all ranks; those here; length of the run
+        self.optimizer, self.schedule, self.rounds = optimizer, schedule, period.rounds()
+        self.device, self.codec = device, codec  # codec: of the compressor, where the algorithm uses one
 
     def at(self, k):
         """Point the run at step k."""
@@ -163,17 +167,17 @@ class Run:
     @property
     def tau(self):
         """The period in force, in steps."""
-        return self.period.tau
+        return self.rounds.tau
 
     @property
     def round_due(self):
         """Does a cooperation round follow this step?"""
-        return self.period.due(self.k)
+        return self.rounds.due(self.k)
 
     @property
     def round(self):
         """Index of that round: which of a changing graph's matrices is meant."""
-        return self.period.round(self.k)
+        return self.rounds.index
 
     def local_step(self, state):
         """Gradient at the local models, then one optimiser step in place; returns the losses."""
@@ -192,6 +196,13 @@ class Run:
         for i in range(rows):
             self.device.weighted_sum([a[i if a.shape[0] > 1 else 0] for a in arrays], weights, out[i])
         return out
+
+    def pack(self, x, round, silent=()):
+        """The models x (b, d) compressed for the wire; `silent` local rows say nothing."""
+        rows = self.codec.encode(x, self.hosted, round)
+        for row in silent:
+            rows[row] = 0
+        return Packed(self.codec, rows, round, silent)
 
     def copy(self, x):
         """A fresh array with the same numbers."""

@@ -19,6 +19,8 @@ class Purpose(IntEnum):
     DATA = 6
     SPLIT = 7
     COMPRESS = 8
+    COMPUTE = 9
+    NETWORK = 10
 
 
 _bits = np.random.Philox(key=0)

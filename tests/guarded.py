@@ -22,13 +22,14 @@ DEVICES = 2
 
 # what CuPy 13 and 14 have
 FUNCTIONS = """
-abs absolute add all any arange argmax argmin argpartition argsort array_equal bincount broadcast_to ceil clip
-concatenate copyto cos count_nonzero cumsum diag divide dot einsum empty_like equal exp expand_dims expm1 eye
-flatnonzero floor full full_like greater greater_equal isfinite isinf isnan less less_equal linspace log log1p
-log2 logical_and logical_not logical_or matmul max maximum mean min minimum moveaxis multiply negative nonzero
-not_equal ones ones_like outer partition power prod ravel repeat reshape rint searchsorted sign signbit sin sort
-split sqrt square squeeze stack subtract sum swapaxes take take_along_axis tanh tensordot tile transpose tril
-triu unique var vdot where zeros zeros_like
+abs absolute add all any arange argmax argmin argpartition argsort array_equal bincount bitwise_and bitwise_or
+broadcast_to ceil clip concatenate copyto cos count_nonzero cumsum diag divide dot einsum empty_like equal exp
+expand_dims expm1 eye flatnonzero floor fmin full full_like greater greater_equal isfinite isinf isnan
+left_shift less less_equal linspace log log1p log2 logical_and logical_not logical_or matmul max maximum mean
+min minimum moveaxis multiply negative nonzero not_equal ones ones_like outer packbits partition power prod
+ravel repeat reshape right_shift rint searchsorted sign signbit sin sort split sqrt square squeeze stack
+subtract sum swapaxes take take_along_axis tanh tensordot tile transpose tril triu unique unpackbits var vdot
+where zeros zeros_like
 """.split()
 METHODS = """
 all any argmax argmin argpartition argsort astype clip copy cumsum diagonal dot fill flatten max mean min
@@ -307,6 +308,7 @@ guarded.cuda = SimpleNamespace(
     runtime=SimpleNamespace(getDeviceCount=lambda: DEVICES, CUDARuntimeError=CUDARuntimeError))
 for _name in FUNCTIONS:
     setattr(guarded, _name, _guard(_name, getattr(np, _name)))
+guarded.linalg = SimpleNamespace(qr=_guard("qr", lambda a: tuple(np.linalg.qr(a))))
 for _name in "bool_ float16 float32 float64 int32 int64 uint8 uint16 uint32 newaxis inf nan pi".split():
     setattr(guarded, _name, getattr(np, _name))
 

@@ -40,7 +40,8 @@ def write_inputs(folder):
     with h5py.File(folder / "whole.h5", "w") as file:
         file["x"], file["y"] = x, y
     (folder / "cut.h5").write_bytes((folder / "whole.h5").read_bytes()[:1500])
-    (folder / "train-images-idx3-ubyte").write_bytes(bytes([0, 0, 8, 3, 0, 0, 0, 9, 0, 0, 0, 5, 0, 0, 0, 5]) + bytes(100))
+    header = bytes([0, 0, 8, 3, 0, 0, 0, 9, 0, 0, 0, 5, 0, 0, 0, 5])  # 9 images of 5 x 5
+    (folder / "train-images-idx3-ubyte").write_bytes(header + bytes(100))
     (folder / "train-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 9]) + bytes(9))
 
     write_quadratic(folder / "q3.h5", 3)
@@ -66,6 +67,10 @@ def values(*pairs):
 
 def on_graph(*pairs):
     return values("algorithm.kind=dpa", "workers=4", *pairs)
+
+
+def quadratic(path):
+    return values("task.kind=quadratic", f"task.path={path}", "workers=4")
 
 
 def python_task(function, *pairs):
@@ -124,10 +129,10 @@ CASES = {
     "NaN in the data": (values("task.data=nan.npz"), ["nan.npz", "NaN", "row 7"]),
     "negative labels": (values("task.data=negative.npz"), ["negative.npz", "negative", "row 2"]),
     "label out of range": (values("task.data=far.npz"), ["far.npz", "900", "row 11"]),
-    "quadratic for others": (values("task.kind=quadratic", "task.path=q3.h5", "workers=4"), ["q3.h5", "4 workers", "(3, 7)"]),
-    "quadratic without b": (values("task.kind=quadratic", "task.path=no-b.h5"), ["no-b.h5", "'b'"]),
-    "quadratic with Inf": (values("task.kind=quadratic", "task.path=q-nan.h5", "workers=4"), ["q-nan.h5", "'b'", "finite"]),
-    "quadratic not HDF5": (values("task.kind=quadratic", "task.path=good.npz"), ["good.npz", "HDF5"]),
+    "quadratic for others": (quadratic("q3.h5"), ["q3.h5", "4 workers", "(3, 7)"]),
+    "quadratic without b": (quadratic("no-b.h5"), ["no-b.h5", "'b'"]),
+    "quadratic with Inf": (quadratic("q-nan.h5"), ["q-nan.h5", "'b'", "finite"]),
+    "quadratic not HDF5": (quadratic("good.npz"), ["good.npz", "HDF5"]),
     # the user's own code
     "no such module": (python_task("pytask:nothing"), ["pytask:nothing", "no module"]),
     "no such function": (python_task("pytasks:nothign"), ["'nothign'", "'nothing'"]),
@@ -143,8 +148,8 @@ CASES = {
 STATUS = {"out of memory": 1}
 
 # a case of each stage: options, run description, graph, data, user's code, memory
-AMONG_RANKS = ["unknown option", "TOML syntax", "unknown key", "W not stochastic", "truncated npz", "NaN in the data",
-               "returns junk", "out of memory"]
+AMONG_RANKS = ["unknown option", "TOML syntax", "unknown key", "W not stochastic", "truncated npz",
+               "NaN in the data", "returns junk", "out of memory"]
 
 
 @pytest.fixture(scope="module")
@@ -268,13 +273,16 @@ main()
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("ranks", [None, 2])
-@pytest.mark.parametrize("limit, steps, leaves", [(20_000, 50, None), (250_000, 100_000, "rows"), (400_000, 20, "rows")],
-                         ids=["at once", "rows", "models"])
+@pytest.mark.parametrize("limit, steps, leaves", [
+    (20_000, 50, None),
+    (250_000, 100_000, "rows"),
+    (400_000, 20, "rows"),
+], ids=["at once", "rows", "models"])
 def test_a_full_disk_ends_the_run_with_one_message(place, ranks, limit, steps, leaves):
     dimension = 100_000 if limit == 400_000 else 5
     write_quadratic(place / "q.h5", 2, dimension)
-    status, _, err = coopmpi(limit, "train", *SHORT, f"--set=steps={steps}", "-o", "run.h5", cwd=place, ranks=ranks,
-                             main=("-c", LIMITED), limit=60)
+    status, _, err = coopmpi(limit, "train", *SHORT, f"--set=steps={steps}", "-o", "run.h5", cwd=place,
+                             ranks=ranks, main=("-c", LIMITED), limit=60)
     check_full(place / "run.h5", status, err, "File too large", leaves)
 
 
@@ -296,11 +304,13 @@ def test_a_disk_that_is_really_full(tmp_path, size, leaves):
     write_quadratic(tmp_path / "q.h5", 2)
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk], capture_output=True, check=False)
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk], capture_output=True,
+                           check=False)
     if mount.returncode:
         pytest.skip("mounting is not allowed here")
     try:
-        status, _, err = coopmpi("train", *SHORT, "--set=task.path=../q.h5", "--set=steps=100000", "-o", "run.h5", cwd=disk)
+        status, _, err = coopmpi("train", *SHORT, "--set=task.path=../q.h5", "--set=steps=100000", "-o", "run.h5",
+                                 cwd=disk)
         check_full(disk / "run.h5", status, err, "No space left on device", leaves)
     finally:
         subprocess.run(["umount", disk], check=True)

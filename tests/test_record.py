@@ -104,8 +104,8 @@ def test_xarray_opens_the_groups_as_they_are(tmp_path):
 def test_figures_are_those_of_the_models(tmp_path):
     """Local SGD on the quadratic in plain float64: x <- x - lr a (x - b), averaged every tau steps."""
     m, tau, steps, lr = 4, 3, 10, 0.1
-    tables = {"workers": m, "steps": steps, "dtype": "float64", "record": {"eval_every": 1}, "period": {"tau": tau},
-              "optimizer": {"lr": lr}}
+    tables = {"workers": m, "steps": steps, "dtype": "float64", "record": {"eval_every": 1},
+              "period": {"tau": tau}, "optimizer": {"lr": lr}}
     path = record(tmp_path, tables)
     with h5py.File(tmp_path / "q.h5") as file:
         a, b, x = file["a"][:], file["b"][:], np.tile(file["x0"][:], (m, 1))
@@ -162,7 +162,8 @@ TRAFFIC = {
 @pytest.mark.parametrize("dtype, itemsize", [("float32", 4), ("float64", 8)])
 def test_bytes_sent_over_a_graph_are_degree_times_model(tmp_path, graph, dtype, itemsize):
     mixing, m, vectors = TRAFFIC[graph]
-    tables = {"workers": m, "steps": 7, "dtype": dtype, "algorithm": {"kind": "dpa"}, "mixing": mixing, "period": {"tau": 3}}
+    tables = {"workers": m, "steps": 7, "dtype": dtype, "algorithm": {"kind": "dpa"}, "mixing": mixing,
+              "period": {"tau": 3}}
     expected = np.zeros((7, m))
     expected[[2, 5]] = np.multiply(vectors, itemsize * D)
     with h5py.File(record(tmp_path, tables)) as file:
@@ -193,9 +194,10 @@ class Written:
     def __init__(self):
         self.rows = []
 
-    def steps(self, first, wall_time, tau, *columns):
+    def steps(self, first, wall_time, tau, loss, compute_time, wait_time, bytes_sent, virtual_time):
         assert first == len(self.rows)
-        self.rows += list(zip(wall_time, tau, *map(np.array, columns)))
+        columns = map(np.array, (loss, compute_time, wait_time, bytes_sent))
+        self.rows += list(zip(wall_time, tau, virtual_time, *columns))
 
 
 @given(st.data())
@@ -212,11 +214,11 @@ def test_rows_are_written_in_order_however_they_arrive(data):
         rank = data.draw(st.sampled_from([r for r in range(ranks) if reached[r] < steps]))
         begin, end = reached[rank], min(steps, reached[rank] + data.draw(st.sampled_from([1, 7, 63, 64, 150])))
         hosted = placement.hosted(rank)
-        walls = [(k / 10, 8) for k in range(begin, end)] if rank == 0 else ()
+        walls = [(k / 10, 8, k / 5) for k in range(begin, end)] if rank == 0 else ()
         table.put(rank, begin, full[begin:end, hosted.start:hosted.stop], walls)
         reached[rank] = end
         table.write(written)
         assert len(written.rows) == table.written == min(reached)
-    for k, (wall, tau, *columns) in enumerate(written.rows):
-        assert wall == k / 10 and tau == 8
+    for k, (wall, tau, virtual, *columns) in enumerate(written.rows):
+        assert (wall, tau, virtual) == (k / 10, 8, k / 5)
         assert np.array_equal(np.transpose(columns), full[k])

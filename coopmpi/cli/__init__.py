@@ -11,6 +11,7 @@ from coopmpi.errors import CoopError, Interrupted, UserError, unknown
 # verb -> what --help says of it; the verb's file defines `command`
 VERBS = {
     "train": "Train a model with a communication-efficient SGD, alone or under mpirun / srun.",
+    "simulate": "Run the same description on virtual clocks: a network and stragglers of your choice.",
     "inspect": "Look into a result file, finished or being written.",
     "graph": "Degree, spectral gap, messages and bytes of a mixing choice.",
     "algorithms": "List the algorithms, their keys and their sources.",

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from coopmpi import array
 from coopmpi.config import Config
+from coopmpi.drivers.clock import Clocks, read_numbers
 from coopmpi.drivers.driver import Driver
 from coopmpi.drivers.placement import Placement
 from coopmpi.errors import CoopError, UserError
@@ -22,7 +23,9 @@ class Assembly:
     run: Run
     driver: Driver
     slots: tuple
+    tensors: list  # (name, shape, offset) of what the model's flat vector consists of
     eval_every: int
+    clocks: Clocks | None  # in a simulation
 
 
 def together(world, work):
@@ -38,8 +41,11 @@ def together(world, work):
     return result
 
 
-def assemble(config, world):
-    """The Assembly of this rank; a UserError that any rank meets is raised on all of them."""
+def assemble(config, world, simulated=False):
+    """The Assembly of this rank; a UserError that any rank meets is raised on all of them.
+
+    simulated: with virtual clocks; this rank hosts all workers then.
+    """
     import msgspec
 
     workers = config.workers or world.size
@@ -58,13 +64,21 @@ def assemble(config, world):
         return config.task.prepare(Place(workers, hosted, config.seed, config.dtype, device, world))
 
     mixing, device = together(world, parts)
+    compute = config.compute.bind(workers, config.seed, read_numbers) if simulated else None
     problem = together(world, data)
 
     steps = config.steps or DEFAULT_STEPS
     if config.epochs is not None:
         steps = problem.steps(config.epochs, workers)
     config = msgspec.structs.replace(config, workers=workers, steps=steps, epochs=None)
-    run = Run(workers, steps, config.optimizer, config.schedule, period, device)
     driver = Driver(workers, problem, mixing, device, world, config.deterministic)
+    codec, tensors = None, getattr(problem, "layout", None) or [("x", (problem.dimension,), 0)]
+    if config.algorithm.uses_compress:
+        codec = config.compress.bind(tensors, config.dtype, device, config.seed)
+    run = Run(workers, driver.hosted, steps, config.optimizer, config.schedule, period, device, codec)
     slots = (MODEL, *config.algorithm.slots, *config.optimizer.slots)
-    return Assembly(config, run, driver, slots, config.record.eval_every or max(1, steps // 20))
+    if simulated:
+        clocks = Clocks(driver, compute, config.network, config.seed)
+    else:
+        clocks, config = None, msgspec.structs.replace(config, compute=None, network=None)
+    return Assembly(config, run, driver, slots, tensors, config.record.eval_every or max(1, steps // 20), clocks)

@@ -10,7 +10,7 @@ import numpy as np
 from coopmpi.array import Host
 from coopmpi.drivers.driver import Driver
 from coopmpi.drivers.solo import Solo
-from coopmpi.step import Mean, Mix, Run, Start, State
+from coopmpi.step import Advance, Mean, Mix, Run, Start, State
 from coopmpi.tasks.problem import Problem
 
 
@@ -24,8 +24,8 @@ class Cost:
     messages: str
 
 
-class Stillness(Problem):
-    """A problem of one number and no gradient."""
+class Slope(Problem):
+    """A problem of one number that always goes down."""
 
     dimension = 1
 
@@ -36,7 +36,22 @@ class Stillness(Problem):
         return np.zeros(1, self.answer[0].dtype)
 
     def gradient(self, x, step):
+        self.answer[1][:] = 1
         return self.answer
+
+
+class StillCodec:
+    """Packets of one byte for models of one number, at the price of the real ones."""
+
+    def __init__(self, codec, dimension, device):
+        self.nbytes, self.dtype, self.device = codec.nbytes / dimension, codec.dtype, device
+
+    def encode(self, x, workers, round):
+        return self.device.empty((len(x), 1), np.uint8)
+
+    def decode(self, packed, workers, round, out):
+        out[:] = 0
+        return out
 
 
 class Rehearsal(Solo):
@@ -56,24 +71,41 @@ def estimate(assembly):
     """The Cost of an assembled run on this rank."""
     real, config, problem = assembly.driver, assembly.config, assembly.driver.task
     device, requests = Host(), []
-    driver = Driver(config.workers, Stillness(len(real.hosted), config.dtype), real.mixing, device,
+    driver = Driver(config.workers, Slope(len(real.hosted), config.dtype), real.mixing, device,
                     Rehearsal(real.world.rank, real.world.size), config.deterministic)
-    run = Run(config.workers, config.steps, config.optimizer, config.schedule, assembly.run.period, device)
+    codec = assembly.run.codec and StillCodec(assembly.run.codec, problem.dimension, device)
+    run = Run(config.workers, driver.hosted, config.steps, config.optimizer, config.schedule, assembly.run.rounds.period, device,
+              codec)
     state = State(assembly.slots, driver.task.initial(), driver)
     sent = 0.0
     cycle = real.mixing.cycle if real.mixing else 1
     for k in range(2 * run.tau * cycle):
         run.at(k)
         driver.at(k)
-        driver.drive(_noting(config.algorithm.step(state, run), requests))
+        loss = driver.drive(_noting(config.algorithm.step(state, run), requests))
+        driver.drive(run.rounds.after_step(k, loss, run))
         sent += driver.sent.mean()
     d = problem.dimension
     slots = sum(getattr(state, s.name).nbytes for s in assembly.slots if s.kind != "ticket") * d
     # scratch of chained sums is 1-D and stays small; all else has a row per worker
-    held = device.pool.nbytes_of(lambda array: array.ndim == 2) * d
-    memory = {"slots": slots, "exchange": held - slots} | problem.memory()
+    held = device.pool.nbytes_of(lambda array: array.ndim == 2 and array.dtype != np.uint8) * d
+    held += device.pool.nbytes_of(lambda array: array.dtype == np.uint8) * (codec.nbytes * d if codec else 0)
+    memory = {"slots": slots, "exchange": held - slots}
+    if codec:
+        memory["compression"] = _workspace(assembly, len(real.hosted))
+    memory |= problem.memory()
     rounds = 2 * cycle
     return Cost(memory, run.tau, sent / rounds * d, _messages(requests, driver, rounds))
+
+
+def _workspace(assembly, b):
+    """Bytes that packing and unpacking need beside packets and models: found by doing it once."""
+    device, config = Host(), assembly.config
+    codec = config.compress.bind(assembly.tensors, config.dtype, device, config.seed)
+    x = np.zeros((b, assembly.driver.task.dimension), config.dtype)
+    packed = codec.encode(x, range(b), 0)
+    codec.decode(packed, range(b), 0, x)
+    return device.pool.nbytes_of(lambda array: array is not packed)
 
 
 def _noting(generator, requests):
@@ -85,7 +117,7 @@ def _noting(generator, requests):
         except StopIteration as stop:
             return stop.value
         asked = request.request if type(request) is Start else request
-        if type(asked) in (Mix, Mean):
+        if type(asked) in (Mix, Mean, Advance):
             requests.append((type(asked), getattr(asked, "round", None)))
         answer = yield request
 
@@ -93,7 +125,9 @@ def _noting(generator, requests):
 def _messages(requests, driver, rounds):
     neighbours = averages = 0
     for kind, round in requests:
-        if kind is Mean or driver.mixing.average(round):
+        if kind is Advance:
+            neighbours += driver.audience.degree.mean()
+        elif kind is Mean or driver.mixing.average(round):
             averages += 1
         else:
             neighbours += driver.plan(round)[0].degree.mean()

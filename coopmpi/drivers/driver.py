@@ -10,7 +10,7 @@ from time import perf_counter
 import numpy as np
 
 from coopmpi.drivers.placement import Placement, Plan
-from coopmpi.step import Advance, Finish, Grad, Mean, Mix, Packed, Recall, Start
+from coopmpi.step import Advance, Finish, Grad, Mean, Mix, Now, Packed, Recall, Start
 
 
 class Exchange:
@@ -130,10 +130,11 @@ class Driver:
         self.device, self.world, self.deterministic = device, world, deterministic
         self.placement = Placement(workers, world.size)
         self.hosted = self.placement.hosted(world.rank)
+        self.wall_time = perf_counter  # the trainer puts its own clock here
         self._plans = {}
         self._tickets = []
         self._answers = {Grad: self.grad, Mix: self.mix, Mean: self.mean, Advance: self.advance, Recall: self.recall,
-                         Start: self.start, Finish: self.finish}
+                         Start: self.start, Finish: self.finish, Now: self.now}
         self.at(0)
 
     def at(self, k):
@@ -165,6 +166,9 @@ class Driver:
 
     def mean(self, x):
         return self.post(Mean(x)).value()
+
+    def now(self):
+        return self.wall_time()
 
     def advance(self, copies, packed):
         return self.post(Advance(copies, packed)).value()

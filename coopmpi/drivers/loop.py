@@ -22,9 +22,9 @@ class Trainer:
     def __init__(self, assembly, writer, watcher):
         self.algorithm, self.run, self.driver = assembly.config.algorithm, assembly.run, assembly.driver
         self.writer, self.watcher, self.eval_every = writer, watcher, assembly.eval_every
-        driver = self.driver
+        driver, self.clocks = self.driver, assembly.clocks
         self.state = State(assembly.slots, driver.task.initial(), driver)
-        self.log = StepLog(driver, writer)
+        self.log = StepLog(driver, writer, self.clocks)
         self.ballot = Ballot(driver.world, self.log)
         self.done = 0  # steps
         # seconds: when it started, what evaluation and writing took, training time up to the last step
@@ -35,26 +35,33 @@ class Trainer:
         """Run all steps; raises Interrupted or NumericalFailure, on all ranks alike."""
         driver, run, state = self.driver, self.run, self.state
         self.started = perf_counter()
+        driver.wall_time = lambda: self.wall_time
         self.evaluate()
         for k in range(run.steps):
             run.at(k)
             driver.at(k)
-            loss = driver.drive(self.algorithm.step(state, run))
+            tau = run.tau
+            loss = self.drive(self.algorithm.step(state, run))
+            self.drive(run.rounds.after_step(k, loss, run))
             self.done = k + 1
             ends = self.ballot.stops(self.done, self.wall_time) or self.done == run.steps
             if ends:
-                driver.drive(self.algorithm.finish(state, run))
+                self.drive(self.algorithm.finish(state, run))
             pauses = ends or self.done % self.eval_every == 0
             if pauses:
                 self.meet()
             self.trained = self.wall_time
-            self.pause(self.record, loss)
+            self.pause(self.record, loss, tau)
             if pauses:
                 self.evaluate()
             if ends:
                 break
         self.pause(self.log.close, self.done, state.x)
         self.ballot.agree(self.done, run.steps)
+
+    def drive(self, generator):
+        """Let the driver answer a generator, with the virtual clocks beside it where there are any."""
+        return self.driver.drive(self.clocks.beside(generator) if self.clocks else generator)
 
     def meet(self):
         """Wait for the other ranks now, while it counts as training time: an evaluation does not."""
@@ -63,9 +70,15 @@ class Trainer:
         self.driver.world.sum([0.0])
         self.driver.waited += perf_counter() - begin
 
-    def record(self, loss):
-        self.log.add(loss, self.trained, self.run.tau)
-        self.watcher.stepped(self.done, self.trained, self.log.waited)
+    def record(self, loss, tau):
+        self.log.add(loss, self.trained, tau)
+        self.watcher.stepped(self.done, self.trained, self.waiting)
+
+    @property
+    def waiting(self):
+        """Share of the time so far in which this rank's workers were blocked on communication."""
+        time = self.clocks.time if self.clocks else self.trained
+        return self.log.waited / time if time else 0.0
 
     @property
     def wall_time(self):
@@ -90,6 +103,8 @@ class Trainer:
         shares = {"consensus": (away, len(driver.hosted))} | driver.task.evaluate(mean)
         sums, counts = driver.world.sum(np.array(list(shares.values())).T)
         self.figures = dict(zip(shares, (sums / counts).tolist()))
+        if self.clocks:
+            self.figures["virtual seconds"] = self.clocks.time
         if self.writer is not None:
             self.writer.evaluation(self.done, wall_time, self.figures)
         self.watcher.evaluated(self.done, wall_time, self.figures)

@@ -19,7 +19,7 @@ class Outcome:
     steps: int
     figures: dict
     wall_time: float  # seconds
-    waited: float  # seconds that rank 0 was blocked on communication
+    waiting: float  # share of that, or of the virtual time, in which rank 0 was blocked on communication
     sent: float  # bytes per worker, mean over the workers of rank 0
 
 
@@ -46,7 +46,7 @@ def train(assembly, world, output, watcher):
     if stopped is not None:
         raise stopped
     log, hosted = trainer.log, assembly.driver.hosted
-    return Outcome(trainer.done, trainer.figures, trainer.trained, log.waited, log.sent / len(hosted))
+    return Outcome(trainer.done, trainer.figures, trainer.trained, trainer.waiting, log.sent / len(hosted))
 
 
 def _run(trainer):
@@ -66,7 +66,7 @@ def _open(assembly, world, output):
         problem, config = assembly.driver.task, assembly.config
         return Writer(output, description.dump(config), config.workers, problem.dimension, config.dtype,
                       attributes={"ranks": world.size, "mpi": world.name, "device": assembly.run.device.name},
-                      layout=getattr(problem, "layout", ()))
+                      layout=getattr(problem, "layout", ()), simulated=assembly.clocks is not None)
 
     return together(world, create)
 

@@ -18,8 +18,8 @@ class StepLog:
     Losses stay on the device until a block is complete: recording costs no synchronisation per step.
     """
 
-    def __init__(self, driver, writer, first=0):
-        self.driver, self.writer = driver, writer
+    def __init__(self, driver, writer, clocks=None, first=0):
+        self.driver, self.writer, self.clocks = driver, writer, clocks
         self.waited, self.sent = 0.0, 0.0  # totals: seconds of this rank, bytes of its workers
         self.failed_at, self.failure = inf, None  # step of this rank's first NaN or Inf, and its NumericalFailure
         self._losses, self._marks, self._rest, self._walls = [], [], [], []
@@ -31,11 +31,14 @@ class StepLog:
     def add(self, loss, wall_time, tau):
         """Record the step that the driver has just done."""
         driver = self.driver
+        computing, waited, virtual_time = driver.computing, driver.waited, None
+        if self.clocks:
+            (computing, waited), virtual_time = self.clocks.account(), self.clocks.time
         self._losses.append(loss.copy())
-        self._marks.append(driver.computing)
-        self._rest.append((driver.waited, driver.sent.copy()))
-        self._walls.append((wall_time, tau))
-        self.waited += driver.waited
+        self._marks.append(computing)
+        self._rest.append((waited, driver.sent.copy()))
+        self._walls.append((wall_time, tau, virtual_time))
+        self.waited += waited.mean() if self.clocks else waited
         self.sent += driver.sent.sum()
         if len(self._losses) == BLOCK or perf_counter() - self._handed_over > PATIENCE:
             self.hand_over()
@@ -46,9 +49,8 @@ class StepLog:
         if n:
             block = np.empty((n, len(self.driver.hosted), len(COLUMNS)))
             block[:, :, 0] = device.to_host(device.xp.stack(self._losses))
-            block[:, :, 1] = [[device.seconds(*marks) if marks else 0.0] for marks in self._marks]
-            for i, (waited, sent) in enumerate(self._rest):
-                block[i, :, 2], block[i, :, 3] = waited, sent
+            for i, (marks, (waited, sent)) in enumerate(zip(self._marks, self._rest)):
+                block[i, :, 1], block[i, :, 2], block[i, :, 3] = self._computed(marks), waited, sent
             self._look_for_nan("loss", block[:, :, 0], self._first + 1)
             if self.writer is None:
                 self.driver.world.hand_over(self._first, block)
@@ -61,6 +63,12 @@ class StepLog:
                 self._table.put(rank, first, block)
             self._table.write(self.writer)
         self._handed_over = perf_counter()
+
+    def _computed(self, marks):
+        """Seconds of a step's gradient from two marks of the device's clock; virtual clocks give seconds (b,)."""
+        if self.clocks:
+            return marks
+        return self.driver.device.seconds(*marks) if marks else 0.0
 
     def close(self, end, models):
         """Hand over the rest; rank 0 waits until all rows before step `end` are written.
@@ -108,8 +116,8 @@ class Table:
         """Write the steps that all ranks have reached."""
         n = int(self._reached.min()) - self.written
         if n > 0:
-            wall_time, tau = zip(*self._walls[:n])
-            writer.steps(self.written, wall_time, tau, *np.moveaxis(self._rows[:n], 2, 0))
+            wall_time, tau, virtual_time = zip(*self._walls[:n])
+            writer.steps(self.written, wall_time, tau, *np.moveaxis(self._rows[:n], 2, 0), virtual_time)
             self._walls = self._walls[n:]
             self._rows[:-n] = self._rows[n:].copy()
             self.written += n

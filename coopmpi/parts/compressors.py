@@ -3,17 +3,16 @@
 x stands for the rows (b, n) of one tensor of b workers.
 """
 
-from itertools import accumulate, pairwise
 from math import prod, sqrt
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, ClassVar
 
 import numpy as np
 from msgspec import Meta
 
-from coopmpi.array import Pool
+from coopmpi.parts.codec import Codec
 from coopmpi.parts.packing import Integers, Numbers, index_width
+from coopmpi.parts.selection import largest, scatter
 from coopmpi.registry import Part, register
-from coopmpi.streams import Purpose, stream
 
 Share = Annotated[float, Meta(gt=0, le=1)]
 LARGEST_HALF = 65504.0  # of float16
@@ -61,78 +60,7 @@ class Compressor(Part, frozen=True, kw_only=True):
         raise NotImplementedError
 
 
-class Tensor(NamedTuple):
-    """One tensor: its place in the model, in the packet and among the random numbers."""
-
-    shape: tuple
-    span: slice
-    fields: list
-    places: list
-    drawn: slice
-
-
-class Codec:
-    """A compressor at work on a model: flat vectors to packets of a fixed size, and back.
-
-    nbytes: what one worker's packet takes on the wire; bits: the payload in it, without filling up to bytes.
-    A packet decodes to the same bits everywhere: what is decoded is a function of it, the seed, worker and round.
-    """
-
-    def __init__(self, compressor, entries, dtype, device, seed):
-        self.compressor, self.device, self.seed = compressor, device, seed
-        shapes = [tuple(shape) for _, shape, _ in entries]
-        fields = [compressor.fields(shape, np.dtype(dtype)) for shape in shapes]
-        place = _slices(field.nbytes for own in fields for field in own)
-        drawn = _slices(compressor.draws(shape) for shape in shapes)
-        self._tensors = [
-            Tensor(shape, slice(offset, offset + prod(shape)), own, [next(place) for _ in own], next(drawn))
-            for shape, (_, _, offset), own in zip(shapes, entries, fields)]
-        self.nbytes = sum(field.nbytes for own in fields for field in own)
-        self.bits = sum(field.bits for own in fields for field in own)
-        self._draws = sum(compressor.draws(shape) for shape in shapes)
-        self._host = Pool(np.empty)
-
-    def encode(self, x, workers, round):
-        """x (b, d) of the workers with these indices -> packets (b, nbytes) uint8."""
-        packed = self.device.empty((x.shape[0], self.nbytes), "uint8")
-        random = self._random(workers, round)
-        for tensor in self._tensors:
-            drawn = None if random is None else random[:, tensor.drawn]
-            values = self.compressor.compress(self.device, x[:, tensor.span], tensor.shape, drawn)
-            for field, place, value in zip(tensor.fields, tensor.places, values):
-                packed[:, place] = field.pack(self.device, value)
-        return packed
-
-    def decode(self, packed, workers, round, out):
-        """Packets (k, nbytes) of the workers with these indices -> `out` (k, d), which is returned."""
-        random = self._random(workers, round) if self.compressor.random == "both" else None
-        for tensor in self._tensors:
-            drawn = None if random is None else random[:, tensor.drawn]
-            values = [field.unpack(self.device, packed[:, place])
-                      for field, place in zip(tensor.fields, tensor.places)]
-            self.compressor.restore(self.device, values, tensor.shape, drawn, out[:, tensor.span])
-        return out
-
-    def _random(self, workers, round):
-        """The random numbers of these workers, one row each, or one row that they share; None without any."""
-        if not self._draws:
-            return None
-        if self.compressor.random == "shared":
-            workers = (0,)
-        host = self._host.empty((len(workers), self._draws), self.compressor.drawn_type)
-        for row, worker in zip(host, workers):
-            generator = stream(self.seed, Purpose.COMPRESS, worker, round)
-            for tensor in self._tensors:
-                self.compressor.draw(generator, tensor.shape, row[tensor.drawn])
-        return self.device.asarray(host)
-
-
-def _slices(sizes):
-    """Consecutive slices of these sizes."""
-    return (slice(*ends) for ends in pairwise(accumulate(sizes, initial=0)))
-
-
-@register("compressor", "none")
+@register("compress", "none")
 class Uncompressed(Compressor, frozen=True, kw_only=True):
     """x as it is."""
 
@@ -150,7 +78,7 @@ class Uncompressed(Compressor, frozen=True, kw_only=True):
         out[...] = values[0]
 
 
-@register("compressor", "fp16")
+@register("compress", "fp16")
 class Half(Compressor, frozen=True, kw_only=True):
     """Nearest float16, ties to even; beyond +-65504 that number. Contractive above 6e-8 in magnitude."""
 
@@ -168,7 +96,7 @@ class Half(Compressor, frozen=True, kw_only=True):
         out[...] = values[0]
 
 
-@register("compressor", "bf16")
+@register("compress", "bf16")
 class Brain(Compressor, frozen=True, kw_only=True):
     """Nearest bfloat16, ties to even: the upper half of a float32; beyond its range the largest number.
 
@@ -214,11 +142,11 @@ class Sparse(Compressor, frozen=True, kw_only=True):
         return max(1, round(self.fraction * prod(shape)))
 
 
-@register("compressor", "topk")
+@register("compress", "topk")
 class TopK(Sparse, frozen=True, kw_only=True):
     """The k numbers of largest magnitude, of equal ones the first: delta = k/n."""
 
-    source = "Stich, Cordonnier, Jaggi, Sparsified SGD with memory, NeurIPS 2018, definition 2.2"
+    source = "Stich, Cordonnier, Jaggi, Sparsified SGD with memory, NeurIPS 2018"
 
     def fields(self, shape, dtype):
         k = self.kept(shape)
@@ -233,11 +161,11 @@ class TopK(Sparse, frozen=True, kw_only=True):
         scatter(device, indices, numbers, out)
 
 
-@register("compressor", "randk")
+@register("compress", "randk")
 class RandK(Sparse, frozen=True, kw_only=True):
     """k random numbers, not scaled up: delta = k/n in expectation. Which ones, the receiver draws as well."""
 
-    source = "Stich, Cordonnier, Jaggi, Sparsified SGD with memory, NeurIPS 2018, definition 2.2"
+    source = "Stich, Cordonnier, Jaggi, Sparsified SGD with memory, NeurIPS 2018"
     linear = True
     random = "both"
     drawn_type = "int64"
@@ -258,11 +186,11 @@ class RandK(Sparse, frozen=True, kw_only=True):
         scatter(device, drawn, values[0], out)
 
 
-@register("compressor", "sign")
+@register("compress", "sign")
 class Sign(Compressor, frozen=True, kw_only=True):
     """C(x) = sign(x) ||x||_1 / n with sign(0) = +1: delta = ||x||_1^2 / (n ||x||_2^2)."""
 
-    source = "Karimireddy et al., Error feedback fixes SignSGD, ICML 2019, definition in section 4"
+    source = "Karimireddy et al., Error feedback fixes SignSGD, ICML 2019"
 
     def fields(self, shape, dtype):
         return [Integers(prod(shape), 1), Numbers(1, dtype)]
@@ -275,11 +203,11 @@ class Sign(Compressor, frozen=True, kw_only=True):
         signed(device.xp, *values, out)
 
 
-@register("compressor", "sign-topk")
+@register("compress", "sign-topk")
 class SignTopK(Sparse, frozen=True, kw_only=True):
     """The signs of the k numbers of largest magnitude, times their mean magnitude."""
 
-    source = "Basu et al., Qsparse-local-SGD, NeurIPS 2019, lemma 3"
+    source = "Basu et al., Qsparse-local-SGD, NeurIPS 2019"
 
     def fields(self, shape, dtype):
         k = self.kept(shape)
@@ -296,15 +224,15 @@ class SignTopK(Sparse, frozen=True, kw_only=True):
         scatter(device, indices, numbers, out)
 
 
-@register("compressor", "qsgd")
+@register("compress", "qsgd")
 class QSGD(Compressor, frozen=True, kw_only=True):
     """Magnitudes rounded at random to s = `levels` steps of the norm, scaled down so that it contracts.
 
-    C(x) = ||x||_2 / (s (1 + w)) sign(x) floor(s |x| / ||x||_2 + u), u uniform in [0, 1), w = min(n / s^2, sqrt(n) / s):
-    delta = 1 / (1 + w) in expectation.
+    C(x) = ||x||_2 / (s (1 + w)) sign(x) floor(s |x| / ||x||_2 + u), u uniform in [0, 1),
+    w = min(n / s^2, sqrt(n) / s): delta = 1 / (1 + w) in expectation.
     """
 
-    source = "Alistarh et al., QSGD, NeurIPS 2017, lemma 3.1; scaled as in Koloskova et al., ICML 2019, section 3.5"
+    source = "Alistarh et al., QSGD, NeurIPS 2017; scaled as in Koloskova, Stich, Jaggi, ICML 2019"
     random = "sender"
 
     levels: Annotated[int, Meta(ge=1, le=32767)] = 15
@@ -345,7 +273,7 @@ class QSGD(Compressor, frozen=True, kw_only=True):
         device.xp.multiply(out, level, out=out)
 
 
-@register("compressor", "lowrank")
+@register("compress", "lowrank")
 class LowRank(Compressor, frozen=True, kw_only=True):
     """One power iteration from a Gaussian Q: P = orth(M Q), C(M) = P P^T M; sent are P and P^T M.
 
@@ -397,34 +325,6 @@ class LowRank(Compressor, frozen=True, kw_only=True):
             xp.multiply(left[:, :, r, None], right[:, r, None], out=term)
             xp.add(total, term, out=total)
         out[...] = total.reshape(k, n * c)
-
-
-def largest(device, x, k):
-    """Indices (b, k), ascending, of the k numbers of largest magnitude in each row; of equal ones the first.
-
-    The bits of a number without its sign are ordered as magnitudes are, with NaN above all.
-    """
-    xp, (b, n) = device.xp, x.shape
-    kind = f"int{8 * x.itemsize}"
-    size = xp.bitwise_and(x.view(kind), np.iinfo(kind).max, out=device.empty(x.shape, kind))
-    ordered = device.empty(x.shape, kind)
-    ordered[...] = size
-    ordered.partition(n - k, axis=1)
-    least = ordered[:, n - k, None]
-
-    kept = xp.greater_equal(size, least, out=device.empty(x.shape, "bool"))
-    if int(xp.count_nonzero(kept)) > b * k:
-        # too many are as large as the least of them
-        larger, equal = size > least, size == least
-        places = k - xp.count_nonzero(larger, axis=1)[:, None]
-        kept = larger | (equal & (xp.cumsum(equal, axis=1) <= places))
-    return xp.flatnonzero(kept).reshape(b, k) - n * xp.arange(b)[:, None]
-
-
-def scatter(device, indices, numbers, out):
-    """out = 0 but for the numbers (b, k) at these indices of its rows."""
-    out[...] = 0
-    out[device.xp.arange(out.shape[0])[:, None], indices] = numbers
 
 
 def mean_magnitude(device, x):

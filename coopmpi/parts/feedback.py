@@ -15,7 +15,7 @@ def compress_with_feedback(codec, value, memory, workers, round):
     """p = value + memory; q = C(p); memory <- p - q. Arrays (b, d), which are left as they are.
 
     Summed over rounds, what was sent plus the last memory is what was put in.
-    Source: Karimireddy et al., Error feedback fixes SignSGD, ICML 2019, algorithm 2.
+    Source: Karimireddy et al., Error feedback fixes SignSGD, ICML 2019.
     """
     device = codec.device
     p = device.xp.add(value, memory, out=device.empty(value.shape, value.dtype))

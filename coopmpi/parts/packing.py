@@ -1,4 +1,4 @@
-"""What a compressed tensor is on the wire: fields of fixed size, numbers or integers in as few bits as they need."""
+"""Fields of fixed size on the wire: numbers, and integers in as few bits as they need."""
 
 from typing import NamedTuple
 

@@ -23,6 +23,12 @@ TRAIN = {
     "bytes_sent": ("f8", True, "B", "sent by each worker in this step, as with one rank per worker; "
                                     "an average counts as a ring all-reduce"),
 }
+# ... and what is added or means something else when virtual clocks measure
+SIMULATED = {
+    "virtual_time": ("f8", False, "s", "latest of the workers' virtual clocks"),
+    "compute_time": ("f8", True, "s", "gradient computation of the worker, virtual"),
+    "wait_time": ("f8", True, "s", "worker blocked on communication, virtual"),
+}
 EVAL = {
     "loss": "loss of the mean model on held-out data (classify, regress) or the objective (quadratic)",
     "accuracy": "share of correct predictions of the mean model on held-out data",
@@ -53,8 +59,10 @@ class Writer:
     It gets its name when it is ready for rows: until then an older file of that name stays as it was.
     """
 
-    def __init__(self, path, config_text, workers, dimension, dtype, attributes=(), layout=()):
+    def __init__(self, path, config_text, workers, dimension, dtype, attributes=(), layout=(),
+                 simulated=False):
         self.path = Path(path)
+        self._train = TRAIN | (SIMULATED if simulated else {})
         self.broken = False  # a write has failed: no more rows can be added
         place = self.path.resolve()
         draft = place.with_name(f".{place.name}.new")
@@ -62,7 +70,8 @@ class Writer:
             with self._guarded():
                 self._file = file = h5py.File(draft, "w", libver="latest")
                 self._make_room(len(config_text) + 8 * workers + 256 * len(layout))
-                file.attrs.update({"format": FORMAT, "format_version": FORMAT_VERSION, "coopmpi": __version__})
+                file.attrs.update({"format": FORMAT, "format_version": FORMAT_VERSION, "coopmpi": __version__,
+                                   "mode": "simulate" if simulated else "train"})
                 file.attrs.update(dict(attributes))
                 file.attrs["status"] = np.array("running", STATUS)
                 file["config"] = config_text
@@ -86,7 +95,7 @@ class Writer:
             step = group.create_dataset("step", (0,), "i8", maxshape=(None,), chunks=(1024,))
             step.attrs.update({"units": "1", "description": "steps done"})
             step.make_scale("step")
-        for name, (dtype, each, units, description) in TRAIN.items():
+        for name, (dtype, each, units, description) in self._train.items():
             shape, chunks = ((0, workers), (rows, workers)) if each else ((0,), (1024,))
             data = train.create_dataset(name, shape, dtype, maxshape=(None, *shape[1:]), chunks=chunks)
             self._describe(data, train["step"], units, description)
@@ -115,11 +124,12 @@ class Writer:
             table = [(name, str(list(shape)), offset) for name, shape, offset in layout]
             final["layout"] = np.array(table, [("name", "S64"), ("shape", "S64"), ("offset", "i8")])
 
-    def steps(self, first, wall_time, tau, loss, compute_time, wait_time, bytes_sent):
+    def steps(self, first, wall_time, tau, loss, compute_time, wait_time, bytes_sent, virtual_time=None):
         """Append the rows of steps first, first + 1, ...: 1-D series and (n, m) arrays."""
         columns = {"step": np.arange(first, first + len(wall_time)) + 1, "wall_time": wall_time, "tau": tau, "loss": loss,
-                   "compute_time": compute_time, "wait_time": wait_time, "bytes_sent": bytes_sent}
-        self._append("train", columns)
+                   "compute_time": compute_time, "wait_time": wait_time, "bytes_sent": bytes_sent,
+                   "virtual_time": virtual_time}
+        self._append("train", {name: columns[name] for name in ("step", *self._train)})
 
     def evaluation(self, step, wall_time, figures):
         """Append one row of /eval; figures that the task does not have are NaN."""

@@ -5,13 +5,16 @@ from time import monotonic
 
 LIVE_PATIENCE = 0.2  # seconds between updates of a live line
 PATIENCE = 1.0  # least seconds between two lines of a log
-FIGURES = {"loss": ".4g", "accuracy": ".2%", "consensus": ".3g"}
+FIGURES = {"loss": ".4g", "accuracy": ".2%", "consensus": ".3g", "virtual seconds": ".5g"}
 
 
 class Silent:
-    """Nobody watches: every rank but 0, and --quiet."""
+    """Nobody watches: every rank but 0, and --quiet.
 
-    def stepped(self, done, wall_time, waited):
+    waiting: share of the time so far in which workers were blocked on communication.
+    """
+
+    def stepped(self, done, wall_time, waiting):
         pass
 
     def evaluated(self, done, wall_time, figures):
@@ -26,10 +29,10 @@ class Log(Silent):
 
     def __init__(self, steps):
         self.steps = steps
-        self._shown, self._figures, self._waited = -PATIENCE, {}, 0.0
+        self._shown, self._figures, self._waiting = -PATIENCE, {}, 0.0
 
-    def stepped(self, done, wall_time, waited):
-        self._waited = waited
+    def stepped(self, done, wall_time, waiting):
+        self._waiting = waiting
 
     def evaluated(self, done, wall_time, figures):
         self._figures = figures
@@ -42,7 +45,7 @@ class Log(Silent):
         if done:
             pace = wall_time / done
             left = timedelta(seconds=round(pace * (self.steps - done)))
-            parts += [f"{1 / pace:.4g} steps/s", f"waiting {self._waited / wall_time:.0%}", f"ETA {left}"]
+            parts += [f"{1 / pace:.4g} steps/s", f"waiting {self._waiting:.0%}", f"ETA {left}"]
         return "  ".join(parts)
 
 
@@ -62,8 +65,8 @@ class Live(Log):
         self._bar = self._progress.add_task("", total=steps, line="")
         self._progress.start()
 
-    def stepped(self, done, wall_time, waited):
-        self._waited = waited
+    def stepped(self, done, wall_time, waiting):
+        self._waiting = waiting
         if monotonic() - self._shown > LIVE_PATIENCE:
             self._show(done, wall_time)
 
@@ -91,11 +94,12 @@ def summary(assembly, world, outcome, output):
     from rich.table import Table
 
     config, figures = assembly.config, outcome.figures
+    whose = "the virtual" if assembly.clocks else "rank 0's"
     rows = {"algorithm": config.algorithm.name, "workers": f"{config.workers} on {world.size} rank{'s' * (world.size > 1)}",
             "steps": str(outcome.steps)}
     rows |= {name: f"{figures[name]:{form}}" for name, form in FIGURES.items() if name in figures}
     rows |= {"time": f"{outcome.wall_time:.2f} s", "speed": f"{outcome.steps / outcome.wall_time:.4g} steps/s",
-             "waiting": f"{outcome.waited / outcome.wall_time:.1%} of rank 0's time",
+             "waiting": f"{outcome.waiting:.1%} of {whose} time",
              "sent": f"{outcome.sent / 1e6:.3g} MB per worker", "result": str(output),
              "next": f"coopmpi inspect {output}"}
     table = Table(show_header=False, box=None, padding=(0, 2))

@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 import traceback
 
 import mpi4py
@@ -18,6 +19,7 @@ mpi4py.rc.thread_level = "funneled"  # the main thread makes all MPI calls
 
 from mpi4py import MPI  # noqa: E402 (initialises MPI)
 
+FORWARDING = 0.2  # seconds: when mpirun ends a job, it drops what it has not yet passed on of a rank's last words
 MOST_TAGS = 32767  # every MPI has at least these
 
 
@@ -141,6 +143,7 @@ class World:
         where = f"rank {self.rank} on {MPI.Get_processor_name()}"
         sys.stdout.flush()
         print(f"coopmpi: {where} failed and ends the run: {text}", file=sys.stderr, flush=True)
+        time.sleep(FORWARDING)
         MPI.COMM_WORLD.Abort(status)
         os._exit(status)  # MPICH comes back from Abort before it ends the process
 

@@ -1,0 +1,69 @@
+"""Speed and memory of `coopmpi simulate` with thousands of workers on one core."""
+
+import argparse
+import resource
+import subprocess
+import sys
+from itertools import count
+
+from benchmarks.timing import interleaved, table
+
+CASES = (("local-sgd", ""), ("d-psgd", "ring"), ("d-psgd", "exponential"))
+PERIOD = 8  # steps that are timed together
+
+
+def main(arguments):
+    parser = argparse.ArgumentParser(prog="python -m benchmarks simulate", description=__doc__)
+    parser.add_argument("--workers", type=int, default=4096)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--case", nargs=2, metavar=("ALGORITHM", "GRAPH"), help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.case:
+        _measure(*options.case, options.workers, options.repeats)
+        return
+    rows = []
+    for algorithm, graph in CASES:
+        for workers in (options.workers // 4, options.workers // 2, options.workers):
+            # a process of its own: what one case has held is not counted in the next
+            again = [sys.executable, "-m", "benchmarks", "simulate", "--case", algorithm, graph,
+                     "--workers", str(workers), "--repeats", str(options.repeats)]
+            out = subprocess.run(again, check=True, capture_output=True, text=True).stdout
+            seconds, ratio, memory, models = map(float, out.split())
+            rows.append((f"{algorithm} {graph}", workers, f"{workers / seconds:,.0f}", f"{ratio:.2f}", f"{memory / 1e6:.0f}",
+                         f"{memory / models:.1f}"))
+    table(("mlp 64-128-10, batch 32", "workers", "worker-steps/s", "time / without clocks", "MB", "MB / MB of m models"), rows)
+    print("bounds at 4,096 workers: 10,000 worker-steps/s on one core, memory linear in m times d")
+
+
+def _measure(algorithm, graph, workers, repeats):
+    """Print seconds per step with clocks, their ratio to seconds without, bytes held at most, bytes of m models."""
+    from threadpoolctl import threadpool_limits
+
+    from coopmpi import config
+    from coopmpi.drivers.assemble import assemble
+    from coopmpi.drivers.solo import Solo
+    from coopmpi.step import State
+
+    tables = {"workers": workers, "device": "cpu", "period": {"tau": PERIOD},
+              "task": {"data": "teacher", "features": 64, "samples": 100_000, "hidden": [128]},
+              "algorithm": {"kind": algorithm}, "mixing": {"graph": graph or "ring"},
+              "compute": {"kind": "exponential"}, "network": {"kind": "links", "egress": 1e9}}
+    before = _held()
+    assembly = assemble(config.resolve(tables), Solo(), simulated=True)
+    driver, run, clocks, steps = assembly.driver, assembly.run, assembly.clocks, count()
+    state = State(assembly.slots, driver.task.initial(), driver)
+
+    def period(beside):
+        for _, k in zip(range(PERIOD), steps):
+            run.at(k)
+            driver.at(k)
+            loss = driver.drive(beside(assembly.config.algorithm.step(state, run)))
+            driver.drive(beside(run.rounds.after_step(k, loss, run)))
+
+    with threadpool_limits(1):
+        times = interleaved({"without": lambda: period(lambda generator: generator), "with": lambda: period(clocks.beside)}, repeats)
+    print(times["with"].seconds / PERIOD, times["with"].ratio, _held() - before, state.x.nbytes)
+
+
+def _held():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

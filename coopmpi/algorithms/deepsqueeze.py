@@ -1,0 +1,36 @@
+"""DeepSqueeze: gossip of compressed models with error feedback."""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from coopmpi.parts.feedback import compress_with_feedback
+from coopmpi.registry import register
+from coopmpi.step import Algorithm, Mix, Packed, Slot
+
+
+@register("algorithm", "deepsqueeze")
+class DeepSqueeze(Algorithm, frozen=True, kw_only=True):
+    """A local step to x, then the whole model is compressed, with the memory e of what was left out:
+
+        p = x + e;  q = C(p);  e <- p - q;  x_i <- x_i + gamma sum_j (w_ij - delta_ij) q_j
+
+    Needs milder compression and a smaller gamma than CHOCO-SGD, which compresses differences.
+    """
+
+    source = "Tang et al., DeepSqueeze, 2019 (arXiv 1907.07346), Algorithm 1"
+    bibtex = ("tang2019deepsqueeze",)
+    slots = (Slot("left_out", "worker", "zero", "error feedback memory"),)
+    uses_mixing = True
+    uses_compress = True
+
+    gamma: Annotated[float, Meta(gt=0, le=1)] = 0.1
+
+    def step(self, state, run):
+        loss = yield from run.local_step(state)
+        sent = compress_with_feedback(run.codec, state.x, state.left_out, run.hosted, run.k)
+        mixed = yield Mix(Packed(run.codec, sent.packed, run.k), run.k)
+        # x <- x + gamma (W q - q);  e <- p - q
+        state.x = run.combine((1.0, self.gamma, -self.gamma), (state.x, mixed, sent.value))
+        state.left_out = sent.memory
+        return loss

@@ -1,0 +1,22 @@
+"""SPARQ-SGD: event-triggered compressed gossip without momentum."""
+
+from coopmpi.algorithms.squarm_sgd import Triggered
+from coopmpi.errors import UserError
+from coopmpi.registry import register
+
+
+@register("algorithm", "sparq-sgd")
+class SPARQSGD(Triggered, frozen=True, kw_only=True):
+    """The recursion of SQuARM-SGD with plain SGD steps: tau local steps, trigger ||x_i - h_i||^2 > c lr^2, then
+
+        h_i <- h_i + C(x_i - h_i) or unchanged;  x_i <- x_i + gamma sum_j w_ij (h_j - h_i)
+    """
+
+    source = "Singh, Data, George & Diggavi, SPARQ-SGD, 2019 (arXiv 1910.14280), Algorithm 1"
+    bibtex = ("singh2019sparq",)
+
+    def check(self, workers, mixing, config):
+        super().check(workers, mixing, config)
+        momentum = getattr(config.optimizer, "momentum", 0.0)
+        if momentum:
+            raise UserError(f"sparq-sgd has no momentum, given [optimizer] momentum = {momentum}; with it, the method is squarm-sgd")

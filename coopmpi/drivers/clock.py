@@ -1,0 +1,145 @@
+"""Virtual time for `coopmpi simulate`: one clock per worker, advanced beside the arithmetic.
+
+Requests come in the same order on every worker, so that following them tells when each worker would be done.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from coopmpi.errors import UserError
+from coopmpi.step import Advance, Finish, Grad, Mean, Mix, Now, Packed, Recall, Start
+from coopmpi.streams import Purpose, stream
+
+
+class Clocks:
+    """The virtual clocks of a run that one driver carries out for all m workers; float64 seconds.
+
+    A gradient takes what the compute model says. What is sent leaves at the sender's clock; worker i has it when
+    the last of its sources' messages has arrived: max_j (departure_j + latency_ij + bytes / rate). An average is
+    there for all at max_j departure_j + its cost. Whoever needs it earlier waits. With an egress limit a worker's
+    messages of one round share it and leave together, and those of its next round queue behind them.
+
+    compute: k -> seconds (m,); network: see coopmpi.parts.network_models.
+    """
+
+    def __init__(self, driver, compute, network, seed):
+        self.driver, self.compute, self.network, self.seed = driver, compute, network, seed
+        self.now = np.zeros(driver.workers)
+        self._computed, self._waited = np.zeros(driver.workers), np.zeros(driver.workers)
+        self._free = np.zeros(driver.workers)  # when what a worker has sent so far is out, under an egress limit
+        self._arrivals = {}  # ticket: when what it stands for is there (m,)
+        self._links = {}  # phase of the mixing matrices, or None for all of them: (sources, targets)
+        self._transfers = 0
+
+    @property
+    def time(self):
+        """The latest clock."""
+        return float(self.now.max())
+
+    def beside(self, generator):
+        """The same generator; the clocks advance with every request that passes."""
+        answer = None
+        while True:
+            try:
+                request = generator.send(answer)
+            except StopIteration as stop:
+                return stop.value
+            if type(request) is Now:
+                answer = self.time
+                continue
+            before = self.driver.sent.copy()
+            answer = yield request
+            self._follow(request, answer, self.driver.sent - before)
+
+    def account(self):
+        """Seconds that each worker (m,) has computed, and waited, since the last account."""
+        account = self._computed, self._waited
+        self._computed, self._waited = np.zeros_like(self.now), np.zeros_like(self.now)
+        return account
+
+    def _follow(self, request, answer, sent):
+        if type(request) is Grad:
+            seconds = self.compute(self.driver.k)
+            self.now = self.now + seconds
+            self._computed += seconds
+        elif type(request) is Start:
+            self._arrivals[answer] = self._arrival(request.request, sent)
+        elif type(request) is Finish:
+            self._wait(self._arrivals.pop(request.ticket))
+        elif type(request) is not Recall:  # from memory
+            self._wait(self._arrival(request, sent))
+
+    def _wait(self, arrival):
+        later = np.maximum(self.now, arrival)
+        self._waited += later - self.now
+        self.now = later
+
+    def _arrival(self, request, sent):
+        """When (m,) the answer is there if this is asked for now; sent (m,): bytes that each worker sends."""
+        departure = np.maximum(self.now, self._free)
+        self._transfers += 1
+        if self._averages(request):
+            return self._average(departure, request.x)
+        mixing = self.driver.mixing
+        phase = None if type(request) is Advance else request.round % mixing.cycle
+        if phase not in self._links:
+            self._links[phase] = _links(mixing, range(mixing.cycle) if phase is None else [phase])
+        return self._exchange(departure, sent, *self._links[phase])
+
+    def _averages(self, request):
+        if type(request) is Mix:
+            return type(request.x) is not Packed and self.driver.mixing.average(request.round)
+        return type(request) is Mean
+
+    def _average(self, departure, x):
+        rows = x.rows if type(x) is Packed else x
+        done = (departure + self._jitter(len(departure))).max() + self.network.average(len(departure), rows[:1].nbytes)
+        if self.network.egress:
+            self._free[:] = done  # nothing else is sent meanwhile
+        return np.full(len(departure), done)
+
+    def _exchange(self, departure, sent, sources, targets):
+        latency, per_byte = self.network.links(sources, targets)
+        nbytes = sent / np.maximum(np.bincount(sources, minlength=len(sent)), 1)  # of one message
+        transmission = nbytes[sources] * per_byte
+        if self.network.egress:
+            out = sent / self.network.egress
+            transmission = np.maximum(transmission, out[sources])
+            self._free = departure + out
+        arrival = self.now.copy()
+        np.maximum.at(arrival, targets, departure[sources] + latency + transmission + self._jitter(len(sources)))
+        return arrival
+
+    def _jitter(self, messages):
+        if not self.network.jitter:
+            return 0.0
+        drawn = stream(self.seed, Purpose.NETWORK, step=self._transfers).standard_exponential(messages)
+        return self.network.jitter * drawn
+
+
+def _links(mixing, rounds):
+    """(sources, targets): every link j -> i over which worker i receives in one of the rounds."""
+    pairs = [(j, i) for j in range(mixing.workers) for i in sorted({i for t in rounds for i in mixing.receivers(j, t)})]
+    return np.array(pairs, np.int64).reshape(-1, 2).T
+
+
+def read_numbers(path, dataset):
+    """The numbers in a .npy file, in a dataset of an HDF5 file, or in a text file (columns: always 2-D); float64."""
+    if not Path(path).is_file():
+        raise UserError(f"file {str(path)!r} does not exist")
+    kind = Path(path).suffix
+    try:
+        if kind in (".h5", ".hdf5"):
+            from coopmpi.record.reader import open_input
+
+            with open_input(path) as file:
+                if dataset not in file:
+                    raise UserError(f"{path}: there is no dataset {dataset!r}; in the file: {', '.join(file) or 'nothing'}")
+                return file[dataset][()].astype(float)
+        if kind == ".npy":
+            with open(path, "rb") as file:
+                return np.lib.format.read_array(file, allow_pickle=False).astype(float)
+        return np.loadtxt(path, ndmin=2)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: no numbers can be read from it: {error}") from error

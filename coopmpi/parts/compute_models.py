@@ -1,0 +1,114 @@
+"""How long a gradient takes on a virtual clock: the choices of `[compute] kind` for `coopmpi simulate`."""
+
+from typing import Annotated, ClassVar
+
+import numpy as np
+from msgspec import Meta
+
+from coopmpi.errors import UserError
+from coopmpi.registry import Part, register
+from coopmpi.streams import Purpose, stream
+
+Seconds = Annotated[float, Meta(ge=0)]
+
+
+class Compute(Part, frozen=True, kw_only=True):
+    """Base: the seconds that every worker's gradient takes, step by step."""
+
+    name: ClassVar[str]
+
+    def bind(self, workers, seed, read):
+        """The function k -> seconds (m,) float64 of the gradients of step k; UserError if there is none.
+
+        read(path, dataset) gives the numbers in a user's file.
+        """
+        raise NotImplementedError
+
+
+@register("compute", "constant")
+class Constant(Compute, frozen=True, kw_only=True):
+    """Every gradient takes the same time."""
+
+    seconds: Seconds = 1.0
+
+    def bind(self, workers, seed, read):
+        return lambda k: np.full(workers, self.seconds)
+
+
+@register("compute", "exponential")
+class Exponential(Compute, frozen=True, kw_only=True):
+    """Shifted exponential: seconds (shift + (1 - shift) Exp(1)), drawn anew for every worker and step.
+
+    seconds: the mean; shift: the part of it that never varies. [Wang & Joshi 2019, arXiv 1810.08313, sec. 2]
+    """
+
+    seconds: Seconds = 1.0
+    shift: Annotated[float, Meta(ge=0, le=1)] = 0.0
+
+    def bind(self, workers, seed, read):
+        def seconds(k):
+            drawn = stream(seed, Purpose.COMPUTE, step=k).standard_exponential(workers)
+            return self.seconds * (self.shift + (1 - self.shift) * drawn)
+
+        return seconds
+
+
+@register("compute", "pareto")
+class Pareto(Compute, frozen=True, kw_only=True):
+    """Heavy tails: P(time > t) = (least / t)^shape for t >= least = seconds (shape - 1) / shape.
+
+    seconds: the mean; the variance is finite for shape > 2 only.
+    """
+
+    seconds: Seconds = 1.0
+    shape: Annotated[float, Meta(gt=1)] = 2.5
+
+    def bind(self, workers, seed, read):
+        least = self.seconds * (self.shape - 1) / self.shape
+
+        def seconds(k):
+            # NumPy draws the excess over the least, in units of it
+            return least * (1 + stream(seed, Purpose.COMPUTE, step=k).pareto(self.shape, workers))
+
+        return seconds
+
+
+@register("compute", "slow-worker")
+class SlowWorker(Compute, frozen=True, kw_only=True):
+    """One worker takes `factor` times as long as the others."""
+
+    seconds: Seconds = 1.0
+    worker: Annotated[int, Meta(ge=0)] = 0
+    factor: Annotated[float, Meta(gt=0)] = 3.0
+
+    def bind(self, workers, seed, read):
+        if self.worker >= workers:
+            raise UserError(f"[compute] worker = {self.worker} is not there: {workers} workers are counted from 0, "
+                            f"allowed is 0 to {workers - 1}")
+        times = np.full(workers, self.seconds)
+        times[self.worker] *= self.factor
+        return lambda k: times
+
+
+@register("compute", "trace")
+class Trace(Compute, frozen=True, kw_only=True):
+    """Measured times from a file (.npy, .h5, or text), repeated from its start when the run is longer.
+
+    The file holds seconds per step (T,), the same for all workers, or (T, m). dataset: its name in an HDF5 file;
+    by default the compute times of a coopmpi result.
+    """
+
+    file: str
+    dataset: str = "train/compute_time"
+
+    def bind(self, workers, seed, read):
+        times = read(self.file, self.dataset)
+        if times.ndim == 1:
+            times = times[:, None]
+        if times.ndim != 2 or not len(times) or times.shape[1] not in (1, workers):
+            raise UserError(f"[compute] file = {self.file!r} must hold seconds of shape (steps,) or (steps, workers) = "
+                            f"(steps, {workers}), found {times.shape}")
+        if not (np.isfinite(times).all() and (times >= 0).all()):
+            raise UserError(f"[compute] file = {self.file!r}: seconds must be finite and not negative, the least there "
+                            f"is {times.min()}, the largest {times.max()}")
+        return lambda k: np.broadcast_to(times[k % len(times)], workers)

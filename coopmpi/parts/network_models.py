@@ -1,0 +1,131 @@
+"""What communication costs on a virtual clock: the choices of `[network] kind` for `coopmpi simulate`.
+
+Bytes, seconds, bytes per second. A message costs its link's latency + bytes / bandwidth.
+"""
+
+from math import ceil, log2
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+from msgspec import Meta
+
+from coopmpi.errors import UserError
+from coopmpi.registry import Part, register
+
+Seconds = Annotated[float, Meta(ge=0)]
+Rate = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=1)]
+
+
+# all-reduce among m workers; transmission: the seconds that all bytes take over one link
+def ring(m, latency, transmission):
+    """2 (m - 1) messages of 1/m of the bytes, one after the other [Patarasuk & Yuan 2009]."""
+    return 2 * (m - 1) * latency + 2 * (m - 1) / m * transmission
+
+
+def tree(m, latency, transmission):
+    """Up and down a binary tree with all bytes."""
+    return 2 * ceil(log2(m)) * (latency + transmission)
+
+
+def recursive_doubling(m, latency, transmission):
+    """log2(m) exchanges of all bytes, with partners at distance 1, 2, 4, ... [Thakur et al. 2005]."""
+    return ceil(log2(m)) * (latency + transmission)
+
+
+ALLREDUCE = {"ring": ring, "tree": tree, "recursive-doubling": recursive_doubling}
+
+
+class Network(Part, frozen=True, kw_only=True):
+    """Base. jitter: mean of an exponential delay that every message meets on top."""
+
+    name: ClassVar[str]
+    jitter: Seconds = 0.0
+
+    def links(self, sources, targets):
+        """(latency in seconds, seconds per byte) of the links sources[e] -> targets[e], two arrays or numbers."""
+        raise NotImplementedError
+
+    def average(self, workers, nbytes):
+        """Seconds of an all-reduce of so many bytes, from the moment when the last worker has joined in."""
+        raise NotImplementedError
+
+
+@register("network", "delay")
+class Delay(Network, frozen=True, kw_only=True):
+    """A round takes a fixed time, whatever its size: the D of the runtime model of AdaComm [Wang & Joshi 2019]."""
+
+    egress: ClassVar[None] = None
+    seconds: Seconds = 1.0
+
+    def links(self, sources, targets):
+        return self.seconds, 0.0
+
+    def average(self, workers, nbytes):
+        return self.seconds
+
+
+class Wires(Network, frozen=True, kw_only=True):
+    """Base of networks with links. egress: what a worker can send in all, None: as much as its links take."""
+
+    allreduce: Literal["ring", "tree", "recursive-doubling"] = "ring"
+    egress: Rate | None = None
+
+    def slowest(self, workers):
+        """(latency, bandwidth) of the slowest link between any two of the workers."""
+        raise NotImplementedError
+
+    def average(self, workers, nbytes):
+        latency, bandwidth = self.slowest(workers)
+        return ALLREDUCE[self.allreduce](workers, latency, nbytes / min(bandwidth, self.egress or bandwidth))
+
+
+@register("network", "links")
+class Links(Wires, frozen=True, kw_only=True):
+    """All links are alike, full duplex, and do not disturb each other: neighbours are served at the same time."""
+
+    latency: Seconds = 1e-4
+    bandwidth: Rate = 1.25e8
+
+    def links(self, sources, targets):
+        return self.latency, 1 / self.bandwidth
+
+    def slowest(self, workers):
+        return self.latency, self.bandwidth
+
+
+@register("network", "hierarchy")
+class Hierarchy(Wires, frozen=True, kw_only=True):
+    """Nodes, racks, regions, ...: a link is as slow as the highest level that it crosses.
+
+    groups: workers per node, nodes per rack, racks per region, ...; workers are numbered through. latency and
+    bandwidth: within a node, within a rack, ..., and beyond the largest group.
+    """
+
+    groups: tuple[Count, ...] = (8, 16)
+    latency: tuple[Seconds, ...] = (1e-6, 1e-5, 1e-4)
+    bandwidth: tuple[Rate, ...] = (1e10, 1.25e9, 1.25e8)
+
+    def __post_init__(self):
+        levels = len(self.groups) + 1
+        for key, direction in (("latency", 1), ("bandwidth", -1)):
+            given = getattr(self, key)
+            if len(given) != levels:
+                raise UserError(f"[network] {key} needs a value within each of the {levels - 1} groups and one beyond: "
+                                f"{levels} values, given {list(given)}")
+            if list(given) != sorted(given, reverse=direction < 0):
+                raise UserError(f"[network] {key} must not {'fall' if direction > 0 else 'rise'} from level to level, "
+                                f"given {list(given)}")
+
+    def level(self, one, other):
+        """The highest level that links between the workers cross; 0: both are on one node."""
+        sizes = np.cumprod(self.groups)
+        return sum((one // size != other // size) * 1 for size in sizes)
+
+    def links(self, sources, targets):
+        level = self.level(sources, targets)
+        return np.take(self.latency, level), 1 / np.take(self.bandwidth, level)
+
+    def slowest(self, workers):
+        level = self.level(0, workers - 1)
+        return self.latency[level], self.bandwidth[level]

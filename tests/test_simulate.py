@@ -1,0 +1,458 @@
+"""coopmpi simulate: virtual clocks against formulas worked out by hand, and the arithmetic of a plain run untouched."""
+
+import math
+import re
+import tomllib
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pytest import approx
+
+from coopmpi import config, registry
+from coopmpi.drivers.assemble import assemble
+from coopmpi.drivers.loop import Trainer
+from coopmpi.drivers.session import train
+from coopmpi.drivers.solo import Solo
+from coopmpi.errors import UserError
+from coopmpi.parts.mixing import Mixing
+from coopmpi.report import catalogue
+from coopmpi.report.console import Silent
+from coopmpi.step import Finish, Grad, Mean, Mix, Now, Start
+from tests.runs import coopmpi, lockstep, settings as flags, write_quadratic
+
+M, D = 8, 5
+NBYTES = 8 * D  # of a float64 model
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return write_quadratic(tmp_path_factory.mktemp("simulate") / "q.h5", M, D)
+
+
+def tables(path, algorithm="local-sgd", **more):
+    algorithm = {"kind": algorithm} if isinstance(algorithm, str) else algorithm
+    return {"workers": M, "steps": 12, "dtype": "float64", "device": "cpu", "optimizer": {"lr": 0.05},
+            "task": {"kind": "quadratic", "path": path}, "algorithm": algorithm} | more
+
+
+def clocks(tables):
+    """The clocks at the end of a simulation without a file."""
+    trainer = Trainer(assemble(config.resolve(tables), Solo(), simulated=True), None, Silent())
+    trainer.train()
+    return trainer.clocks
+
+
+def record(tables, folder):
+    """The /train series of a simulation, read back from its file."""
+    train(assemble(config.resolve(tables), Solo(), simulated=True), Solo(), folder / "sim.h5", Silent())
+    with h5py.File(folder / "sim.h5") as file:
+        return {name: data[:] for name, data in file["train"].items()}
+
+
+def alone(tables, generator):
+    """Clocks that have followed one generator; it gets the driver."""
+    assembly = assemble(config.resolve(tables), Solo(), simulated=True)
+    assembly.driver.drive(assembly.clocks.beside(generator(assembly.driver.task)))
+    return assembly.clocks
+
+
+def delay(seconds):
+    return {"kind": "delay", "seconds": seconds}
+
+
+# the runtime model of Wang & Joshi 2019: Y per gradient, D per round, a = D / Y
+SPEED_UP = {0.1: (1.05, 1.07, 1.09, 1.09, 1.10), 1: (1.33, 1.60, 1.78, 1.88, 1.94), 4: (1.67, 2.50, 3.33, 4.00, 4.44),
+            9: (1.82, 3.08, 4.71, 6.40, 7.80)}
+TAUS = (2, 4, 8, 16, 32)
+
+
+@pytest.mark.parametrize("a", SPEED_UP)
+def test_speed_up_over_synchronous_sgd_with_constant_delays(path, a):
+    common = {"steps": 64, "network": delay(3.0 * a), "compute": {"kind": "constant", "seconds": 3.0}}
+    synchronous = clocks(tables(path, "sync-sgd", **common)).time
+    for tau, published in zip(TAUS, SPEED_UP[a]):
+        local = clocks(tables(path, period={"tau": tau}, **common)).time
+        assert synchronous / local == approx((1 + a) / (1 + a / tau), rel=1e-12)
+        assert abs(synchronous / local - published) <= 0.00501
+
+
+def expected_maximum(m, tau, shift):
+    """E[max over m workers of the mean of tau shifted exponentials], by quadrature of 1 - F(t)^m."""
+    from scipy.integrate import quad
+    from scipy.stats import gamma
+
+    return shift + (1 - shift) * quad(lambda t: 1 - gamma.cdf(t, tau, scale=1 / tau) ** m, 0, 40)[0]
+
+
+@pytest.mark.parametrize("tau, shift, published", [(1, 0, 2.70), (4, 0, 1.81), (16, 0, 1.38), (1, 0.5, 1.86), (4, 0.5, 1.40),
+                                                   (1, 0.9, 1.17)])
+def test_stragglers_are_averaged_out_by_local_steps(path, tau, shift, published):
+    steps = 3000 * min(tau, 3)
+    time = clocks(tables(path, steps=steps, period={"tau": tau}, network=delay(0.0),
+                         compute={"kind": "exponential", "shift": shift})).time / steps
+    expected = expected_maximum(M, tau, shift)
+    assert time == approx(expected, rel=0.02) and published == approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize("a, published", [(1, (1.39, 2.21, 2.87)), (4, (1.60, 3.27, 4.83))])
+def test_speed_up_with_exponential_stragglers(path, a, published):
+    common = {"steps": 3200, "network": delay(float(a)), "compute": {"kind": "exponential"}}
+    synchronous = clocks(tables(path, "sync-sgd", **common)).time
+    for tau, ratio in zip((2, 8, 32), published):
+        assert synchronous / clocks(tables(path, period={"tau": tau}, **common)).time == approx(ratio, rel=0.03)
+
+
+@pytest.mark.parametrize("shape", [1.5, 3.0])
+def test_pareto_has_its_mean_and_its_tail(shape):
+    seconds = registry.build("compute", {"kind": "pareto", "seconds": 2.0, "shape": shape}).bind(1000, 1, None)
+    drawn = np.concatenate([seconds(k) for k in range(1000)])
+    least = 2.0 * (shape - 1) / shape
+    assert drawn.min() >= least
+    assert np.mean(drawn > 3 * least) == approx(3**-shape, rel=0.02)
+    if shape > 2:
+        assert drawn.mean() == approx(2.0, rel=0.02)
+
+
+# what is exposed of a transfer that travels during local steps
+@pytest.mark.parametrize("algorithm", [{"kind": "easgd", "overlap": True}, "overlap-local-sgd", "cocod-sgd", "overlap-dpa"], ids=str)
+@pytest.mark.parametrize("seconds", [0.5, 4.0, 7.0])
+def test_overlapped_rounds_expose_what_a_period_does_not_hide(path, tmp_path, algorithm, seconds):
+    tau, compute = 4, 1.0
+    found = record(tables(path, algorithm, period={"tau": tau}, network=delay(seconds)), tmp_path)
+    exposed = max(0.0, seconds - tau * compute)
+    waits = np.zeros(12)
+    waits[[7, 11]] = exposed  # the first round has nothing to wait for
+    waits[11] += seconds  # nothing hides what the last round has started
+    assert np.allclose(found["wait_time"], waits[:, None], rtol=1e-12)
+    assert np.allclose(found["compute_time"], compute)
+    assert np.allclose(found["virtual_time"], np.cumsum(compute + waits), rtol=1e-12)
+
+
+@pytest.mark.parametrize("seconds", [0.4, 1.0, 3.5])
+def test_d_psgd_hides_an_exchange_behind_one_gradient(path, tmp_path, seconds):
+    found = record(tables(path, "d-psgd", network=delay(seconds)), tmp_path)
+    assert np.allclose(found["wait_time"], max(0.0, seconds - 1.0), rtol=1e-12)
+
+
+@pytest.mark.parametrize("algorithm", ["local-sgd", "dpa", "easgd"])
+def test_without_overlap_a_round_costs_all_of_it(path, tmp_path, algorithm):
+    found = record(tables(path, algorithm, period={"tau": 3}, network=delay(2.5)), tmp_path)
+    assert np.allclose(found["wait_time"], np.where(np.arange(12) % 3 == 2, 2.5, 0)[:, None], rtol=1e-12)
+
+
+# networks, by formula and by hand
+COSTS = {"ring": lambda m, lat, n, bw: 2 * (m - 1) * lat + 2 * (m - 1) / m * n / bw,
+         "tree": lambda m, lat, n, bw: 2 * math.ceil(math.log2(m)) * (lat + n / bw),
+         "recursive-doubling": lambda m, lat, n, bw: math.ceil(math.log2(m)) * (lat + n / bw)}
+LINKS = {"kind": "links", "latency": 0.3, "bandwidth": 10.0}
+
+
+@pytest.mark.parametrize("kind", COSTS)
+@pytest.mark.parametrize("workers, egress", [(8, None), (7, None), (8, 4.0), (8, 90.0), (1, None)])
+def test_all_reduce_costs(tmp_path, kind, workers, egress):
+    path = write_quadratic(tmp_path / "q.h5", workers, D)
+    limit = {"egress": egress} if egress else {}
+    found = clocks(tables(path, workers=workers, steps=4, period={"tau": 2}, network=LINKS | limit | {"allreduce": kind}))
+    bandwidth = min(10.0, egress or 10.0)
+    assert found.time == approx(4 + 2 * COSTS[kind](workers, 0.3, NBYTES, bandwidth), rel=1e-12)
+
+
+@pytest.mark.parametrize("graph, egress, wait", [
+    ("ring", None, 4.3), ("ring", 8.0, 10.3), ("ring", 400.0, 4.3),  # 2 neighbours: 80 bytes share the egress
+    ("hypercube", 8.0, 15.3), ("one-peer-exponential", 8.0, 5.3)])
+def test_neighbours_share_the_egress_of_a_worker(path, tmp_path, graph, egress, wait):
+    limit = {"egress": egress} if egress else {}
+    found = record(tables(path, "dpa", steps=3, period={"tau": 1}, network=LINKS | limit, mixing={"graph": graph}), tmp_path)
+    assert np.allclose(found["wait_time"], wait, rtol=1e-12)
+
+
+def test_the_hub_of_a_star_is_its_bottleneck(path, tmp_path):
+    found = record(tables(path, "dpa", steps=1, period={"tau": 1}, network=LINKS | {"egress": 8.0}, mixing={"graph": "star"}), tmp_path)
+    # the hub sends 7 x 40 bytes at 8 bytes/s; the leaves one message each
+    assert np.allclose(found["wait_time"], [[5.3] + [35.3] * 7], rtol=1e-12)
+
+
+def test_where_all_average_an_exchange_is_an_all_reduce(path):
+    found = clocks(tables(path, "dpa", steps=1, period={"tau": 1}, network=LINKS, mixing={"graph": "complete"}))
+    assert found.time == approx(1 + COSTS["ring"](M, 0.3, NBYTES, 10.0), rel=1e-12)
+
+
+HIERARCHY = {"kind": "hierarchy", "groups": [2, 2], "latency": [1.0, 10.0, 100.0], "bandwidth": [40.0, 20.0, 4.0]}
+
+
+def test_links_are_as_slow_as_the_highest_level_they_cross(path, tmp_path):
+    found = record(tables(path, "dpa", steps=1, period={"tau": 1}, network=HIERARCHY), tmp_path)
+    # 40 bytes: within a node 1 + 1, within a rack 10 + 2, beyond 100 + 10; on the ring 0-1 | 2-3 || 4-5 | 6-7 ||
+    assert found["wait_time"].tolist() == [[110, 12, 12, 110, 110, 12, 12, 110]]
+    egress = record(tables(path, "dpa", steps=1, period={"tau": 1}, network=HIERARCHY | {"egress": 16.0}), tmp_path)
+    # 80 bytes leave in 5 s: more than a link within a node or a rack takes, less than one beyond
+    assert egress["wait_time"].tolist() == [[110, 15, 15, 110, 110, 15, 15, 110]]
+
+
+@pytest.mark.parametrize("workers, cost", [(8, 14 * 100 + 14 / 8 * 10), (4, 6 * 10 + 6 / 4 * 2), (2, 2 * 1 + 1)])
+def test_an_all_reduce_is_as_slow_as_the_slowest_link_in_it(tmp_path, workers, cost):
+    path = write_quadratic(tmp_path / "q.h5", workers, D)
+    assert clocks(tables(path, workers=workers, steps=1, period={"tau": 1}, network=HIERARCHY)).time == approx(1 + cost, rel=1e-12)
+
+
+@pytest.mark.parametrize("request_of", [lambda x: Mix(x, 0), Mean], ids=["mix", "mean"])
+@pytest.mark.parametrize("egress", [None, 5.0])
+def test_transfers_queue_behind_each_other_under_an_egress_limit(path, request_of, egress):
+    def twice(task):
+        x = np.zeros((M, D))
+        first = yield Start(request_of(x))
+        second = yield Start(request_of(x))
+        yield Finish(first)
+        yield Finish(second)
+
+    network = LINKS | ({"egress": egress} if egress else {})
+    found = alone(tables(path, "d-psgd", network=network), twice)
+    if request_of is Mean:
+        once = COSTS["ring"](M, 0.3, NBYTES, egress or 10.0)
+        assert found.time == approx(2 * once if egress else once, rel=1e-12)
+    else:
+        assert found.time == approx(2 * 2 * NBYTES / 5.0 + 0.3 if egress else 4.3, rel=1e-12)
+
+
+def test_a_packed_row_costs_the_bytes_of_its_packet(path):
+    """Half the bytes, half the transmission: what is compressed is what counts."""
+    network = {"kind": "links", "latency": 0.0, "bandwidth": 1.0}
+    common = {"steps": 3, "network": network, "compute": {"kind": "constant", "seconds": 0.0}}
+    plain = clocks(tables(path, "choco-sgd", compress={"kind": "none"}, **common)).time
+    halved = clocks(tables(path, "choco-sgd", compress={"kind": "bf16"}, **common)).time
+    assert plain == approx(3 * NBYTES, rel=1e-12) and halved == approx(3 * 2 * D, rel=1e-12)
+
+
+def test_a_generator_may_ask_what_time_it_is(path):
+    times = []
+
+    def step(task):
+        times.append((yield Now()))
+        yield Grad(np.zeros((M, D)))
+        times.append((yield Now()))
+
+    alone(tables(path, compute={"kind": "slow-worker", "seconds": 2.0, "worker": 3, "factor": 2.5}), step)
+    assert times == [0.0, 5.0]
+
+
+# stragglers
+def test_one_slow_worker_holds_up_an_average(path, tmp_path):
+    slow = {"kind": "slow-worker", "seconds": 2.0, "worker": 3, "factor": 1.5}
+    found = record(tables(path, period={"tau": 4}, compute=slow, network=delay(0.0)), tmp_path)
+    assert found["virtual_time"].tolist() == [3.0 * k for k in range(1, 13)]
+    waits = found["wait_time"][3::4]
+    assert (waits[:, 3] == 0).all() and (np.delete(waits, 3, axis=1) == 4.0).all()
+    assert (found["compute_time"] == np.where(np.arange(M) == 3, 3.0, 2.0)).all()
+
+
+@settings(max_examples=15, deadline=None)
+@given(algorithm=st.sampled_from(["dpa", "d-psgd"]), graph=st.sampled_from(["ring", "exponential", "one-peer-exponential", "star"]),
+       latency=st.floats(0, 3), seed=st.integers(0, 99))
+def test_neighbours_wait_for_neighbours_only(path, tmp_path_factory, algorithm, graph, latency, seed):
+    """Against t_i <- max(t_i, max_j over the sources of departure_j + cost), dense, for any compute times."""
+    folder = tmp_path_factory.mktemp("trace")
+    compute = np.random.default_rng(seed).exponential(size=(5, M))
+    np.save(folder / "times.npy", compute)
+    network = {"kind": "links", "latency": latency, "bandwidth": 100.0}
+    found = record(tables(path, algorithm, period={"tau": 3}, mixing={"graph": graph}, network=network,
+                          compute={"kind": "trace", "file": str(folder / "times.npy")}), folder)
+    mixing = Mixing(graph=graph).bind(M, 0)
+    t = np.zeros(M)
+    for k in range(12):
+        departure = t
+        t = t + compute[k % 5]
+        if algorithm == "dpa":
+            departure, round, due = t, (k + 1) // 3 - 1, (k + 1) % 3 == 0
+        else:
+            round, due = k, True
+        if due:
+            linked = (mixing.matrix(round % mixing.cycle).toarray() != 0) & ~np.eye(M, dtype=bool)
+            t = np.maximum(t, np.where(linked, departure + latency + NBYTES / 100.0, 0).max(axis=1))
+        assert found["virtual_time"][k] == approx(t.max(), rel=1e-12)
+
+
+def test_jitter_is_exponential_on_every_message(path, tmp_path):
+    network, steps = delay(1.0) | {"jitter": 0.5}, 4000
+    # the first step: two messages each, never less than the delay, all different
+    found = record(tables(path, "dpa", steps=1, period={"tau": 1}, network=network), tmp_path)["wait_time"][0]
+    assert found.min() > 1 and len(set(found.tolist())) == M
+    # an average waits for the latest of m: E[max] = 0.5 (1 + 1/2 + ... + 1/m)
+    average = clocks(tables(path, steps=steps, period={"tau": 1}, network=network)).time
+    assert average / steps == approx(2.0 + 0.5 * sum(1 / i for i in range(1, M + 1)), rel=0.02)
+
+
+# traces
+def test_a_trace_comes_from_npy_text_and_results(path, tmp_path):
+    times = np.array([1.0, 2.0, 0.5])
+    np.save(tmp_path / "t.npy", times)
+    np.savetxt(tmp_path / "t.txt", times)
+    for name in ("t.npy", "t.txt"):
+        found = record(tables(path, network=delay(0.0), compute={"kind": "trace", "file": str(tmp_path / name)}), tmp_path)
+        assert (found["compute_time"] == np.tile(times, 4)[:, None]).all()
+    measured = {"kind": "exponential"}
+    record(tables(path, steps=6, compute=measured), tmp_path)
+    (tmp_path / "sim.h5").rename(tmp_path / "first.h5")
+    again = record(tables(path, compute={"kind": "trace", "file": str(tmp_path / "first.h5")}), tmp_path)
+    with h5py.File(tmp_path / "first.h5") as file:
+        assert np.array_equal(again["compute_time"], np.tile(file["train/compute_time"][:], (2, 1)))
+
+
+@pytest.mark.parametrize("compute, message", [
+    ({"kind": "slow-worker", "worker": 8}, "allowed is 0 to 7"),
+    ({"kind": "trace", "file": "missing.npy"}, "does not exist"),
+    ({"kind": "trace", "file": "wide.npy"}, r"\(steps, 8\), found \(4, 3\)"),
+    ({"kind": "trace", "file": "negative.npy"}, "not negative"),
+    ({"kind": "trace", "file": "words.txt"}, "no numbers can be read"),
+    ({"kind": "trace", "file": "words.npy"}, "no numbers can be read"),
+    ({"kind": "trace", "file": "q.h5", "dataset": "seconds"}, "no dataset 'seconds'; in the file: a, b, x0"),
+    ({"kind": "trace", "file": "q.h5", "dataset": "x0"}, "not negative"),
+    ({"kind": "pareto", "shape": 1.0}, "shape"),
+    ({"kind": "exponential", "shift": 1.5}, "shift"),
+    ({"kind": "exponental"}, "did you mean 'exponential'")])
+def test_compute_models_refuse_what_cannot_be(path, tmp_path, monkeypatch, compute, message):
+    monkeypatch.chdir(tmp_path)
+    write_quadratic("q.h5", M, D)
+    np.save("wide.npy", np.ones((4, 3)))
+    np.save("negative.npy", np.array([1.0, -1.0]))
+    for name in ("words.txt", "words.npy"):
+        Path(name).write_text("one\ntwo\n")
+    with pytest.raises(UserError, match=message):
+        clocks(tables(path, compute=compute))
+
+
+@pytest.mark.parametrize("network, message", [
+    ({"kind": "hierarchy", "groups": [4]}, "2 values, given"),
+    ({"kind": "hierarchy", "latency": [1e-3, 1e-5, 1e-4]}, "must not fall"),
+    ({"kind": "hierarchy", "bandwidth": [1e8, 1e9, 1e7]}, "must not rise"),
+    ({"kind": "links", "bandwidth": 0}, "bandwidth"),
+    ({"kind": "links", "allreduce": "star"}, "allreduce"),
+    ({"kind": "delay", "latency": 1.0}, "unknown key 'latency'"),
+    ({"kind": "link"}, "did you mean 'links'")])
+def test_networks_refuse_what_cannot_be(network, message):
+    with pytest.raises(UserError, match=message):
+        config.resolve({"network": network})
+
+
+# the same arithmetic, the same numbers
+@pytest.mark.parametrize("algorithm", registry.parts("algorithm"))
+def test_models_are_those_of_a_plain_run(path, algorithm):
+    noisy = {"compute": {"kind": "exponential"}, "network": {"kind": "links", "jitter": 0.1, "egress": 1e6}}
+    lazy = {"mixing": {"lazy": True}, "period": {"tau": 3}}  # d2 needs it
+    plain = lockstep(tables(path, algorithm, **lazy)).state.x
+    trainer = Trainer(assemble(config.resolve(tables(path, algorithm, **lazy, **noisy)), Solo(), simulated=True), None, Silent())
+    trainer.train()
+    assert np.array_equal(trainer.state.x, plain)
+    assert trainer.clocks.time > 12 * 0.5 and trainer.clocks.now.shape == (M,)
+
+
+def test_the_seed_decides(path, tmp_path):
+    def times(seed):
+        return record(tables(path, "d-psgd", seed=seed, compute={"kind": "pareto"}, network=delay(0.1) | {"jitter": 0.2}),
+                      tmp_path)["virtual_time"]
+
+    assert np.array_equal(times(1), times(1)) and not np.array_equal(times(1), times(2))
+
+
+@settings(max_examples=25, deadline=None)
+@given(algorithm=st.sampled_from([*({"kind": name} for name in ("local-sgd", "dpa", "d-psgd", "overlap-local-sgd", "sync-sgd")),
+                                  {"kind": "easgd", "overlap": True}]),
+       graph=st.sampled_from(["ring", "star", "one-peer-exponential", "complete"]), seed=st.integers(0, 99),
+       latency=st.floats(0, 2), longer=st.floats(0, 2), jitter=st.sampled_from([0.0, 0.3]), egress=st.sampled_from([None, 30.0]),
+       allreduce=st.sampled_from(sorted(COSTS)))
+def test_a_longer_latency_never_makes_a_run_faster(path, algorithm, graph, seed, latency, longer, jitter, egress, allreduce):
+    def time(latency):
+        network = {"kind": "links", "latency": latency, "bandwidth": 50.0, "jitter": jitter, "allreduce": allreduce}
+        return clocks(tables(path, algorithm, seed=seed, steps=8, period={"tau": 2}, mixing={"graph": graph},
+                             network=network | ({"egress": egress} if egress else {}), compute={"kind": "exponential"})).now
+
+    assert (time(latency + longer) >= time(latency) * (1 - 1e-12)).all()
+
+
+# the command
+@pytest.fixture(scope="module")
+def run(path, tmp_path_factory):
+    """(folder, standard output) of `coopmpi simulate RUN.toml -o sim.h5` and the `train` of the same description."""
+    folder = tmp_path_factory.mktemp("command")
+    (folder / "run.toml").write_text(f"""
+workers = 8
+steps = 20
+[task]
+kind = "quadratic"
+path = "{path}"
+[compute]
+kind = "exponential"
+shift = 0.5
+[network]
+kind = "delay"
+seconds = 4
+""")
+    status, out, err = coopmpi("simulate", "run.toml", "-o", "sim.h5", cwd=folder)
+    assert status == 0, err
+    status, _, err = coopmpi("train", "run.toml", "-o", "train.h5", "--quiet", cwd=folder)
+    assert status == 0, err
+    return folder, out
+
+
+def test_the_result_has_virtual_time_and_the_models_of_train(run):
+    folder, out = run
+    with h5py.File(folder / "sim.h5") as sim, h5py.File(folder / "train.h5") as plain:
+        assert sim.attrs["mode"] == "simulate" and plain.attrs["mode"] == "train"
+        assert np.array_equal(sim["final/x"][:], plain["final/x"][:])
+        virtual = sim["train/virtual_time"]
+        assert virtual.shape == (20,) and virtual.attrs["units"] == "s" and virtual.dims[0][0] == sim["train/step"]
+        assert (np.diff(virtual[:]) > 0).all() and "virtual_time" not in plain["train"]
+        assert sim["train/wait_time"][7].min() >= 4 and "virtual" in sim["train/wait_time"].attrs["description"]
+        assert sim["train/wall_time"][-1] < virtual[-1]
+        tables = tomllib.loads(sim["config"][()].decode())
+        assert tables["network"] == {"kind": "delay", "seconds": 4.0, "jitter": 0.0} and tables["compute"]["shift"] == 0.5
+        assert not {"network", "compute"} & set(tomllib.loads(plain["config"][()].decode()))
+        assert re.findall(r"virtual seconds +(\S+)", out)[-1] == f"{virtual[-1]:.5g}"
+
+
+def test_the_resolved_description_repeats_the_simulation(run, tmp_path):
+    folder, _ = run
+    with h5py.File(folder / "sim.h5") as sim:
+        (tmp_path / "again.toml").write_bytes(sim["config"][()])
+        times = sim["train/virtual_time"][:]
+    status, out, err = coopmpi("simulate", "again.toml", "--quiet", "-o", "again.h5", cwd=tmp_path)
+    assert (status, out) == (0, ""), err
+    with h5py.File(tmp_path / "again.h5") as again:
+        assert np.array_equal(again["train/virtual_time"][:], times)
+
+
+def test_the_dry_run_is_a_run_description(tmp_path):
+    status, out, err = coopmpi("simulate", "--dry-run", *flags({"network": {"kind": "delay"}, "workers": 3}), cwd=tmp_path)
+    assert status == 0, err
+    assert tomllib.loads(out)["network"]["kind"] == "delay" and config.resolve(tomllib.loads(out)).workers == 3
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--set=network.kind=lins"], "did you mean 'links'"),
+    (["--set=compute.kind=slow-worker", "--set=compute.worker=9"], "allowed is 0 to 3"),
+    (["-o", "taken.h5"], "--overwrite")])
+def test_mistakes_are_told_in_one_line(tmp_path, arguments, message):
+    (tmp_path / "taken.h5").write_text("")
+    status, _, err = coopmpi("simulate", *arguments, "--quiet", cwd=tmp_path)
+    assert status == 2 and message in err and err.startswith("coopmpi: ") and err.count("\n") == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["taken.h5"]
+
+
+@pytest.mark.mpi
+def test_it_is_one_process(tmp_path):
+    status, _, err = coopmpi("simulate", cwd=tmp_path, ranks=2)
+    assert status == 2 and "given 2 ranks" in err and not list(tmp_path.iterdir())
+
+
+def test_every_key_of_the_models_is_documented_with_its_default():
+    page = (Path(__file__).parents[1] / "docs" / "simulate.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| `?([^|`]*)`? \|", page, re.MULTILINE)
+    for kind in ("compute", "network"):
+        for name, cls in registry.parts(kind).items():
+            assert f'`"{name}"`' in page
+            for key, default, _ in catalogue.keys(cls):
+                assert (key, default) in [(key, default.strip()) for key, default in rows], (name, key, default)
