@@ -38,8 +38,10 @@ class Mean(NamedTuple):
 
 
 class Packed(NamedTuple):
-    """Compressed rows (b, nbytes) on the wire, in place of x in a Mix or Mean: the answer is made of what the codec
-    decodes from them. silent: local rows that send nothing, which counts as zeros (Advance only)."""
+    """Compressed rows (b, nbytes) on the wire, in place of x in a Mix or Mean: what the codec decodes from them counts.
+
+    silent: local rows that send nothing, which stands for zeros (Advance only).
+    """
 
     codec: object
     rows: object
@@ -108,7 +110,9 @@ class State:
     def _start(slot, initial, driver):
         if slot.kind == "ticket":
             return None
-        rows = {"worker": len(driver.hosted), "replica": 1}.get(slot.kind) or len(driver.hosted) + len(driver.audience.remote)
+        rows = 1 if slot.kind == "replica" else len(driver.hosted)
+        if slot.kind == "memory":
+            rows += len(driver.audience.remote)
         device = driver.device
         array = device.empty((rows, initial.size), initial.dtype)
         array[:] = device.asarray(initial) if slot.start == "model" else 0
@@ -155,7 +159,7 @@ class Run:
     """What a step is told: the parts it was put together with, and where the run stands."""
 
     def __init__(self, workers, hosted, steps, optimizer, schedule, period, device, codec=None):
-        self.workers, self.hosted, self.steps = workers, hosted, steps  # m over all ranks; those here; length of the run
+        self.workers, self.hosted, self.steps = workers, hosted, steps  # m; the workers of this rank; length of the run
         self.optimizer, self.schedule, self.rounds = optimizer, schedule, period.rounds()
         self.device, self.codec = device, codec  # codec: of the compressor, where the algorithm uses one
 

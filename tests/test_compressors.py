@@ -1,9 +1,7 @@
-"""Compressors: what they do to numbers, what they put on the wire, and error feedback."""
+"""What compressors do to numbers: against definitions, and how much they lose."""
 
 import math
 import struct
-import tracemalloc
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,115 +12,20 @@ from hypothesis.extra.numpy import arrays
 from coopmpi import registry
 from coopmpi.array import Host
 from coopmpi.errors import UserError
-from coopmpi.parts.feedback import compress_with_feedback
-from coopmpi.parts.packing import Integers, Numbers
+from coopmpi.parts.packing import Integers
 from coopmpi.streams import Purpose, stream
-from coopmpi.tasks.models import Layout
-from tests.guarded import simulated
+from tests.compression import (
+    KINDS, LAYOUT, ROUND, SEED, TABLES, D, bind, build, compressed, numbers, squared, through,
+)
 
-SEED, ROUND = 5, 7
-SHAPES = [("weight", (40, 30)), ("bias", (30,)), ("conv", (6, 3, 3, 3)), ("one", (1,)), ("scalar", ())]
-LAYOUT = Layout(SHAPES)
-D = LAYOUT.size
-TABLES = {
-    "none": {}, "topk": {"fraction": 0.1}, "randk": {"fraction": 0.1}, "sign": {}, "sign-topk": {"fraction": 0.1},
-    "qsgd": {"levels": 15}, "lowrank": {"rank": 2}, "fp16": {}, "bf16": {},
-}
 DETERMINISTIC = ["none", "topk", "sign", "sign-topk", "fp16", "bf16"]
-KINDS = pytest.mark.parametrize("kind", TABLES)
-
-
-def build(kind, **keys):
-    return registry.build("compress", {"kind": kind} | TABLES[kind] | keys)
-
-
-def bind(kind, shapes=SHAPES, dtype="float32", device=None, seed=SEED, **keys):
-    return build(kind, **keys).bind(Layout(shapes), dtype, device or Host(), seed)
-
-
-def through(codec, x, workers=None, round=ROUND):
-    """C(x) by way of the wire."""
-    workers = range(len(x)) if workers is None else workers
-    packed = codec.encode(x, workers, round)
-    assert packed.shape == (len(x), codec.nbytes) and packed.dtype == np.uint8
-    return codec.decode(packed, workers, round, np.full_like(x, np.nan))
-
-
-def compressed(kind, x, shape=None, **keys):
-    """C(x) of one tensor x (n,)."""
-    codec = bind(kind, [("x", shape or x.shape)], x.dtype, **keys)
-    return through(codec, x.reshape(1, -1))[0]
-
-
-def numbers(b=3, d=D, dtype="float32", seed=0):
-    return np.random.default_rng(seed).standard_normal((b, d)).astype(dtype)
-
-
-def squared(x):
-    return np.sum(np.square(x, dtype="float64"))
 
 
 def test_every_compressor_is_tested():
     assert set(TABLES) == set(registry.parts("compress"))
 
 
-# on the wire
-
-def index_bits(n):
-    return math.ceil(math.log2(n))
-
-
-FORMULAS = {  # bits of a tensor of n numbers of f bits, k kept
-    "none": lambda n, f, k, shape: f * n,
-    "topk": lambda n, f, k, shape: k * (f + index_bits(n)),
-    "randk": lambda n, f, k, shape: f * k,
-    "sign": lambda n, f, k, shape: n + f,
-    "sign-topk": lambda n, f, k, shape: k * (1 + index_bits(n)) + f,
-    "qsgd": lambda n, f, k, shape: n * (1 + math.ceil(math.log2(15 + 1))) + f,
-    "lowrank": lambda n, f, k, shape: f * (2 * (shape[0] + n // shape[0]) if len(shape) > 1 else n),
-    "fp16": lambda n, f, k, shape: 16 * n,
-    "bf16": lambda n, f, k, shape: 16 * n,
-}
-
-
-@KINDS
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_sizes_are_those_of_the_formulas(kind, dtype):
-    codec, f = bind(kind, dtype=dtype), 8 * np.dtype(dtype).itemsize
-    sizes = [(math.prod(shape), shape) for _, shape in SHAPES]
-    assert codec.bits == sum(FORMULAS[kind](n, f, max(1, round(0.1 * n)), shape) for n, shape in sizes)
-    # each field ends on a byte: at most 7 bits more, and there are at most three in a tensor
-    assert codec.bits <= 8 * codec.nbytes <= codec.bits + 3 * 7 * len(SHAPES)
-    through(codec, numbers(dtype=dtype))
-
-
-@pytest.mark.parametrize("kind, nbytes", [
-    ("topk", 4 * 100 + 10 * 100 / 8), ("randk", 4 * 100), ("sign", 128 + 4), ("sign-topk", 125 + 13 + 4),
-    ("qsgd", 128 + 4 * 128 + 4), ("lowrank", 4 * 2 * (32 + 32)), ("fp16", 2048), ("none", 4096),
-])
-def test_bytes_of_a_tensor_of_32_by_32(kind, nbytes):
-    keys = {"fraction": 100 / 1024} if "fraction" in TABLES[kind] else {}
-    assert bind(kind, [("w", (32, 32))], **keys).nbytes == nbytes
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.data(), st.integers(0, 21), st.integers(1, 40), st.integers(1, 4))
-def test_integers_return_from_as_many_bits_as_they_need(data, width, count, b):
-    values = data.draw(arrays("int64", (b, count), elements=st.integers(0, 2**width - 1)))
-    field = Integers(count, width)
-    packed = field.pack(Host(), values)
-    assert packed.shape == (b, field.nbytes) and field.nbytes == math.ceil(count * width / 8)
-    assert np.array_equal(field.unpack(Host(), packed), values)
-
-
-def test_numbers_return_from_odd_addresses():
-    values, packed = numbers(2, 3), np.zeros((2, 15), "uint8")
-    field = Numbers(3, np.dtype("float32"))
-    packed[:, 1:13] = field.pack(Host(), values)
-    assert np.array_equal(field.unpack(Host(), packed[:, 1:13]), values)
-
-
-# what they do: against definitions, one number at a time
+# against definitions, one number at a time
 
 def first_largest(x, k):
     return sorted(range(len(x)), key=lambda i: (-abs(x[i]), i))[:k]
@@ -245,6 +148,13 @@ def test_qsgd_equals_its_definition(levels):
     assert np.allclose(compressed("qsgd", x, levels=levels), scale * np.sign(x) * steps, rtol=1e-12, atol=0)
 
 
+def test_qsgd_has_no_level_above_the_last():
+    x, almost_one = CASES["one-hot"][None], np.full((1, 60), np.nextafter(np.float32(1), np.float32(0)))
+    for levels in (1, 15, 255, 32767):  # s + u is rounded up to s + 1
+        _, level, _ = build("qsgd", levels=levels).compress(Host(), x, (60,), almost_one)
+        assert level.max() == levels
+
+
 @pytest.mark.parametrize("shape", [(30, 20), (20, 5, 3, 2)])
 def test_lowrank_projects_on_few_directions(shape):
     x = numbers(1, math.prod(shape), "float64")[0]
@@ -277,6 +187,13 @@ def test_short_floats_saturate_and_keep_nan(kind, largest):
     result = compressed(kind, np.concatenate([x, payloads]))
     assert np.array_equal(result[:6], [largest, -largest, largest, -largest, np.nan, 1], equal_nan=True)
     assert np.isnan(result[6:]).all()
+
+
+@pytest.mark.parametrize("kind, digits", [("fp16", 11), ("bf16", 8)])
+def test_short_floats_round_ties_to_even(kind, digits):
+    between = 1 + (np.arange(1, 200, 2) % 2**digits) / 2**digits  # halfway between two neighbours
+    x = np.concatenate([between, -between, np.nextafter(between, 2), np.nextafter(between, 1)]).astype("float32")
+    assert np.array_equal(compressed(kind, x), DEFINITIONS[kind](x.astype("float64"), 0))
 
 
 def test_topk_of_what_topk_kept_is_the_same():
@@ -365,91 +282,6 @@ def test_flags(kind):
         assert part.linear == linear
 
 
-# the same bits wherever they are computed
-
-@KINDS
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_workers_together_or_alone_give_the_same_bits(kind, dtype):
-    shapes = [*SHAPES, ("long", (5003,)), ("wide", (7, 901))]
-    x = numbers(5, Layout(shapes).size, dtype)
-    workers, codec = [9, 2, 5, 11, 3], bind(kind, shapes, dtype)
-    packed = codec.encode(x, workers, ROUND).copy()
-    decoded = codec.decode(packed, workers, ROUND, np.empty_like(x))
-    for i, worker in enumerate(workers):
-        alone = bind(kind, shapes, dtype)
-        assert np.array_equal(alone.encode(x[i:i + 1], [worker], ROUND)[0], packed[i])
-        assert np.array_equal(alone.decode(packed[i:i + 1], [worker], ROUND, np.empty_like(x[:1]))[0], decoded[i])
-
-
-@KINDS
-@pytest.mark.parametrize("chunk", [1, 2400, 10**9])
-def test_so_do_workers_in_blocks(kind, chunk):
-    x, device = numbers(5), Host()
-    device.chunk = chunk
-    blocks, whole = bind(kind, device=device), bind(kind)
-    assert np.array_equal(blocks.encode(x, range(5), ROUND), whole.encode(x, range(5), ROUND))
-    assert np.array_equal(through(blocks, x), through(whole, x))
-
-
-@KINDS
-def test_a_packet_of_zeros_is_the_zero_vector(kind):
-    codec = bind(kind)
-    packed = np.zeros((2, codec.nbytes), "uint8")
-    assert not codec.decode(packed, [0, 1], ROUND, np.ones((2, D), "float32")).any()
-
-
-@KINDS
-def test_steady_state_allocates_little(kind):
-    x = numbers(64, 3000)
-    codec, out = bind(kind, [("w", (100, 30))]), np.empty_like(x)
-    for round in range(3):
-        codec.decode(codec.encode(x, range(64), round), range(64), round, out)
-    tracemalloc.start()
-    codec.decode(codec.encode(x, range(64), 3), range(64), 3, out)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < x.nbytes
-
-
-@KINDS
-def test_arrays_need_not_be_contiguous_and_are_left_as_they_are(kind):
-    wide, out = numbers(3, D + 9), np.zeros((3, D + 9), "float32")
-    kept, codec = wide.copy(), bind(kind)
-    packed = codec.encode(wide[:, 4:-5], range(3), ROUND)
-    room = np.zeros((3, codec.nbytes + 3), "uint8")
-    room[:, 1:-2] = packed
-    assert codec.decode(room[:, 1:-2], range(3), ROUND, out[:, 4:-5]) is not None
-    assert np.array_equal(out[:, 4:-5], through(codec, np.ascontiguousarray(wide[:, 4:-5])))
-    assert np.array_equal(wide, kept) and not out[:, :4].any() and not out[:, -5:].any()
-    assert np.array_equal(room[:, 1:-2], codec.encode(wide[:, 4:-5], range(3), ROUND))
-
-
-@KINDS
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_on_a_gpu(kind, dtype):
-    x, memory = numbers(dtype=dtype), numbers(dtype=dtype, seed=1)
-    expected = compress_with_feedback(bind(kind, dtype=dtype), x, memory, [4, 0, 2], ROUND)
-    with simulated():
-        from coopmpi.gpu import Gpu
-
-        codec = bind(kind, dtype=dtype, device=Gpu(0))
-        for _ in range(2):
-            device_x, device_memory = codec.device.asarray(x), codec.device.asarray(memory)
-            sent = compress_with_feedback(codec, device_x, device_memory, [4, 0, 2], ROUND)
-            assert all(np.array_equal(one.get(), other) for one, other in zip(sent, expected))
-
-
-def test_the_example_of_the_documentation(tmp_path, monkeypatch):
-    page = Path(__file__).parent.parent / "docs" / "compressors.md"
-    (tmp_path / "my_module.py").write_text(page.read_text().split("```python\n")[1].split("```")[0])
-    monkeypatch.syspath_prepend(tmp_path)
-    x = numbers()
-    own = registry.build("compress", {"kind": "my_module:EveryOther"})
-    codec = own.bind([("x", (D,), 0)], "float32", Host(), SEED)
-    assert codec.nbytes == 4 * ((D + 1) // 2)
-    assert np.array_equal(through(codec, x), np.where(np.arange(D) % 2, 0, x))
-
-
 # bad numbers
 
 @KINDS
@@ -481,30 +313,3 @@ def test_numbers_that_are_not_finite_pass(kind, bad):
 def test_bad_tables_are_refused(table, message):
     with pytest.raises(UserError, match=message):
         registry.build("compress", table)
-
-
-# error feedback
-
-@KINDS
-def test_what_was_sent_and_what_is_kept_is_what_was_put_in(kind):
-    codec, draw = bind(kind, dtype="float64"), np.random.default_rng(3)
-    memory, put_in, sent_out = np.zeros((3, D)), 0, 0
-    for round in range(30):
-        value = draw.standard_normal((3, D))
-        before = value.copy(), memory.copy()
-        sent = compress_with_feedback(codec, value, memory, range(3), round)
-        assert np.array_equal(value, before[0]) and np.array_equal(memory, before[1])
-        # the receiver has the packet alone
-        received = bind(kind, dtype="float64").decode(sent.packed, range(3), round, np.empty((3, D)))
-        assert np.array_equal(received, sent.value)
-        memory, put_in, sent_out = sent.memory, put_in + value, sent_out + received
-    assert np.allclose(sent_out + memory, put_in, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("kind", ["topk", "randk", "sign", "sign-topk", "qsgd", "lowrank"])
-def test_memory_stays_bounded(kind):
-    codec, memory, sizes = bind(kind, dtype="float64"), np.zeros((1, D)), []
-    for round in range(600):
-        memory = compress_with_feedback(codec, numbers(1, dtype="float64", seed=round), memory, [0], round).memory
-        sizes.append(squared(memory))
-    assert max(sizes[300:]) <= 1.2 * max(sizes[:300])

@@ -25,7 +25,8 @@ VARIANTS["squarm-sgd"]["threshold"] = 500.0  # some workers are silent at some r
 def exact(variant, graph):
     """Real data in float32, summed in a fixed order."""
     return {"workers": 8, "steps": 30, "deterministic": True, "device": "cpu", "algorithm": VARIANTS[variant],
-            "task": {"data": "digits", "hidden": [16], "batch": 8}, "period": {"tau": 3}, "mixing": {"graph": graph, "lazy": True},
+            "task": {"data": "digits", "hidden": [16], "batch": 8}, "period": {"tau": 3},
+            "mixing": {"graph": graph, "lazy": True},
             "optimizer": {} if variant == "sparq-sgd" else {"momentum": 0.9, "nesterov": True},
             "compress": {"kind": "sign-topk", "fraction": 0.1}}
 
@@ -39,7 +40,8 @@ def rounded(variant, path):
 
 FIXED = ("d2", "squarm-sgd", "sparq-sgd")  # need a fixed graph
 CASES = [(variant, graph) for variant in VARIANTS for graph in ("ring", "one-peer-exponential")
-         if graph == "ring" or registry.find("algorithm", VARIANTS[variant]["kind"]).uses_mixing and variant not in FIXED]
+         if graph == "ring"
+         or registry.find("algorithm", VARIANTS[variant]["kind"]).uses_mixing and variant not in FIXED]
 
 
 @pytest.fixture(scope="module")

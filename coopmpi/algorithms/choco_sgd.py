@@ -20,7 +20,8 @@ class ChocoSGD(Algorithm, frozen=True, kw_only=True):
     whoever may ever need a copy remembers it.
     """
 
-    source = "Koloskova, Lin, Stich & Jaggi, Decentralized deep learning with arbitrary compression, ICLR 2020, Algorithm 1"
+    source = ("Koloskova, Lin, Stich & Jaggi, Decentralized deep learning with arbitrary communication compression, "
+              "ICLR 2020, Algorithm 1")
     bibtex = ("koloskova2020decentralized",)
     slots = (Slot("copies", "memory", "zero", "public copies of the own and the neighbours' models"),)
     uses_mixing = True

@@ -13,7 +13,8 @@ class CoCoDSGD(Algorithm, frozen=True, kw_only=True):
     and the average of the new snapshots is started.
     """
 
-    source = "Shen et al., Faster distributed deep net training: computation and communication decoupled SGD, IJCAI 2019"
+    source = ("Shen et al., Faster distributed deep net training: computation and communication decoupled SGD, "
+              "IJCAI 2019")
     bibtex = ("shen2019cocod",)
     slots = (Slot("snapshot", "worker", "model", "the models at the last round"),
              Slot("average", "replica", "model", "mean of the snapshots"),

@@ -19,4 +19,5 @@ class SPARQSGD(Triggered, frozen=True, kw_only=True):
         super().check(workers, mixing, config)
         momentum = getattr(config.optimizer, "momentum", 0.0)
         if momentum:
-            raise UserError(f"sparq-sgd has no momentum, given [optimizer] momentum = {momentum}; with it, the method is squarm-sgd")
+            raise UserError(f"sparq-sgd has no momentum, given [optimizer] momentum = {momentum}; "
+                            "with it, the method is squarm-sgd")

@@ -89,8 +89,10 @@ def _forecast(assembly):
     cost = estimate(assembly)
     click.echo(config.dump(assembly.config))
     size = assembly.driver.task.dimension
-    click.echo(f"# model: {size} parameters, {len(assembly.driver.hosted)} workers on rank 0 of {assembly.driver.world.size}")
-    click.echo(f"# a round every {cost.tau} steps; per worker and round: {cost.bytes_sent / 1e6:.4g} MB sent, {cost.messages}")
+    driver = assembly.driver
+    click.echo(f"# model: {size} parameters, {len(driver.hosted)} workers on rank 0 of {driver.world.size}")
+    click.echo(f"# a round every {cost.tau} steps; per worker and round: {cost.bytes_sent / 1e6:.4g} MB sent, "
+               f"{cost.messages}")
     click.echo(f"# memory of rank 0: {sum(cost.memory.values()) / 1e6:.4g} MB")
     for name, nbytes in cost.memory.items():
         click.echo(f"#   {name:<26} {nbytes / 1e6:12.4g} MB")

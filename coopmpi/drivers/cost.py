@@ -74,8 +74,8 @@ def estimate(assembly):
     driver = Driver(config.workers, Slope(len(real.hosted), config.dtype), real.mixing, device,
                     Rehearsal(real.world.rank, real.world.size), config.deterministic)
     codec = assembly.run.codec and StillCodec(assembly.run.codec, problem.dimension, device)
-    run = Run(config.workers, driver.hosted, config.steps, config.optimizer, config.schedule, assembly.run.rounds.period, device,
-              codec)
+    run = Run(config.workers, driver.hosted, config.steps, config.optimizer, config.schedule,
+              assembly.run.rounds.period, device, codec)
     state = State(assembly.slots, driver.task.initial(), driver)
     sent = 0.0
     cycle = real.mixing.cycle if real.mixing else 1

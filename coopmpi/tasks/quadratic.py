@@ -28,7 +28,8 @@ class QuadraticProblem(Problem):
         with open_input(path) as file:
             for name in ("a", "b", "x0"):
                 if name not in file:
-                    raise UserError(f"{path}: a quadratic needs the datasets a (d,), b (m, d), x0 (d,); {name!r} is missing")
+                    raise UserError(f"{path}: a quadratic needs the datasets a (d,), b (m, d), x0 (d,); "
+                                    f"{name!r} is missing")
             a, b, x0 = file["a"], file["b"], file["x0"]
             if a.ndim != 1 or x0.shape != a.shape or b.shape != (place.workers, a.size):
                 raise UserError(f"{path}: shapes must be a (d,), b (m, d), x0 (d,) with m = {place.workers} workers, "

@@ -35,7 +35,7 @@ class Supervised(Part, frozen=True, kw_only=True):
     samples: Count = 10000  # the teacher's, and so on
     features: Count = 32
     noise: Annotated[float, Meta(ge=0)] = 0.0
-    data_seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0  # apart from the run's seed: runs that are compared share the data
+    data_seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0  # not the run's seed: runs that are compared share the data
 
     def prepare(self, place):
         return SupervisedProblem(self, place)
@@ -76,11 +76,12 @@ class SupervisedProblem(Problem):
         self.place, device = place, place.device
         data = place.world.on_node(partial(task.load, place), nodecopy.publish, nodecopy.attach)
         outputs = data.classes or data.y_train.shape[1]
-        self.model = build_model(task.model, data.x_train.shape[1], data.shape, outputs, task.hidden, task.layers, task.loss)
+        self.model = build_model(task.model, data.x_train.shape[1], data.shape, outputs, task.hidden, task.layers,
+                                 task.loss)
         self.dimension, self.layout = self.model.layout.size, self.model.layout
 
-        shards = partition(data.y_train, len(data.x_train), place.workers, task.partition, place.seed, task.concentration,
-                           task.shards_per_worker)
+        shards = partition(data.y_train, len(data.x_train), place.workers, task.partition, place.seed,
+                           task.concentration, task.shards_per_worker)
         hosted = place.hosted
         longest = max(map(len, shards))
         own = shards[hosted.start:hosted.stop]
