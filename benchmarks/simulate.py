@@ -29,14 +29,15 @@ def main(arguments):
                      "--workers", str(workers), "--repeats", str(options.repeats)]
             out = subprocess.run(again, check=True, capture_output=True, text=True).stdout
             seconds, ratio, memory, models = map(float, out.split())
-            rows.append((f"{algorithm} {graph}", workers, f"{workers / seconds:,.0f}", f"{ratio:.2f}", f"{memory / 1e6:.0f}",
-                         f"{memory / models:.1f}"))
-    table(("mlp 64-128-10, batch 32", "workers", "worker-steps/s", "time / without clocks", "MB", "MB / MB of m models"), rows)
+            rows.append((f"{algorithm} {graph}", workers, f"{workers / seconds:,.0f}", f"{ratio:.2f}",
+                         f"{memory / 1e6:.0f}", f"{memory / models:.1f}"))
+    table(("mlp 64-128-10, batch 32", "workers", "worker-steps/s", "time / without clocks", "MB",
+           "MB / MB of m models"), rows)
     print("bounds at 4,096 workers: 10,000 worker-steps/s on one core, memory linear in m times d")
 
 
 def _measure(algorithm, graph, workers, repeats):
-    """Print seconds per step with clocks, their ratio to seconds without, bytes held at most, bytes of m models."""
+    """Print seconds per step with clocks, their ratio to those without, bytes held at most, bytes of m models."""
     from threadpoolctl import threadpool_limits
 
     from coopmpi import config
@@ -60,8 +61,9 @@ def _measure(algorithm, graph, workers, repeats):
             loss = driver.drive(beside(assembly.config.algorithm.step(state, run)))
             driver.drive(beside(run.rounds.after_step(k, loss, run)))
 
+    candidates = {"without": lambda: period(lambda generator: generator), "with": lambda: period(clocks.beside)}
     with threadpool_limits(1):
-        times = interleaved({"without": lambda: period(lambda generator: generator), "with": lambda: period(clocks.beside)}, repeats)
+        times = interleaved(candidates, repeats)
     print(times["with"].seconds / PERIOD, times["with"].ratio, _held() - before, state.x.nbytes)
 
 

@@ -84,8 +84,9 @@ class Finish(NamedTuple):
 class Slot(NamedTuple):
     """One declared piece of state. Checkpoints, the memory estimate and the documentation come from here.
 
-    kind: "worker" (b, d), "replica" (1, d) equal on all ranks, "ticket" (a transfer under way, or None), or "memory":
-    a copy of a vector of every worker that any local worker receives from, the b local ones first.
+    kind: "worker" (b, d), "replica" (1, d) equal on all ranks, "auxiliary" (v, d) the same for the v auxiliary
+    variables of the mixing matrix, "ticket" (a transfer under way, a tuple of them, or None), or "memory": a copy of
+    a vector of every worker that any local worker receives from, the b local ones first.
     start: "model" (the common initial model), "zero", or "none" for tickets.
     """
 
@@ -110,10 +111,9 @@ class State:
     def _start(slot, initial, driver):
         if slot.kind == "ticket":
             return None
-        rows = 1 if slot.kind == "replica" else len(driver.hosted)
-        if slot.kind == "memory":
-            rows += len(driver.audience.remote)
-        device = driver.device
+        device, b = driver.device, len(driver.hosted)
+        rows = {"worker": lambda: b, "replica": lambda: 1, "auxiliary": lambda: driver.mixing.auxiliary,
+                "memory": lambda: b + len(driver.audience.remote)}[slot.kind]()
         array = device.empty((rows, initial.size), initial.dtype)
         array[:] = device.asarray(initial) if slot.start == "model" else 0
         return array
@@ -133,6 +133,10 @@ class Algorithm(Part, frozen=True, kw_only=True):
     uses_mixing: ClassVar[bool] = False
     uses_compress: ClassVar[bool] = False
 
+    def bind_mixing(self, mixing, workers, seed):
+        """The MixingMatrix that a Mix stands for; mixing: the [mixing] table, as coopmpi.parts.mixing.Mixing."""
+        return mixing.bind(workers, seed)
+
     def check(self, workers, mixing, config):
         """Raise UserError if these parts cannot work together; called before anything is allocated.
 
@@ -147,6 +151,10 @@ class Algorithm(Part, frozen=True, kw_only=True):
         """Complete what is still under way after the last step: a generator of requests."""
         yield from ()
 
+    def miniature(self, tensors):
+        """Tensors of the smallest model that costs as much per number as the real one: a dry run rehearses it."""
+        return [("x", (1,), 0)]
+
     def matrix_form(self, workers, tau, mixing):
         """(tau, W, v) of Cooperative SGD, X <- W (X - lr G) every tau steps with v auxiliary rows, or None.
 
@@ -158,10 +166,12 @@ class Algorithm(Part, frozen=True, kw_only=True):
 class Run:
     """What a step is told: the parts it was put together with, and where the run stands."""
 
-    def __init__(self, workers, hosted, steps, optimizer, schedule, period, device, codec=None):
+    def __init__(self, workers, hosted, steps, optimizer, schedule, period, device, tensors, seed, codec=None,
+                 mixing=None):
         self.workers, self.hosted, self.steps = workers, hosted, steps  # m; the workers of this rank; length of the run
         self.optimizer, self.schedule, self.rounds = optimizer, schedule, period.rounds()
-        self.device, self.codec = device, codec  # codec: of the compressor, where the algorithm uses one
+        self.device, self.codec, self.mixing = device, codec, mixing  # the last two: where the algorithm uses them
+        self.tensors, self.seed = tensors, seed  # (name, shape, offset) of each tensor in the flat vector
 
     def at(self, k):
         """Point the run at step k."""
@@ -199,6 +209,13 @@ class Run:
         out = self.device.empty((rows, arrays[0].shape[1]), arrays[0].dtype)
         for i in range(rows):
             self.device.weighted_sum([a[i if a.shape[0] > 1 else 0] for a in arrays], weights, out[i])
+        return out
+
+    def scale(self, weights, x):
+        """weights[i] x_i for each local worker i in a fresh array; weights: b floats."""
+        out = self.device.empty(x.shape, x.dtype)
+        for i, weight in enumerate(weights):
+            self.device.weighted_sum([x[i]], [weight], out[i])
         return out
 
     def pack(self, x, round, silent=()):

@@ -12,7 +12,7 @@ from tests.runs import lockstep, write_quadratic
 
 M, STEPS, SEED = 8, 25, 3
 GRAPHS = [name for name in registry.parts("graph") if name != "one-peer-exponential"]
-NEED_SYMMETRIC = ("d2", "squarm-sgd", "sparq-sgd")
+NEED_SYMMETRIC = ("d2", "squarm-sgd", "sparq-sgd", "cooperative")
 SYMMETRIC = [name for name in GRAPHS if name != "exponential"]
 OPTIMIZERS = {
     "plain": {},
@@ -91,6 +91,18 @@ class Reference:
         def update(x, r):
             nonlocal z
             x, z = (1 - alpha) * x + alpha * z, (1 - M * alpha) * z + alpha * x.sum(axis=0)
+            return x
+
+        return self.periodic(x, update), z
+
+    def cooperative(self, x, z):
+        # a centre and the graph: the pull with the smallest zeta
+        zeta = np.linalg.norm(self.ws[0] - self.j, 2)
+        a = (1 + zeta) / (M + 1 + zeta)
+
+        def update(x, r):
+            nonlocal z
+            x, z = (1 - a) * self.ws[0] @ x + a * z, (1 - M * a) * z + a * x.sum(axis=0)
             return x
 
         return self.periodic(x, update), z
@@ -236,6 +248,29 @@ class Reference:
             return np.tile(common, (M, 1))
 
         return self.periodic(x, update), z
+
+    def powersgd(self, x, z):
+        return self.sync_sgd(x, z)  # a vector is averaged as it is; on matrices: test_powersgd.py
+
+    def streaming_diloco(self, x, z, fragments=4, delay=1, merge=0.5, outer_lr=0.4, beta=0.9):
+        z, u, under_way = z.copy(), np.zeros_like(z), []
+        parts = [np.arange(f * len(z) // fragments, (f + 1) * len(z) // fragments) for f in range(fragments)]
+
+        def outer(part, away):
+            u[part] = beta * u[part] + away
+            z[part] -= outer_lr * (away + beta * u[part])
+            x[:, part] = merge * x[:, part] + (1 - merge) * z[part]
+
+        for k in range(STEPS):
+            x = x - self.lr * self.direction(x, self.gradient(x, k))
+            for f, part in enumerate(parts):
+                if (k + 1) % self.tau == np.ceil((f + 1) * self.tau / fragments) % self.tau:
+                    under_way.append((k + delay, part, z[part] - x[:, part].mean(axis=0)))
+            while under_way and under_way[0][0] == k:
+                outer(*under_way.pop(0)[1:])
+        for _, part, away in under_way:
+            outer(part, away)
+        return x, z
 
     def d2(self, x, z):
         before = None

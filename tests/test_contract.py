@@ -60,7 +60,9 @@ def test_arrays_have_a_worker_axis_and_requests_are_known(path, variant):
             assert asked.copies.shape == (M, D)
         elif isinstance(asked, (Mix, Mean)) and isinstance(asked.x, Packed):
             assert asked.x.rows.shape == (M, asked.x.nbytes)
-        elif isinstance(asked, (Grad, Mix, Mean)):
+        elif isinstance(asked, Mean):
+            assert asked.x.shape[0] == M and asked.x.ndim == 2  # also parts of a model
+        elif isinstance(asked, (Grad, Mix)):
             assert asked.x.shape == (M, D)
         else:
             assert isinstance(asked, Finish)
@@ -81,7 +83,8 @@ def test_state_is_what_was_declared(path, variant):
     for name, slot in declared.items():
         held = getattr(job.state, name)
         if slot.kind != "ticket":
-            assert held.shape == ((1 if slot.kind == "replica" else M), D)
+            rows = {"replica": 1, "auxiliary": job.driver.mixing and job.driver.mixing.auxiliary}.get(slot.kind, M)
+            assert held.shape == (rows, D)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -23,9 +23,11 @@ TEACHER = {"kind": "regress", "samples": 200, "features": 6, "outputs": 2, "hidd
 TASKS = {"digits": DIGITS, "quadratic": {"kind": "quadratic", "path": "q.h5"}}
 
 
-def tables(task, algorithm=VARIANTS["local-sgd"], optimizer={"momentum": 0.9}, **more):
+def tables(task, algorithm=VARIANTS["local-sgd"], optimizer=None, **more):
+    if optimizer is None:
+        optimizer = {} if algorithm["kind"] == "sparq-sgd" else {"momentum": 0.9}
     return {"workers": WORKERS, "steps": 25, "deterministic": True, "task": task, "algorithm": algorithm,
-            "period": {"tau": 3}, "optimizer": optimizer} | more
+            "period": {"tau": 3}, "optimizer": optimizer, "compress": {"kind": "sign-topk", "fraction": 0.2}} | more
 
 
 @pytest.fixture(scope="module")

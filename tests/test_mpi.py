@@ -38,7 +38,7 @@ def rounded(variant, path):
             "compress": {"kind": "qsgd"}}
 
 
-FIXED = ("d2", "squarm-sgd", "sparq-sgd")  # need a fixed graph
+FIXED = ("d2", "squarm-sgd", "sparq-sgd", "cooperative")  # need a fixed graph
 CASES = [(variant, graph) for variant in VARIANTS for graph in ("ring", "one-peer-exponential")
          if graph == "ring"
          or registry.find("algorithm", VARIANTS[variant]["kind"]).uses_mixing and variant not in FIXED]

@@ -45,7 +45,9 @@ def test_milestones_must_ascend(milestones):
 
 
 def test_rounds_come_every_tau_steps_and_are_counted_from_zero():
-    period = Every(tau=3)
-    due = [k for k in range(10) if period.due(k)]
-    assert due == [2, 5, 8]
-    assert [period.round(k) for k in due] == [0, 1, 2]
+    rounds, due = Every(tau=3).rounds(), []
+    for k in range(10):
+        if rounds.due(k):
+            due.append((k, rounds.index))
+        assert list(rounds.after_step(k, None, None)) == []  # asks for nothing
+    assert due == [(2, 0), (5, 1), (8, 2)]

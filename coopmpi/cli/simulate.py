@@ -7,16 +7,17 @@ from coopmpi.errors import UserError
 
 @click.command()
 @click.argument("description", metavar="[RUN.toml]", required=False)
-@click.option("-o", "--output", metavar="SIM.h5", help="Result file; default: run.h5, run-2.h5, ... (the first free one).")
+@click.option("-o", "--output", metavar="SIM.h5",
+              help="Result file; default: run.h5, run-2.h5, ... (the first free one).")
 @click.option("--set", "overrides", metavar="TABLE.KEY=VALUE", multiple=True, help="Override a key; repeatable.")
-@click.option("--dry-run", is_flag=True, help="Print the resolved run description and what it will cost, and stop.")
+@click.option("--dry-run", is_flag=True, help="Print the resolved run description and its cost, and stop.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing result file.")
 @click.option("--quiet", is_flag=True, help="No progress, no summary.")
 def command(description, output, overrides, dry_run, overwrite, quiet):
     """Train a model in one process, on virtual clocks: how long it would take on another machine and network.
 
-    The models are those of `coopmpi train` on one rank, bit for bit; [compute] and [network] say how long gradients
-    and messages take. Without RUN.toml: handwritten digits, local SGD, 4 workers.
+    The models are those of `coopmpi train` on one rank, bit for bit; [compute] and [network] say how long
+    gradients and messages take. Without RUN.toml: handwritten digits, local SGD, 4 workers.
 
     \b
     coopmpi simulate RUN.toml -o sim.h5
@@ -31,7 +32,8 @@ def command(description, output, overrides, dry_run, overwrite, quiet):
 
     ranks = launch.launched_ranks()[1]
     if ranks > 1:
-        raise UserError(f"simulate is one process that plays all workers, given {ranks} ranks; start it without mpirun or srun")
+        raise UserError(f"simulate is one process that plays all workers, given {ranks} ranks; start it without "
+                        "mpirun or srun")
     world = Solo()
     config = job._read(description, overrides, world.size)
     if not dry_run:

@@ -55,7 +55,9 @@ def assemble(config, world, simulated=False):
         if world.size > workers:
             raise UserError(f"more ranks than workers: {world.size} ranks for workers = {workers}; "
                             "every rank hosts at least one")
-        mixing = config.mixing.bind(workers, config.seed) if config.algorithm.uses_mixing else None
+        mixing = None
+        if config.algorithm.uses_mixing:
+            mixing = config.algorithm.bind_mixing(config.mixing, workers, config.seed)
         config.algorithm.check(workers, mixing, config)
         return mixing, array.choose(config.device, world.local_rank, config.device_buffers)
 
@@ -75,7 +77,8 @@ def assemble(config, world, simulated=False):
     codec, tensors = None, getattr(problem, "layout", None) or [("x", (problem.dimension,), 0)]
     if config.algorithm.uses_compress:
         codec = config.compress.bind(tensors, config.dtype, device, config.seed)
-    run = Run(workers, driver.hosted, steps, config.optimizer, config.schedule, period, device, codec)
+    run = Run(workers, driver.hosted, steps, config.optimizer, config.schedule, period, device, tensors, config.seed,
+              codec, mixing)
     slots = (MODEL, *config.algorithm.slots, *config.optimizer.slots)
     if simulated:
         clocks = Clocks(driver, compute, config.network, config.seed)

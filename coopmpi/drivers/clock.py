@@ -81,11 +81,19 @@ class Clocks:
         self._transfers += 1
         if self._averages(request):
             return self._average(departure, request.x)
+        return self._exchange(departure, sent, *self._links_of(request))
+
+    def _links_of(self, request):
+        """(sources, targets): over which links a Mix or an Advance sends."""
         mixing = self.driver.mixing
-        phase = None if type(request) is Advance else request.round % mixing.cycle
-        if phase not in self._links:
-            self._links[phase] = _links(mixing, range(mixing.cycle) if phase is None else [phase])
-        return self._exchange(departure, sent, *self._links[phase])
+        if type(request) is Advance:
+            mixing = mixing.whole
+            key, rounds = None, range(mixing.cycle)
+        else:
+            key, rounds = mixing.phase(request.round), [request.round]
+        if key not in self._links:
+            self._links[key] = _links(mixing, rounds)
+        return self._links[key]
 
     def _averages(self, request):
         if type(request) is Mix:
@@ -93,11 +101,11 @@ class Clocks:
         return type(request) is Mean
 
     def _average(self, departure, x):
-        rows = x.rows if type(x) is Packed else x
-        done = (departure + self._jitter(len(departure))).max() + self.network.average(len(departure), rows[:1].nbytes)
+        workers, rows = len(departure), x.rows if type(x) is Packed else x
+        done = (departure + self._jitter(workers)).max() + self.network.average(workers, rows[:1].nbytes)
         if self.network.egress:
             self._free[:] = done  # nothing else is sent meanwhile
-        return np.full(len(departure), done)
+        return np.full(workers, done)
 
     def _exchange(self, departure, sent, sources, targets):
         latency, per_byte = self.network.links(sources, targets)
@@ -120,12 +128,13 @@ class Clocks:
 
 def _links(mixing, rounds):
     """(sources, targets): every link j -> i over which worker i receives in one of the rounds."""
-    pairs = [(j, i) for j in range(mixing.workers) for i in sorted({i for t in rounds for i in mixing.receivers(j, t)})]
+    receivers = [sorted({i for t in rounds for i in mixing.receivers(j, t)}) for j in range(mixing.workers)]
+    pairs = [(j, i) for j, targets in enumerate(receivers) for i in targets]
     return np.array(pairs, np.int64).reshape(-1, 2).T
 
 
 def read_numbers(path, dataset):
-    """The numbers in a .npy file, in a dataset of an HDF5 file, or in a text file (columns: always 2-D); float64."""
+    """The numbers in a .npy file, in a dataset of an HDF5 file, or in a text file (always 2-D); float64."""
     if not Path(path).is_file():
         raise UserError(f"file {str(path)!r} does not exist")
     kind = Path(path).suffix
@@ -135,7 +144,8 @@ def read_numbers(path, dataset):
 
             with open_input(path) as file:
                 if dataset not in file:
-                    raise UserError(f"{path}: there is no dataset {dataset!r}; in the file: {', '.join(file) or 'nothing'}")
+                    raise UserError(f"{path}: there is no dataset {dataset!r}; in the file: "
+                                    f"{', '.join(file) or 'nothing'}")
                 return file[dataset][()].astype(float)
         if kind == ".npy":
             with open(path, "rb") as file:

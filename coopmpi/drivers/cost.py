@@ -1,15 +1,17 @@
-"""What a run will cost, before it starts: a rehearsal of one cycle of rounds with models of a single number.
+"""What a run will cost, before it starts: a rehearsal of two cycles of rounds with miniature models.
 
-All that an algorithm allocates and sends grows linearly with d, so counting at d = 1 is enough.
+All that an algorithm allocates and sends grows linearly from there: mostly from models of a single number.
 """
 
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
 from coopmpi.array import Host
 from coopmpi.drivers.driver import Driver
 from coopmpi.drivers.solo import Solo
+from coopmpi.parts.periods import Every
 from coopmpi.step import Advance, Mean, Mix, Run, Start, State
 from coopmpi.tasks.problem import Problem
 
@@ -25,15 +27,14 @@ class Cost:
 
 
 class Slope(Problem):
-    """A problem of one number that always goes down."""
+    """A problem that always goes down."""
 
-    dimension = 1
-
-    def __init__(self, b, dtype):
-        self.answer = np.zeros(b, dtype), np.zeros((b, 1), dtype)
+    def __init__(self, b, dimension, dtype):
+        self.dimension = dimension
+        self.answer = np.zeros(b, dtype), np.zeros((b, dimension), dtype)
 
     def initial(self):
-        return np.zeros(1, self.answer[0].dtype)
+        return np.zeros(self.dimension, self.answer[0].dtype)
 
     def gradient(self, x, step):
         self.answer[1][:] = 1
@@ -41,10 +42,10 @@ class Slope(Problem):
 
 
 class StillCodec:
-    """Packets of one byte for models of one number, at the price of the real ones."""
+    """Packets of one byte, at the price of the real ones."""
 
-    def __init__(self, codec, dimension, device):
-        self.nbytes, self.dtype, self.device = codec.nbytes / dimension, codec.dtype, device
+    def __init__(self, codec, scale, device):
+        self.nbytes, self.dtype, self.device = codec.nbytes / scale, codec.dtype, device
 
     def encode(self, x, workers, round):
         return self.device.empty((len(x), 1), np.uint8)
@@ -71,11 +72,14 @@ def estimate(assembly):
     """The Cost of an assembled run on this rank."""
     real, config, problem = assembly.driver, assembly.config, assembly.driver.task
     device, requests = Host(), []
-    driver = Driver(config.workers, Slope(len(real.hosted), config.dtype), real.mixing, device,
+    tensors = config.algorithm.miniature(assembly.tensors)
+    dimension = sum(prod(shape) for _, shape, _ in tensors)
+    scale = problem.dimension / dimension
+    driver = Driver(config.workers, Slope(len(real.hosted), dimension, config.dtype), real.mixing, device,
                     Rehearsal(real.world.rank, real.world.size), config.deterministic)
-    codec = assembly.run.codec and StillCodec(assembly.run.codec, problem.dimension, device)
+    codec = assembly.run.codec and StillCodec(assembly.run.codec, scale, device)
     run = Run(config.workers, driver.hosted, config.steps, config.optimizer, config.schedule,
-              assembly.run.rounds.period, device, codec)
+              Every(tau=assembly.run.tau), device, tensors, config.seed, codec, real.mixing)
     state = State(assembly.slots, driver.task.initial(), driver)
     sent = 0.0
     cycle = real.mixing.cycle if real.mixing else 1
@@ -85,17 +89,16 @@ def estimate(assembly):
         loss = driver.drive(_noting(config.algorithm.step(state, run), requests))
         driver.drive(run.rounds.after_step(k, loss, run))
         sent += driver.sent.mean()
-    d = problem.dimension
-    slots = sum(getattr(state, s.name).nbytes for s in assembly.slots if s.kind != "ticket") * d
+    slots = sum(getattr(state, s.name).nbytes for s in assembly.slots if s.kind != "ticket") * scale
     # scratch of chained sums is 1-D and stays small; all else has a row per worker
-    held = device.pool.nbytes_of(lambda array: array.ndim == 2 and array.dtype != np.uint8) * d
-    held += device.pool.nbytes_of(lambda array: array.dtype == np.uint8) * (codec.nbytes * d if codec else 0)
+    held = device.pool.nbytes_of(lambda array: array.ndim == 2 and array.dtype != np.uint8) * scale
+    held += device.pool.nbytes_of(lambda array: array.dtype == np.uint8) * (codec.nbytes * scale if codec else 0)
     memory = {"slots": slots, "exchange": held - slots}
     if codec:
         memory["compression"] = _workspace(assembly, len(real.hosted))
     memory |= problem.memory()
     rounds = 2 * cycle
-    return Cost(memory, run.tau, sent / rounds * d, _messages(requests, driver, rounds))
+    return Cost(memory, run.tau, sent / rounds * scale, _messages(requests, driver, rounds))
 
 
 def _workspace(assembly, b):

@@ -229,15 +229,16 @@ class Driver:
 
     @cached_property
     def audience(self):
-        """The plan over all rounds of a cycle: who ever needs a worker's model remembers a copy of it."""
-        return Plan(self.mixing, range(self.mixing.cycle), self.placement, self.world.rank)
+        """The plan over all links that any round may use: who ever needs a worker's model remembers a copy of it."""
+        whole = self.mixing.whole
+        return Plan(whole, range(whole.cycle), self.placement, self.world.rank)
 
     def plan(self, round):
         """The Plan of a round, and the weights that go with it."""
-        phase = round % self.mixing.cycle
+        phase = self.mixing.phase(round)
         if phase not in self._plans:
-            plan = Plan(self.mixing, [phase], self.placement, self.world.rank)
-            self._plans[phase] = plan, plan.weights(self.mixing, phase)
+            plan = Plan(self.mixing, [round], self.placement, self.world.rank)
+            self._plans[phase] = plan, plan.weights(self.mixing, round)
         return self._plans[phase]
 
     def wait(self, transfer):

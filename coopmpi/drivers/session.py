@@ -25,7 +25,7 @@ class Outcome:
 
 def train(assembly, world, output, watcher):
     """Train and write the result file. Raises the same CoopError on all ranks, or ends them all."""
-    writer = _open(assembly, world, output)
+    writer = open_result(assembly, world, output)
     trainer = Trainer(assembly, writer, watcher)
     try:
         # signals are noted until the file is closed; NaN and Inf are looked for, so NumPy need not warn of them
@@ -57,7 +57,8 @@ def _run(trainer):
         return error
 
 
-def _open(assembly, world, output):
+def open_result(assembly, world, output):
+    """The Writer of the result file on rank 0, None elsewhere."""
     def create():
         if world.rank:
             return None

@@ -83,8 +83,8 @@ class SlowWorker(Compute, frozen=True, kw_only=True):
 
     def bind(self, workers, seed, read):
         if self.worker >= workers:
-            raise UserError(f"[compute] worker = {self.worker} is not there: {workers} workers are counted from 0, "
-                            f"allowed is 0 to {workers - 1}")
+            raise UserError(f"[compute] worker = {self.worker} is not there: {workers} workers are counted from "
+                            f"0, allowed is 0 to {workers - 1}")
         times = np.full(workers, self.seconds)
         times[self.worker] *= self.factor
         return lambda k: times
@@ -106,9 +106,9 @@ class Trace(Compute, frozen=True, kw_only=True):
         if times.ndim == 1:
             times = times[:, None]
         if times.ndim != 2 or not len(times) or times.shape[1] not in (1, workers):
-            raise UserError(f"[compute] file = {self.file!r} must hold seconds of shape (steps,) or (steps, workers) = "
-                            f"(steps, {workers}), found {times.shape}")
+            raise UserError(f"[compute] file = {self.file!r} must hold seconds of shape (steps,) or (steps, "
+                            f"workers) = (steps, {workers}), found {times.shape}")
         if not (np.isfinite(times).all() and (times >= 0).all()):
-            raise UserError(f"[compute] file = {self.file!r}: seconds must be finite and not negative, the least there "
-                            f"is {times.min()}, the largest {times.max()}")
+            raise UserError(f"[compute] file = {self.file!r}: seconds must be finite and not negative, the least "
+                            f"there is {times.min()}, the largest {times.max()}")
         return lambda k: np.broadcast_to(times[k % len(times)], workers)

@@ -30,6 +30,10 @@ class Topology:
     regular = True  # every worker receives from, and sends to, the same number of others
     grid = None  # shape of the periodic grid on which all workers look alike, if there is one
 
+    def phase(self, t):
+        """Which graph it is in round t, whatever number it is: the `t` of the methods below is a phase."""
+        return t % self.cycle
+
     def sources(self, i, t):
         """Workers other than i that i receives from in round t, ascending."""
         raise NotImplementedError

@@ -14,12 +14,14 @@ TOLERANCE = 1e-6  # how far the rows and columns of a given W may be from summin
 
 
 class MixingMatrix:
-    """A doubly stochastic m x m matrix W, or a cycle of them that rounds t = 0, 1, ... go through.
+    """A doubly stochastic m x m matrix W, or a sequence of them that rounds t = 0, 1, ... go through.
 
-    topology: the links, without the diagonal. symmetric: W = W^T. description: one line for people.
+    topology: the links, without the diagonal. cycle: rounds until the sequence starts again, None if never; fixed: W
+    is always the same. symmetric: W = W^T. description: one line for people.
     """
 
     doubly_stochastic = True
+    auxiliary = 0  # variables that belong to no worker
 
     def __init__(self, topology, row, averages, symmetric, description):
         self.topology = topology
@@ -29,13 +31,22 @@ class MixingMatrix:
         self.description = description
         self._row, self._averages = row, averages
 
+    def phase(self, t):
+        """A key for the matrix of round t: rounds with equal keys have equal matrices."""
+        return self.topology.phase(t)
+
+    @property
+    def whole(self):
+        """A MixingMatrix that goes through every link that any round may use, in one cycle."""
+        return self
+
     def row(self, i, t):
         """((j, w_ij), ...) ascending in j, what worker i adds up in round t; j == i is left out if w_ii = 0."""
-        return self._row(i, t % self.cycle)
+        return self._row(i, self.phase(t))
 
     def receivers(self, j, t):
         """The workers other than j that need j's model in round t, ascending."""
-        return self.topology.receivers(j, t % self.cycle)
+        return self.topology.receivers(j, self.phase(t))
 
     def average(self, t):
         """Is W the averaging matrix J = 11^T / m in round t, so that an all-reduce does the same?"""
@@ -139,17 +150,20 @@ class Mixing(registry.Part):
 def given(matrix, what):
     """The MixingMatrix whose W is this sparse matrix as it stands; UserError if it cannot mix."""
     require_doubly_stochastic(matrix, what)
-    _require_no_growth(matrix, what)
+    require_no_growth(matrix, what)
     topology = Adjacency(matrix, what)
     m = topology.workers
     average = bool(np.allclose(matrix.data, 1 / m, rtol=1e-12, atol=0))  # so none of the m x m entries is missing
 
-    def row(i, t):
-        entries = slice(matrix.indptr[i], matrix.indptr[i + 1])
-        return tuple(zip(matrix.indices[entries].tolist(), matrix.data[entries].tolist()))
-
     symmetric = bool(abs(matrix - matrix.T).max() <= 1e-12)
-    return MixingMatrix(topology, row, [average], symmetric, f"{what}, {m} workers, weights from the file")
+    return MixingMatrix(topology, lambda i, t: row_of(matrix, i), [average], symmetric,
+                        f"{what}, {m} workers, weights from the file")
+
+
+def row_of(matrix, i):
+    """((j, w_ij), ...) of a scipy.sparse.csr_array, in the order in which it holds them."""
+    entries = slice(matrix.indptr[i], matrix.indptr[i + 1])
+    return tuple(zip(matrix.indices[entries].tolist(), matrix.data[entries].tolist()))
 
 
 def smallest_eigenvalue(mixing):
@@ -162,7 +176,8 @@ def smallest_eigenvalue(mixing):
     return float(eigsh(matrix, k=1, which="SA", v0=np.cos(np.arange(mixing.workers)), return_eigenvectors=False)[0])
 
 
-def _require_no_growth(matrix, what):
+def require_no_growth(matrix, what):
+    """UserError if mixing by this doubly stochastic matrix can increase the disagreement."""
     # without negative entries ||W||_2 = 1 follows from the sums
     if matrix.data.min() < 0:
         from scipy.sparse.linalg import svds

@@ -111,16 +111,16 @@ class Hierarchy(Wires, frozen=True, kw_only=True):
         for key, direction in (("latency", 1), ("bandwidth", -1)):
             given = getattr(self, key)
             if len(given) != levels:
-                raise UserError(f"[network] {key} needs a value within each of the {levels - 1} groups and one beyond: "
-                                f"{levels} values, given {list(given)}")
+                raise UserError(f"[network] {key} needs a value within each of the {levels - 1} groups and one "
+                                f"beyond: {levels} values, given {list(given)}")
             if list(given) != sorted(given, reverse=direction < 0):
-                raise UserError(f"[network] {key} must not {'fall' if direction > 0 else 'rise'} from level to level, "
-                                f"given {list(given)}")
+                raise UserError(f"[network] {key} must not {'fall' if direction > 0 else 'rise'} from level to "
+                                f"level, given {list(given)}")
 
     def level(self, one, other):
         """The highest level that links between the workers cross; 0: both are on one node."""
         sizes = np.cumprod(self.groups)
-        return sum((one // size != other // size) * 1 for size in sizes)
+        return sum((one // size != other // size) * 1 for size in sizes)  # groups lie within each other
 
     def links(self, sources, targets):
         level = self.level(sources, targets)

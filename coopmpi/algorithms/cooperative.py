@@ -1,0 +1,88 @@
+"""Cooperative SGD: local steps, then any symmetric mixing of workers and auxiliary variables."""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from coopmpi.errors import UserError
+from coopmpi.parts import cooperation
+from coopmpi.registry import register
+from coopmpi.step import Algorithm, Finish, Mean, Mix, Slot, Start
+
+
+@register("algorithm", "cooperative")
+class Cooperative(Algorithm, frozen=True, kw_only=True):
+    """tau local steps, then with auxiliary variables z_1 .. z_v and a symmetric doubly stochastic W, (m+v) x (m+v):
+
+        x_i <- sum_j w_ij x_j + sum_c w_ic z_c
+        z_c <- sum_i w_ci x_i + sum_c' w_cc' z_c'
+
+    The z are replicated on every rank; each costs one all-reduce per round. W comes from `matrix`, a .npy or .h5
+    file, or from a generator: "easgd" (one centre, v = 1), "graph-and-centre" (the [mixing] graph and one centre),
+    "hierarchical" (groups average at every round, all workers at every `outer`-th, v = 0). alpha: how strongly
+    the centre pulls; by default the one with the smallest zeta.
+    """
+
+    source = "Wang & Joshi, Cooperative SGD, JMLR 22(213), 2021, sec. 3: A(tau, W, v)"
+    bibtex = ("wang2021cooperative",)
+    slots = (Slot("z", "auxiliary", "model", "the auxiliary variables"),)
+    uses_period = True
+    uses_mixing = True
+
+    matrix: str | None = None
+    generator: Literal["easgd", "graph-and-centre", "hierarchical"] = "graph-and-centre"
+    alpha: Annotated[float, Meta(gt=0, le=1)] | None = None
+    group: Annotated[int, Meta(ge=1)] = 2  # workers per group
+    outer: Annotated[int, Meta(ge=1)] = 4  # rounds between averages over all
+
+    def bind_mixing(self, mixing, workers, seed):
+        graph = None
+        if self.matrix is None and self.generator == "graph-and-centre":
+            graph = mixing.bind(workers, seed)
+            if not (graph.fixed and graph.symmetric):
+                raise UserError(f"cooperative needs a fixed symmetric graph; {graph.description} is not "
+                                f"{'symmetric' if graph.fixed else 'fixed'}")
+        what = graph.description if graph else self.matrix or f"{workers} workers"
+        return cooperation.Cooperation(self._matrices(workers, graph and graph.matrix(0)), workers,
+                                       f"cooperation of {what}")
+
+    def _matrices(self, workers, graph):
+        """W of every round of a cycle, sparse; graph: that of the workers, (m, m), where it plays a part."""
+        from scipy import sparse
+
+        if self.matrix is not None:
+            return cooperation.from_file(self.matrix, workers)
+        if self.generator == "hierarchical":
+            return cooperation.hierarchical(workers, self.group, self.outer)
+        return cooperation.with_centre(sparse.eye_array(workers) if self.generator == "easgd" else graph, self.alpha)
+
+    def step(self, state, run):
+        loss = yield from run.local_step(state)
+        if run.round_due:
+            phase = run.mixing.phase(run.round)
+            from_workers, among = run.mixing.from_workers[phase], run.mixing.among_auxiliary[phase]
+            tickets = []
+            for weights in from_workers:
+                # sum_i w_ci x_i is m times the mean of w_ci x_i
+                tickets.append((yield Start(Mean(run.scale((run.workers * weights[run.hosted]).tolist(), state.x)))))
+            mixed = yield Mix(state.x, run.round)
+            sums = []
+            for ticket in tickets:
+                sums.append((yield Finish(ticket))[0])
+            state.x, state.z = (_add(run, mixed, from_workers.T[run.hosted], state.z),
+                                _add(run, sums, among, state.z))
+        return loss
+
+    def matrix_form(self, workers, tau, mixing):
+        from scipy import sparse
+
+        w, *others = self._matrices(workers, sparse.csr_array(mixing))
+        return None if others else (tau, w.toarray(), w.shape[0] - workers)
+
+
+def _add(run, rows, weights, z):
+    """rows[i] + sum_c weights[i, c] z_c in a fresh array."""
+    out = run.device.empty((len(rows), z.shape[1]), z.dtype)
+    for row, own, target in zip(rows, weights.tolist(), out):
+        run.device.weighted_sum([row, *z], [1.0, *own], target)
+    return out

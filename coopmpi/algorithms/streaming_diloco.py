@@ -1,0 +1,83 @@
+"""Streaming DiLoCo: the model is averaged in fragments, one after the other, each while training goes on."""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from coopmpi.errors import UserError
+from coopmpi.registry import register
+from coopmpi.step import Algorithm, Finish, Mean, Slot, Start
+
+Share = Annotated[float, Meta(ge=0, lt=1)]
+
+
+@register("algorithm", "streaming-diloco")
+class StreamingDiLoCo(Algorithm, frozen=True, kw_only=True):
+    """Fragment f = 1 .. F, an equal slice of the model, starts the mean of its x_i after step ceil(f tau / F) of
+    every period; `delay` steps later, with the outer gradient D = z - mean x as it was then
+
+        u <- beta u + D;  z <- z - outer_lr (D + beta u);  x_i <- merge x_i + (1 - merge) z
+
+    on that fragment. Peak traffic is that of DiLoCo divided by F, and what is sent in all the same. fragments = 1,
+    delay = 0, merge = 0 is DiLoCo. Needs a fixed period longer than the delay.
+    """
+
+    source = "Douillard et al., Streaming DiLoCo with overlapping communication, 2025 (arXiv 2501.18512), Algorithm 2"
+    bibtex = ("douillard2025streaming",)
+    slots = (Slot("z", "replica", "model", "the common model, each fragment as of its last round"),
+             Slot("u", "replica", "zero", "outer momentum"),
+             Slot("means", "ticket", "none", "of the fragments, under way during the delay"))
+    uses_period = True
+
+    fragments: Annotated[int, Meta(ge=1)] = 4
+    delay: Annotated[int, Meta(ge=0)] = 1  # steps
+    merge: Share = 0.5
+    outer_lr: Annotated[float, Meta(gt=0)] = 0.4
+    beta: Share = 0.9
+
+    def check(self, workers, mixing, config):
+        period = config.period
+        if period.name != "every" or period.tau <= self.delay:
+            given = f"tau = {period.tau}" if period.name == "every" else f"kind = {period.name!r}"
+            raise UserError('streaming-diloco needs [period] kind = "every" with tau greater than '
+                            f"[algorithm] delay = {self.delay}, given {given}")
+
+    def step(self, state, run):
+        loss = yield from run.local_step(state)
+        means = list(state.means or [None] * self.fragments)
+        for f in self.scheduled(run.k, run.tau):
+            means[f] = yield Start(Mean(run.copy(state.x[:, self.span(f, state.x)])))
+        state.means = tuple(means)
+        if run.k >= self.delay:
+            yield from self.complete(self.scheduled(run.k - self.delay, run.tau), state, run)
+        return loss
+
+    def scheduled(self, k, tau):
+        """The fragments whose mean starts after step k."""
+        return [f for f in range(self.fragments) if -(-(f + 1) * tau // self.fragments) == k % tau + 1]
+
+    def span(self, f, x):
+        d = x.shape[1]
+        return slice(f * d // self.fragments, (f + 1) * d // self.fragments)
+
+    def complete(self, fragments, state, run):
+        """Finish the means of these fragments and take their outer steps."""
+        means, arrived = list(state.means or ()), []
+        for f in fragments:
+            arrived.append((self.span(f, state.x), (yield Finish(means[f]))))
+            means[f] = None
+        state.means = tuple(means)
+        # the step's last request has been answered: from here on in place
+        for span, mean in arrived:
+            x, z, u = state.x[:, span], state.z[:, span], state.u[:, span]
+            gradient = run.combine((1.0, -1.0), (z, mean))
+            # u <- beta u + D;  z <- z - outer_lr (D + beta u);  x_i <- merge x_i + (1 - merge) z
+            u[...] = run.combine((self.beta, 1.0), (u, gradient))
+            z[...] = run.combine((1.0, -self.outer_lr, -self.outer_lr * self.beta), (z, gradient, u))
+            x[...] = run.combine((self.merge, 1 - self.merge), (x, z))
+
+    def finish(self, state, run):
+        yield from self.complete([f for f, mean in enumerate(state.means or ()) if mean is not None], state, run)
+
+    def miniature(self, tensors):
+        return [("x", (self.fragments,), 0)]

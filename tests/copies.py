@@ -1,0 +1,23 @@
+"""One rank of a run with remembered copies; prints a digest of each copy: python copies.py TABLES.json."""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+from coopmpi import config
+from coopmpi.drivers.assemble import assemble
+from coopmpi.drivers.loop import Trainer
+from coopmpi.drivers.mpi.world import connect
+from coopmpi.drivers.session import open_result
+from coopmpi.report.console import Silent
+
+world = connect()
+assembly = assemble(config.resolve(json.loads(Path(sys.argv[1]).read_text())), world)
+trainer = Trainer(assembly, open_result(assembly, world, sys.argv[1] + ".h5"), Silent())
+trainer.train()
+driver, copies = trainer.driver, trainer.state.copies
+owners = [*driver.hosted, *driver.audience.remote]
+digests = {owner: hashlib.sha256(copy.tobytes()).hexdigest() for owner, copy in zip(owners, copies)}
+sent = trainer.log.sent / driver.audience.degree.sum() / trainer.run.codec.nbytes
+sys.stdout.write(json.dumps([digests, sent]) + "\n")
