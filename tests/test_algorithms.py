@@ -14,6 +14,7 @@ M, STEPS, SEED = 8, 25, 3
 GRAPHS = [name for name in registry.parts("graph") if name != "one-peer-exponential"]
 NEED_SYMMETRIC = ("d2", "squarm-sgd", "sparq-sgd", "cooperative")
 SYMMETRIC = [name for name in GRAPHS if name != "exponential"]
+PUSH_SUM = ("sgp", "overlap-sgp")
 OPTIMIZERS = {
     "plain": {},
     "momentum": {"momentum": 0.9},
@@ -23,9 +24,10 @@ OPTIMIZERS = {
 VARIANTS = {name: {} for name in registry.parts("algorithm")} | {"easgd-overlap": {"kind": "easgd", "overlap": True}}
 
 
-def matrices(graph, weights="metropolis"):
-    """W of each round in turn, dense float64."""
-    mixing = Mixing(graph=graph, weights=weights).bind(M, SEED)
+def matrices(graph, weights="metropolis", push_sum=False):
+    """W of each round in turn, dense float64; push_sum: the column-stochastic P, which tests/test_push_sum.py checks."""
+    table = Mixing(graph=graph, weights=weights)
+    mixing = table.push_sum(M, SEED) if push_sum else table.bind(M, SEED)
     return [mixing.matrix(t).toarray() for t in range(mixing.cycle)]
 
 
@@ -80,6 +82,22 @@ class Reference:
         for k in range(STEPS):
             x = self.ws[k % len(self.ws)] @ x - self.lr * self.direction(x, self.gradient(x, k))
         return x, z
+
+    def sgp(self, x, z):
+        w = np.ones((M, 1))
+        for k in range(STEPS):
+            p = self.ws[k % len(self.ws)]
+            y = p @ (w * x - self.lr * self.direction(x, self.gradient(x, k)))
+            w = p @ w
+            x = y / w
+        return x, z
+
+    def overlap_sgp(self, x, z):
+        y, w = x, np.ones((M, 1))
+        for k in range(STEPS):
+            p, x = self.ws[k % len(self.ws)], y / w
+            y, w = p @ y - self.lr * self.direction(x, self.gradient(x, k)), p @ w
+        return y / w, z
 
     def local_sgd(self, x, z):
         return self.periodic(x, lambda x, r: self.j @ x), z
@@ -317,7 +335,7 @@ def test_equals_reference_on_every_graph(path, variant, graph):
         with pytest.raises(UserError, match=f"{variant} needs a fixed symmetric"):
             lockstep(run)
         return
-    ws = [(np.eye(M) + w) / 2 if lazy else w for w in matrices(graph)]
+    ws = [(np.eye(M) + w) / 2 if lazy else w for w in matrices(graph, push_sum=variant in PUSH_SUM)]
     x, _ = Reference(path, **optimizer).run(variant, 3, ws)
     trainer = lockstep(run)
     assert abs(trainer.state.x - x).max() < 1e-10

@@ -96,7 +96,7 @@ def test_a_round_leaves_its_snapshot_alone(path, variant):
         for array, copy in held:
             assert np.array_equal(array, copy)
         if not isinstance(request, Grad) and not held:
-            arrays = [getattr(state, slot.name) for slot in state.slots if slot.kind in ("worker", "replica")]
+            arrays = [getattr(state, slot.name) for slot in state.slots if slot.kind in ("worker", "replica", "auxiliary")]
             held.extend((array, array.copy()) for array in arrays)
 
     job = Job(path, variant, watch)

@@ -12,6 +12,7 @@ from coopmpi.errors import CoopError, Interrupted, UserError, unknown
 VERBS = {
     "train": "Train a model with a communication-efficient SGD, alone or under mpirun / srun.",
     "simulate": "Run the same description on virtual clocks: a network and stragglers of your choice.",
+    "resume": "Go on with a run that a signal stopped.",
     "inspect": "Look into a result file, finished or being written.",
     "graph": "Degree, spectral gap, messages and bytes of a mixing choice.",
     "algorithms": "List the algorithms, their keys and their sources.",

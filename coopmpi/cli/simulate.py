@@ -2,6 +2,7 @@
 
 import click
 
+from coopmpi.cli import job
 from coopmpi.errors import UserError
 
 
@@ -23,27 +24,21 @@ def command(description, output, overrides, dry_run, overwrite, quiet):
     coopmpi simulate RUN.toml -o sim.h5
     coopmpi simulate RUN.toml --set network.kind=delay --set network.seconds=9 --set compute.kind=exponential
     """
-    from coopmpi.cli import train as job
-    from coopmpi.drivers import session
     from coopmpi.drivers.assemble import assemble
     from coopmpi.drivers.mpi import launch
     from coopmpi.drivers.solo import Solo
-    from coopmpi.report import console
 
     ranks = launch.launched_ranks()[1]
     if ranks > 1:
         raise UserError(f"simulate is one process that plays all workers, given {ranks} ranks; start it without "
                         "mpirun or srun")
-    world = Solo()
-    config = job._read(description, overrides, world.size)
+    config = job.read(description, overrides, 1)
     if not dry_run:
-        output = job._check_output(output, overwrite)
-    job._limit_threads(config, world.local_size)
+        output = job.check_output(output, overwrite)
+    world = Solo()
+    job.limit_threads(config, world.local_size)
     assembly = assemble(config, world, simulated=True)
     if dry_run:
-        job._forecast(assembly)
-        return
-    watcher = console.Silent() if quiet else console.watcher(assembly.run.steps, launch.columns())
-    outcome = session.train(assembly, world, output, watcher)
-    if not quiet:
-        console.summary(assembly, world, outcome, output)
+        job.forecast(assembly)
+    else:
+        job.run(assembly, world, output, quiet)

@@ -19,25 +19,28 @@ class Trainer:
     writer: the result file, None except on rank 0; watcher: told of progress, see coopmpi.report.console.
     """
 
-    def __init__(self, assembly, writer, watcher):
+    def __init__(self, assembly, writer, watcher, checkpoint=None):
         self.algorithm, self.run, self.driver = assembly.config.algorithm, assembly.run, assembly.driver
         self.writer, self.watcher, self.eval_every = writer, watcher, assembly.eval_every
         driver, self.clocks = self.driver, assembly.clocks
         self.state = State(assembly.slots, driver.task.initial(), driver)
-        self.log = StepLog(driver, writer, self.clocks)
+        self.done = 0 if checkpoint is None else checkpoint.step  # steps
+        self.log = StepLog(driver, writer, self.clocks, self.done)
         self.ballot = Ballot(driver.world, self.log)
-        self.done = 0  # steps
         # seconds: when it started, what evaluation and writing took, training time up to the last step
         self.started, self.paused, self.trained = perf_counter(), 0.0, 0.0
         self.figures = {}  # of the last evaluation
+        if checkpoint is not None:
+            self.restore(checkpoint)
 
     def train(self):
         """Run all steps; raises Interrupted or NumericalFailure, on all ranks alike."""
         driver, run, state = self.driver, self.run, self.state
-        self.started = perf_counter()
+        self.started = perf_counter() - self.trained
         driver.wall_time = lambda: self.wall_time
-        self.evaluate()
-        for k in range(run.steps):
+        if not self.done:
+            self.evaluate()
+        for k in range(self.done, run.steps):
             run.at(k)
             driver.at(k)
             tau = run.tau
@@ -47,6 +50,7 @@ class Trainer:
             ends = self.ballot.stops(self.done, self.wall_time) or self.done == run.steps
             if ends:
                 self.drive(self.algorithm.finish(state, run))
+                self.drive(run.rounds.finish())
             pauses = ends or self.done % self.eval_every == 0
             if pauses:
                 self.meet()
@@ -108,6 +112,33 @@ class Trainer:
         if self.writer is not None:
             self.writer.evaluation(self.done, wall_time, self.figures)
         self.watcher.evaluated(self.done, wall_time, self.figures)
+
+    def restore(self, checkpoint):
+        """Go on where the checkpoint was made."""
+        driver, device = self.driver, self.driver.device
+        self.trained = checkpoint.wall_time
+        self.run.rounds.replay(checkpoint.periods, checkpoint.first_loss, self.run, self.trained)
+        for slot in self.state.slots:
+            if slot.kind != "ticket":
+                owners = [*driver.hosted, *(driver.audience.remote if slot.kind == "memory" else ())]
+                getattr(self.state, slot.name)[:] = device.asarray(checkpoint.rows(slot, owners))
+        checkpoint.close()
+
+    def save_state(self, writer):
+        """Write all slots, for a run that goes on later; every rank takes part."""
+        driver = self.driver
+        for slot in self.state.slots:
+            if slot.kind == "ticket":
+                continue
+            rows = driver.device.to_host(getattr(self.state, slot.name))
+            if slot.kind == "replica":
+                rows = rows if driver.world.rank == 0 else ()
+            else:
+                rows = driver.world.collect(rows[:len(driver.hosted)], driver.placement)
+            for place, row in enumerate(rows):
+                writer.state(slot.name, place, row)
+        if writer is not None:
+            writer.state_complete(self.done)
 
     def save(self, writer):
         """Write the final models and their mean; every rank takes part."""

@@ -23,16 +23,21 @@ class Outcome:
     sent: float  # bytes per worker, mean over the workers of rank 0
 
 
-def train(assembly, world, output, watcher):
-    """Train and write the result file. Raises the same CoopError on all ranks, or ends them all."""
-    writer = open_result(assembly, world, output)
-    trainer = Trainer(assembly, writer, watcher)
+def train(assembly, world, output, watcher, checkpoint=None):
+    """Train and write the result file; from a checkpoint of an earlier run, continue it.
+
+    Raises the same CoopError on all ranks, or ends them all.
+    """
+    writer = open_result(assembly, world, output, checkpoint)
+    trainer = Trainer(assembly, writer, watcher, checkpoint)
     try:
         # signals are noted until the file is closed; NaN and Inf are looked for, so NumPy need not warn of them
         with trainer.ballot, np.errstate(all="ignore"):
             stopped = _run(trainer)
             if not isinstance(stopped, NumericalFailure):
                 trainer.save(writer)
+            if isinstance(stopped, Interrupted):
+                trainer.save_state(writer)
             _close(writer, _STATUS[type(stopped)], trainer, stopped)
     except BaseException as error:
         # only this rank is here
@@ -57,7 +62,7 @@ def _run(trainer):
         return error
 
 
-def open_result(assembly, world, output):
+def open_result(assembly, world, output, checkpoint=None):
     """The Writer of the result file on rank 0, None elsewhere."""
     def create():
         if world.rank:
@@ -67,7 +72,8 @@ def open_result(assembly, world, output):
         problem, config = assembly.driver.task, assembly.config
         return Writer(output, description.dump(config), config.workers, problem.dimension, config.dtype,
                       attributes={"ranks": world.size, "mpi": world.name, "device": assembly.run.device.name},
-                      layout=getattr(problem, "layout", ()), simulated=assembly.clocks is not None)
+                      layout=getattr(problem, "layout", ()), slots=assembly.slots, checkpoint=checkpoint,
+                      simulated=assembly.clocks is not None)
 
     return together(world, create)
 

@@ -10,8 +10,10 @@ from coopmpi.errors import UserError
 LARGEST_DENSE = 20_000  # workers of a matrix that is written out in full: 3.2 GB
 
 
-def read(path):
+def read(path, directed=False):
     """(matrix, weighted) of a file, by its suffix; UserError names file, and line or cause.
+
+    directed: a line "i j" of an edge list says that i sends to j, and nothing about the other way round.
 
     matrix: scipy.sparse.csr_array, float64, entry (i, j) stored where worker i receives from j, ascending.
     weighted: True if the entries are the mixing matrix W itself, diagonal included.
@@ -20,7 +22,11 @@ def read(path):
 
     readers = {".npy": _npy, ".h5": _h5, ".hdf5": _h5, ".graphml": _graphml}
     try:
-        matrix, weighted = readers.get(Path(path).suffix.lower(), _edge_list)(path)
+        reader = readers.get(Path(path).suffix.lower())
+        if reader and directed:
+            raise UserError(f"directed = true is for edge lists, given {path}; GraphML says itself whether it is, and a "
+                            f"matrix has both directions")
+        matrix, weighted = reader(path) if reader else _edge_list(path, directed)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     matrix = sparse.csr_array(matrix, dtype=np.float64)
@@ -54,10 +60,10 @@ def write(path, matrix):
         raise UserError(f"{path} cannot be written: {error}") from error
 
 
-def _edge_list(path):
+def _edge_list(path, directed):
     """One link per line, "i j" or "i j w", workers numbered from 0; # starts a comment.
 
-    A third column gives w_ij = w_ji of W; what is missing to 1 goes on the diagonal.
+    A third column gives w_ij = w_ji of W; what is missing to 1 goes on the diagonal. Directed links have none.
     """
     edges, lines, columns = {}, {}, None
     with open(path, encoding="utf-8", errors="replace") as file:
@@ -67,14 +73,17 @@ def _edge_list(path):
                 continue
             where = f"{path}, line {number}"
             columns = columns or len(fields)
-            pair, weight = _edge(fields, columns, where)
+            (i, j), weight = _edge(fields, columns, where)
+            pair = (i, j) if directed else (min(i, j), max(i, j))
             if edges.setdefault(pair, weight) != weight:
                 raise UserError(f"{where}: weight {weight:g} for workers {pair[0]} and {pair[1]}, but line "
                                 f"{lines[pair]} says {edges[pair]:g}; both directions must agree")
             lines.setdefault(pair, number)
     if not edges:
         raise UserError(f"{path} has no links; expected lines \"i j\" or \"i j w\"")
-    return _symmetric(edges, weighted=columns == 3, path=path)
+    if directed and columns == 3:
+        raise UserError(f'{path} has weights, but directed links are "i j": each sender divides its model evenly')
+    return _matrix(edges, directed, weighted=columns == 3, path=path)
 
 
 def _edge(fields, columns, where):
@@ -93,20 +102,22 @@ def _edge(fields, columns, where):
                         f"its own weight is what is missing to 1")
     if not np.isfinite(weight):
         raise UserError(f"{where}: weight {weight} is not finite")
-    return (min(i, j), max(i, j)), weight
+    return (i, j), weight
 
 
-def _symmetric(edges, weighted, path):
+def _matrix(edges, directed, weighted, path):
     from scipy import sparse
 
     i, j = np.array(list(edges)).T
     w = np.array(list(edges.values()))
-    m = int(j.max()) + 1
-    if i.min() > 0:
-        raise UserError(f"{path}: the lowest worker number is {i.min()}; workers are numbered 0 to m - 1")
+    m, lowest = int(max(i.max(), j.max())) + 1, min(i.min(), j.min())
+    if lowest > 0:
+        raise UserError(f"{path}: the lowest worker number is {lowest}; workers are numbered 0 to m - 1")
     if m > 2 * len(edges):
         raise UserError(f"{path}: the highest worker number is {m - 1}, but {len(edges)} links cannot reach that "
                         f"many workers; they are numbered 0 to m - 1")
+    if directed:
+        return sparse.coo_array((w, (j, i)), shape=(m, m)), False
     matrix = sparse.coo_array((np.r_[w, w], (np.r_[i, j], np.r_[j, i])), shape=(m, m)).tocsr()
     if weighted:
         own = 1 - np.asarray(matrix.sum(axis=1)).ravel()

@@ -46,6 +46,10 @@ class Topology:
         """How many workers i receives from in round t."""
         return len(self.sources(i, t))
 
+    def averages(self):
+        """Per phase: is everybody linked with everybody else?"""
+        return [self.regular and self.degree(0, t) == self.workers - 1 for t in range(self.cycle)]
+
 
 class PeriodicGrid(Topology):
     """Workers on a periodic grid, numbered in C order; in round t each sends along all of rounds[t].

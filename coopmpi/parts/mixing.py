@@ -7,7 +7,7 @@ import numpy as np
 from coopmpi import registry
 from coopmpi.errors import UserError, unknown
 from coopmpi.parts import graph_files
-from coopmpi.parts.graphs import Adjacency, Degree, Graph, Probability, Shape
+from coopmpi.parts.graphs import Adjacency, Degree, Graph, Probability, Shape, Topology
 from coopmpi.parts.weights import WEIGHTS, chirp, rest_on_diagonal
 
 TOLERANCE = 1e-6  # how far the rows and columns of a given W may be from summing to 1
@@ -60,7 +60,7 @@ class MixingMatrix:
             return tuple(sorted(halves.items()))
 
         alone = [self.workers == 1] * self.cycle
-        return MixingMatrix(self.topology, row, alone, self.symmetric, f"{self.description}, lazy")
+        return type(self)(self.topology, row, alone, self.symmetric, f"{self.description}, lazy")
 
     def matrix(self, t):
         """W of round t as scipy.sparse.csr_array, float64."""
@@ -84,6 +84,7 @@ class Mixing(registry.Part):
     shape: Shape | None = None  # torus
     probability: Probability | None = None  # erdos-renyi
     degree: Degree | None = None  # random-regular
+    directed: bool | None = None  # an edge list in a file: "i j" says that i sends to j, and not the other way round
     lazy: bool = False  # (I + W) / 2 instead of W
 
     def bind(self, workers, seed):
@@ -91,19 +92,33 @@ class Mixing(registry.Part):
         mixing = self._bind(workers, seed)
         return mixing.lazy() if self.lazy else mixing
 
+    def push_sum(self, workers, seed):
+        """The PushSum on this many workers; `weights` does not apply, senders choose."""
+        from coopmpi.parts import push_sum
+
+        links, what = self.links(workers, seed)
+        mixing = push_sum.evenly(links, what) if isinstance(links, Topology) else push_sum.given(links, what)
+        return mixing.lazy() if self.lazy else mixing
+
     def _bind(self, workers, seed):
         if self.weights not in WEIGHTS:
             raise unknown("weights", self.weights, WEIGHTS, where="[mixing] ")
-        builtin = self.graph in registry.parts("graph")
-        if not builtin and Path(self.graph).is_file():
-            self._refuse_keys_except((), "a graph from a file")
-            return self._from_file(workers)
-        topology = self._graph_class()(**self._graph_keys()).bind(workers, seed)
-        mixing = self._weigh(topology, f"{self.graph} of {workers} worker{'s' * (workers != 1)}")
-        if not builtin:
+        links, what = self.links(workers, seed)
+        if not isinstance(links, Topology):
+            return given(links, what)
+        mixing = self._weigh(links, what)
+        if ":" in self.graph:
             for t in range(mixing.cycle):
                 require_doubly_stochastic(mixing.matrix(t), f"[mixing] graph = {self.graph!r}")
         return mixing
+
+    def links(self, workers, seed):
+        """(the topology, or the weighted sparse matrix of a file; its description)."""
+        if self.graph not in registry.parts("graph") and Path(self.graph).is_file():
+            self._refuse_keys_except(("directed",), "a graph from a file")
+            return self._from_file(workers)
+        topology = self._graph_class()(**self._graph_keys()).bind(workers, seed)
+        return topology, f"{self.graph} of {workers} worker{'s' * (workers != 1)}"
 
     def _graph_class(self):
         known = registry.parts("graph")
@@ -122,29 +137,25 @@ class Mixing(registry.Part):
         return {key: getattr(self, key) for key in own}
 
     def _refuse_keys_except(self, own, what):
-        for key in ("shape", "probability", "degree"):
+        for key in ("shape", "probability", "degree", "directed"):
             if getattr(self, key) is not None and key not in own:
-                takes = [name for name, cls in registry.parts("graph").items() if key in cls.__struct_fields__]
+                takes = [repr(name) for name, cls in registry.parts("graph").items() if key in cls.__struct_fields__]
                 raise UserError(f"[mixing] {key} = {getattr(self, key)!r} does not go with {what}; it belongs to "
-                                f"graph = {', '.join(map(repr, takes))}")
+                                f"graph = {', '.join(takes) or 'a file'}")
 
     def _from_file(self, workers):
-        matrix, weighted = graph_files.read(self.graph)
+        matrix, weighted = graph_files.read(self.graph, bool(self.directed))
         size = matrix.shape[0]
         if size != workers:
             raise UserError(f"[mixing] graph = {self.graph!r} is for {size} workers, but there are {workers}; "
                             f"set workers = {size} or give another graph")
-        if weighted:
-            return given(matrix, self.graph)
-        return self._weigh(Adjacency(matrix, self.graph), f"{self.graph}, {size} workers")
+        return (matrix, self.graph) if weighted else (Adjacency(matrix, self.graph), f"{self.graph}, {size} workers")
 
     def _weigh(self, topology, what):
         edge = WEIGHTS[self.weights](topology)
         # on a complete graph all three weights give J
-        others = topology.workers - 1
-        averages = [topology.regular and topology.degree(0, t) == others for t in range(topology.cycle)]
-        return MixingMatrix(topology, rest_on_diagonal(topology, edge), averages, symmetric=not topology.directed,
-                            description=f"{what}, {self.weights} weights")
+        return MixingMatrix(topology, rest_on_diagonal(topology, edge), topology.averages(),
+                            symmetric=not topology.directed, description=f"{what}, {self.weights} weights")
 
 
 def given(matrix, what):

@@ -36,11 +36,23 @@ class Rounds:
     def due(self, k):
         return k - self._last >= self.tau
 
+    def replay(self, taus, first_loss, run, now):
+        """Go to where an earlier run stopped: taus in force at its steps, mean loss of its first period, seconds."""
+        for k, tau in enumerate(taus):
+            self.tau = tau
+            if self.due(k):
+                self.index, self._last = self.index + 1, k
+                self.tau = self.period.tau_from(k + 1)
+
     def after_step(self, k, loss, run):
         """Called after step k with its losses (b,): a generator of requests."""
         if self.due(k):
             self.index, self._last = self.index + 1, k
             self.tau = self.period.tau_from(k + 1)
+        yield from ()
+
+    def finish(self):
+        """Complete what is still under way after the last step: a generator of requests."""
         yield from ()
 
 
@@ -104,7 +116,9 @@ class AdaComm(Period, frozen=True, kw_only=True):
         return AdaptiveRounds(self)
 
     def next_tau(self, tau, loss, first_loss, lr_ratio):
-        """tau_l from tau_{l-1}, F_l, F_0 and lr_0 / lr_l."""
+        """tau_l from tau_{l-1}, F_l, F_0 and lr_0 / lr_l; no change where the losses have no ratio to go by."""
+        if not (0 < first_loss < math.inf and 0 <= loss < math.inf):
+            return tau
         found = math.ceil(math.sqrt(lr_ratio**self.coupling * loss / first_loss) * self.tau)
         if found >= tau and (lr_ratio == 1 or not self.coupling):
             found = math.ceil(self.fallback * tau)
@@ -124,6 +138,12 @@ class AdaptiveRounds(Rounds):
         self._first = None  # (loss, lr) of the first round
         self._deadline = period.interval
 
+    def replay(self, taus, first_loss, run, now):
+        super().replay(taus, first_loss, run, now)
+        self.tau, self._deadline = taus[-1], now + self.period.interval
+        run.at(taus[0] - 1)
+        self._first = first_loss, run.lr
+
     def after_step(self, k, loss, run):
         self._loss, self._steps = self._loss + loss, self._steps + 1
         if not self.due(k):
@@ -138,6 +158,11 @@ class AdaptiveRounds(Rounds):
                 decision = self._decide(mean_loss, run.lr, (yield Now()))
         self._news = yield Start(Mean(self._message(decision, run)))
         self._loss, self._steps = 0.0, 0
+
+    def finish(self):
+        if self._news is not None:
+            yield Finish(self._news)
+            self._news = None
 
     def _message(self, decision, run):
         """(b, 2): mean loss of each local worker; m times the decision from worker 0, and 0 from all others."""

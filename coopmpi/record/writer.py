@@ -59,8 +59,10 @@ class Writer:
     It gets its name when it is ready for rows: until then an older file of that name stays as it was.
     """
 
-    def __init__(self, path, config_text, workers, dimension, dtype, attributes=(), layout=(),
-                 simulated=False):
+    def __init__(self, path, config_text, workers, dimension, dtype, attributes=(), layout=(), slots=(),
+                 simulated=False, checkpoint=None):
+        from coopmpi.record.checkpoint import copy_run, make_state
+
         self.path = Path(path)
         self._train = TRAIN | (SIMULATED if simulated else {})
         self.broken = False  # a write has failed: no more rows can be added
@@ -78,6 +80,10 @@ class Writer:
                 self._make_series(workers)
                 self._events = file.create_dataset("events", (0,), EVENT, maxshape=(None,), chunks=(64,))
                 self._make_final(workers, dimension, dtype, layout)
+                make_state(file, slots, workers, dimension, dtype)
+                if checkpoint is not None:
+                    self._make_room(os.path.getsize(checkpoint.path))
+                    copy_run(checkpoint.file, file, checkpoint.step)
                 file.swmr_mode = True  # from here on nothing can be created, only filled
                 file.flush()
                 os.replace(draft, place)
@@ -166,6 +172,19 @@ class Writer:
         with self._guarded():
             self._make_room(row.nbytes)
             self._file["final/mean"][:] = row
+
+    def state(self, name, row, values):
+        """One row of a slot."""
+        with self._guarded():
+            self._make_room(values.nbytes)
+            self._file["state"][name][row] = values
+
+    def state_complete(self, step):
+        """All slots have been written as they were after `step` steps."""
+        with self._guarded():
+            self._file.flush()
+            self._file["state"].attrs.modify("step", np.int64(step))
+            self._file.flush()
 
     def close(self, status):
         """Write the status (finished, interrupted, failed) and close the file."""

@@ -1,0 +1,42 @@
+"""Stochastic gradient push: SGD with push-sum averaging over directed graphs."""
+
+from coopmpi.registry import register
+from coopmpi.step import Algorithm, Grad, Mix
+
+
+@register("algorithm", "sgp")
+class SGP(Algorithm, frozen=True, kw_only=True):
+    """Models z = y / w, of which the numerator y and the mass w are mixed; the gradient is taken at z:
+
+        Y <- P (Y - lr direction(G(Z)));  w <- P w;  z_i <- y_i / w_i
+
+    P: every sender keeps, and sends to each of its receivers, 1 / (receivers + 1), so columns sum to 1 and the sums
+    of y and w are conserved on any connected directed graph. y is w z: only z is kept. On regular graphs w stays 1.
+    """
+
+    source = "Assran, Loizou, Ballas & Rabbat, Stochastic gradient push, ICML 2019, Algorithm 1"
+    bibtex = ("assran2019stochastic",)
+    uses_mixing = True
+
+    def bind_mixing(self, mixing, workers, seed):
+        return mixing.push_sum(workers, seed)
+
+    def step(self, state, run):
+        loss, gradient = yield Grad(state.x)
+        # y <- P (w z - lr direction)
+        y = numerator(run, state.x)
+        run.descend(state, y, gradient)
+        state.x = debiased(run, (yield Mix(y, run.k)))
+        return loss
+
+
+def numerator(run, z):
+    """y_i = w_i z_i before round k; z itself where all w_i are 1."""
+    mass = run.mixing.mass(run.k)[run.hosted]
+    return z if (mass == 1).all() else run.scale(mass.tolist(), z)
+
+
+def debiased(run, y):
+    """z_i = y_i / w_i after round k; y itself where all w_i are 1."""
+    mass = run.mixing.mass(run.k + 1)[run.hosted]
+    return y if (mass == 1).all() else run.scale((1 / mass).tolist(), y)

@@ -1,0 +1,92 @@
+"""What the verbs that train have in common: ranks, the run description, the result file, the run itself."""
+
+import os
+from pathlib import Path
+
+import click
+
+from coopmpi.errors import CoopError
+
+
+def start(ranks, arguments):
+    """Become mpirun, which starts `coopmpi ARGUMENTS` on that many ranks."""
+    from coopmpi.drivers.mpi import launch
+
+    launch.start(ranks, arguments, lambda text: click.echo(f"coopmpi: {text}", err=True))
+
+
+def on_this_rank(work):
+    """work(world), in the MPI job this process was started into, or alone."""
+    from coopmpi.drivers.mpi import launch
+
+    if launch.launched_ranks()[1]:
+        from coopmpi.drivers.mpi.world import connect
+
+        world = connect()
+    else:
+        from coopmpi.drivers.solo import Solo
+
+        world = Solo()
+    try:
+        work(world)
+    except CoopError:
+        raise  # on all ranks alike
+    except BaseException as error:
+        world.abort(error)
+        raise
+
+
+def read(description, overrides, ranks):
+    """The validated run description; the built-in run has 4 workers where nothing says otherwise."""
+    from coopmpi import config
+
+    tables = config.load(description, overrides)
+    if description is None:
+        tables.setdefault("workers", max(ranks, 4))
+    return config.resolve(tables)
+
+
+def check_output(output, overwrite):
+    """The name of the result file; UserError if it cannot be written."""
+    from coopmpi.record.writer import check_output as check
+
+    names = ["run.h5", *(f"run-{i}.h5" for i in range(2, 10000))]
+    output = output or next(name for name in names if not Path(name).exists())
+    check(output, overwrite)
+    return output
+
+
+def limit_threads(config, ranks_here):
+    """Share the cores of the node among its ranks; one thread each where sums must not depend on their number."""
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    share = 1 if config.deterministic else max(1, len(os.sched_getaffinity(0)) // ranks_here)
+    threadpool_limits({pool["prefix"]: min(share, pool["num_threads"]) for pool in threadpool_info()})
+
+
+def forecast(assembly):
+    """Print the resolved run description, with what it will cost as comments: the output is a description too."""
+    from coopmpi import config
+    from coopmpi.drivers.cost import estimate
+
+    cost, driver = estimate(assembly), assembly.driver
+    click.echo(config.dump(assembly.config))
+    click.echo(f"# model: {driver.task.dimension} parameters, {len(driver.hosted)} workers on rank 0 of {driver.world.size}")
+    click.echo(f"# a round every {cost.tau} steps; per worker and round: {cost.bytes_sent / 1e6:.4g} MB sent, "
+               f"{cost.messages}")
+    click.echo(f"# memory of rank 0: {sum(cost.memory.values()) / 1e6:.4g} MB")
+    for name, nbytes in cost.memory.items():
+        click.echo(f"#   {name:<26} {nbytes / 1e6:12.4g} MB")
+
+
+def run(assembly, world, output, quiet, checkpoint=None):
+    """Train, with progress and the closing table on rank 0."""
+    from coopmpi.drivers.mpi import launch
+    from coopmpi.drivers.session import train
+    from coopmpi.report import console
+
+    watched = world.rank == 0 and not quiet
+    watcher = console.watcher(assembly.run.steps, launch.columns()) if watched else console.Silent()
+    outcome = train(assembly, world, output, watcher, checkpoint)
+    if watched:
+        console.summary(assembly, world, outcome, output)

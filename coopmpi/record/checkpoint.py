@@ -1,0 +1,73 @@
+"""The state of a run inside its result file, from which an interrupted run goes on."""
+
+import numpy as np
+
+from coopmpi.errors import UserError
+from coopmpi.record.reader import open_run
+
+STATE = "state"
+
+
+def make_state(file, slots, workers, dimension, dtype):
+    """Room for every slot, a row per worker or one for all; nothing is allocated before it is written."""
+    state = file.create_group(STATE)
+    state.attrs["step"] = np.int64(0)  # steps done when it was written; 0: never
+    for slot in slots:
+        if slot.kind != "ticket":
+            rows = 1 if slot.kind == "replica" else workers
+            data = state.create_dataset(slot.name, (rows, dimension), dtype, chunks=(1, dimension))
+            data.attrs.update({"units": "1", "description": slot.purpose})
+
+
+def copy_run(old, file, step):
+    """Copy the rows of the steps up to `step`, the events and the state from one open result file to another."""
+    for group in ("train", "eval"):
+        kept = int(np.searchsorted(old[group]["step"][:], step, side="right"))
+        for name, data in old[group].items():
+            target = file[group][name]
+            target.resize(kept, axis=0)
+            for start in range(0, kept, 1024):
+                target[start:min(kept, start + 1024)] = data[start:min(kept, start + 1024)]
+    events = old["events"][:]
+    file["events"].resize(len(events), axis=0)
+    file["events"][:] = events
+    for name, data in old[STATE].items():
+        for row in range(len(data)):
+            file[STATE][name][row] = data[row]
+    file[STATE].attrs.modify("step", old[STATE].attrs["step"])
+
+
+class Checkpoint:
+    """The state that an interrupted run left in its result file; UserError if it left none."""
+
+    def __init__(self, path):
+        self.path = path
+        self.file = open_run(path)
+        self.step = int(self.file[STATE].attrs["step"]) if STATE in self.file else 0
+        if not self.step:
+            raise UserError(f"{path}: no state was saved, so there is nothing to resume; a run saves its state when SIGUSR1, "
+                            "SIGTERM or Ctrl-C stops it")
+        self.config_text = self.file["config"][()].decode()
+
+    @property
+    def wall_time(self):
+        """Seconds of training so far."""
+        return float(self.file["train/wall_time"][self.step - 1])
+
+    @property
+    def periods(self):
+        """The period in force at each step so far."""
+        return self.file["train/tau"][: self.step].tolist()
+
+    @property
+    def first_loss(self):
+        """Mean loss of all workers in the first period."""
+        return float(self.file["train/loss"][: self.periods[0]].mean())
+
+    def rows(self, slot, workers):
+        """A slot's rows of these workers, or the one row of a replica."""
+        data = self.file[STATE][slot.name]
+        return data[:] if slot.kind == "replica" else np.stack([data[worker] for worker in workers])
+
+    def close(self):
+        self.file.close()

@@ -1,0 +1,142 @@
+"""A run that was stopped goes on as if it had not been: every algorithm, on another number of ranks."""
+
+import os
+import signal
+import tomllib
+
+import h5py
+import numpy as np
+import pytest
+
+from coopmpi import config, registry
+from coopmpi.drivers import loop
+from coopmpi.drivers.assemble import assemble
+from coopmpi.drivers.session import train
+from coopmpi.drivers.solo import Solo
+from coopmpi.errors import Interrupted
+from coopmpi.record.checkpoint import Checkpoint
+from coopmpi.report.console import Silent
+from tests.runs import coopmpi, write_quadratic
+
+M, STEPS = 6, 60
+VARIANTS = {name: {"kind": name} for name in registry.parts("algorithm")}
+VARIANTS["easgd-overlap"] = {"kind": "easgd", "overlap": True}
+
+
+class Stops(Silent):
+    """Presses Ctrl-C after a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def stepped(self, done, wall_time, waiting):
+        if done == self.step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.fixture(autouse=True)
+def votes_at_every_step(monkeypatch):
+    monkeypatch.setattr(loop, "VOTE_SECONDS", 0)
+
+
+def tables(path, variant, **more):
+    return {"workers": M, "steps": STEPS, "deterministic": True, "device": "cpu", "algorithm": VARIANTS[variant],
+            "task": {"kind": "quadratic", "path": path}, "period": {"tau": 4}, "mixing": {"lazy": True},
+            "optimizer": {} if variant == "sparq-sgd" else {"momentum": 0.9, "nesterov": True},
+            "compress": {"kind": "topk", "fraction": 0.3}} | more
+
+
+def run(given, output, watcher=None, checkpoint=None):
+    train(assemble(config.resolve(given), Solo()), Solo(), output, watcher or Silent(), checkpoint)
+
+
+def interrupted(given, output, step):
+    with pytest.raises(Interrupted):
+        run(given, output, Stops(step))
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return write_quadratic(tmp_path_factory.mktemp("resume") / "q.h5", M, 20, noise=0.1)
+
+
+def content(path):
+    with h5py.File(path) as file:
+        assert file.attrs["status"].rstrip(b"\0 ") == b"finished"
+        names = ("final/x", "final/mean", "train/step", "train/loss", "train/tau", "train/bytes_sent")
+        return {name: file[name][:] for name in names}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_resumed_run_equals_one_that_was_never_stopped(path, tmp_path, variant):
+    run(tables(path, variant), tmp_path / "whole.h5")
+    interrupted(tables(path, variant), tmp_path / "parts.h5", step=22)
+    checkpoint = Checkpoint(tmp_path / "parts.h5")
+    assert 22 <= checkpoint.step < STEPS
+    run(tomllib.loads(checkpoint.config_text), tmp_path / "parts.h5", checkpoint=checkpoint)
+    whole, parts = content(tmp_path / "whole.h5"), content(tmp_path / "parts.h5")
+    for name, values in whole.items():
+        assert np.array_equal(parts[name], values), name
+
+
+def test_changing_periods_go_on_where_they_were(path, tmp_path):
+    given = tables(path, "local-sgd", period={"kind": "list", "taus": [[0, 7], [20, 3], [40, 1]]})
+    run(given, tmp_path / "whole.h5")
+    interrupted(given, tmp_path / "parts.h5", step=24)
+    checkpoint = Checkpoint(tmp_path / "parts.h5")
+    run(given, tmp_path / "parts.h5", checkpoint=checkpoint)
+    whole, parts = content(tmp_path / "whole.h5"), content(tmp_path / "parts.h5")
+    assert np.array_equal(parts["train/tau"], whole["train/tau"])
+    assert np.array_equal(parts["final/x"], whole["final/x"])
+
+
+def test_a_second_interruption_and_the_times(path, tmp_path):
+    given, output = tables(path, "dpa", steps=200), tmp_path / "run.h5"
+    run(given, tmp_path / "whole.h5")
+    interrupted(given, output, step=20)
+    with pytest.raises(Interrupted):
+        run(given, output, Stops(90), Checkpoint(output))
+    run(given, output, checkpoint=Checkpoint(output))
+    assert np.array_equal(content(output)["final/x"], content(tmp_path / "whole.h5")["final/x"])
+    with h5py.File(output) as file:
+        assert (np.diff(file["train/wall_time"][:]) > 0).all()
+        assert (np.diff(file["eval/step"][:]) > 0).all()
+        assert [kind for kind in file["events"]["kind"]] == [b"interrupted"] * 2
+
+
+@pytest.mark.mpi
+def test_stopped_on_three_ranks_resumed_on_two(tmp_path):
+    (tmp_path / "stopping.py").write_text(
+        "import os, signal\n"
+        "from coopmpi.tasks.supervised import Classify\n"
+        "def task(place, stop):\n"
+        "    problem = Classify(hidden=(16,), batch=8).prepare(place)\n"
+        "    inner = problem.gradient\n"
+        "    def gradient(x, step):\n"
+        "        if step == stop and not os.path.exists('stopped') and place.world.rank == 1:\n"
+        "            open('stopped', 'w').close()\n"
+        "            os.kill(os.getpid(), signal.SIGUSR1)\n"
+        "        return inner(x, step)\n"
+        "    problem.gradient = gradient\n"
+        "    return problem\n")
+    options = ["--set", "workers=6", "--set", "steps=3000", "--set", "deterministic=true", "--set", "task.kind=python",
+               "--set", "task.function=stopping:task", "--set", "task.options={stop=40}", "--set", "algorithm.kind=squarm-sgd",
+               "--set", "optimizer.momentum=0.9", "--set", "compress.kind=sign", "--quiet"]
+    status, out, err = coopmpi("train", *options, "-o", "run.h5", ranks=3, cwd=tmp_path)
+    assert status == 3 and "SIGUSR1" in err, out + err
+    status, out, err = coopmpi("resume", "run.h5", "--quiet", ranks=2, cwd=tmp_path)
+    assert status == 0, out + err
+    assert coopmpi("train", *options, "-o", "whole.h5", cwd=tmp_path)[0] == 0
+    resumed, whole = content(tmp_path / "run.h5"), content(tmp_path / "whole.h5")
+    assert np.array_equal(resumed["final/x"], whole["final/x"])
+    assert np.array_equal(resumed["train/loss"], whole["train/loss"])
+
+
+def test_a_run_without_a_saved_state_is_refused(path, tmp_path):
+    run(tables(path, "local-sgd"), tmp_path / "run.h5")
+    status, _, err = coopmpi("resume", tmp_path / "run.h5")
+    assert status == 2 and "nothing to resume" in err
+    with h5py.File(tmp_path / "run.h5") as file:
+        assert file["train/step"].shape == (STEPS,)
+    status, _, err = coopmpi("resume", tmp_path / "none.h5")
+    assert status == 2 and "does not exist" in err
