@@ -1,115 +1,116 @@
-"""How much of the communication is hidden behind local steps: blocking algorithms against overlapped ones.
+"""How much of the communication is hidden behind local steps, by blocking algorithms and by overlapped ones.
 
-Two ranks, on shared memory and on two hosts made of network namespaces (root only). Local steps are matrix products,
-as many as make the transfer alone take a given share of the tau local steps between two rounds.
+Two ranks, on shared memory and on two hosts made of network namespaces (root only). A gradient is matrix products, as
+many as make the transfer alone take a given share of the tau local steps between two rounds.
 """
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from statistics import median
 from time import perf_counter
 
 import numpy as np
 
 from benchmarks.timing import table
+from coopmpi.drivers.mpi.launch import mpirun
+from coopmpi.drivers.solo import Solo
 
-# overlapped algorithm -> (its table, the blocking one, tau)
-PAIRS = {
-    "overlap-local-sgd": ({}, {"kind": "local-sgd"}, 8),
-    "overlap-dpa": ({}, {"kind": "dpa"}, 8),
-    "easgd": ({"overlap": True}, {"kind": "easgd"}, 8),
-    "d-psgd": ({}, {"kind": "dpa"}, 1),
-}
+PAIRS = (  # overlapped, blocking, does it have a period
+    ({"kind": "overlap-local-sgd"}, {"kind": "local-sgd"}, True),
+    ({"kind": "overlap-dpa"}, {"kind": "dpa"}, True),
+    ({"kind": "easgd", "overlap": True}, {"kind": "easgd"}, True),
+    ({"kind": "d-psgd"}, {"kind": "dpa"}, False),
+)
 SHARES = (0.3, 0.9)
-FEATURES = 256  # of the products: some 0.3 ms each
-NETWORK = "10.77.{}"  # of the two hosts, and a digit for this process
+FEATURES = 128  # of the products
 
 
 def main(arguments):
     parser = argparse.ArgumentParser(prog="python -m benchmarks overlap", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7, help="measured per case (default: %(default)s)")
-    parser.add_argument("--shared-mb", type=float, default=16, help="model on shared memory (default: %(default)s)")
-    parser.add_argument("--tcp-mb", type=float, default=2, help="model on TCP (default: %(default)s)")
-    parser.add_argument("--rate", default="100mbit", help="of each host's link (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=9, help="measured per case (default: %(default)s)")
     parser.add_argument("--only", choices=("shared", "tcp"))
-    parser.add_argument("--rank", type=float, metavar="MB", help=argparse.SUPPRESS)
+    parser.add_argument("--shared", nargs=2, type=float, metavar=("MB", "TAU"), default=(16, 2), help="(default: 16 2)")
+    parser.add_argument("--tcp", nargs=2, type=float, metavar=("MB", "TAU"), default=(2, 8), help="(default: 2 8)")
+    parser.add_argument("--rate", default="400mbit", help="of each host's link (default: %(default)s)")
+    parser.add_argument("--no-thread", action="store_true", help="transfers move on only between gradients")
+    parser.add_argument("--rank", nargs=2, type=float, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.rank:
-        _measure(options.rank, options.rounds)
+        _measure(*options.rank, options.rounds, not options.no_thread)
         return
-    rank = [sys.executable, "-m", "benchmarks", "overlap", "--rounds", str(options.rounds), "--rank"]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # hosts are removed all the same
+    rank = [sys.executable, "-m", "benchmarks", "overlap", "--rounds", str(options.rounds)]
+    rank += ["--no-thread"] * options.no_thread
     if options.only != "tcp":
-        from coopmpi.drivers.mpi.launch import mpirun
-
         command, environment = mpirun(2, lambda text: None)
-        _run(f"shared memory, {options.shared_mb:g} MB", [*command, *rank, str(options.shared_mb)], environment)
+        _run("shared memory", [*command, *rank], environment, options.shared)
     if options.only != "shared":
         try:
             with two_hosts(options.rate) as (command, environment):
-                _run(f"TCP, {options.rate}, {options.tcp_mb:g} MB", [*command, *rank, str(options.tcp_mb)], environment)
+                _run(f"TCP, {options.rate}", [*command, *rank], environment, options.tcp)
         except PermissionError as error:
             print(f"TCP left out: {error}")
 
 
-def _run(title, command, environment):
-    print(f"\n{title}; load before {os.getloadavg()[0]:.1f}", flush=True)
+def _run(title, command, environment, sizes):
+    print(f"\n{title}; model of {sizes[0]:g} MB; load {os.getloadavg()[0]:.1f} before", flush=True)
+    command = [*command, "--rank", *map(str, sizes)]
     subprocess.run(command, env=environment | {"OMP_NUM_THREADS": "1"}, check=True)
-    print(f"load after {os.getloadavg()[0]:.1f}", flush=True)
+    print(f"load {os.getloadavg()[0]:.1f} after", flush=True)
 
 
 @contextmanager
 def two_hosts(rate):
-    """(command, environment) that start a rank on each of two hosts joined by links of that rate."""
-    from coopmpi.drivers.mpi.launch import mpirun
+    """(command, environment) that start a rank on each of two hosts joined by links of that rate.
 
-    number = os.getpid() % 250
+    PermissionError where network namespaces cannot be made.
+    """
+    if os.geteuid():
+        raise PermissionError("network namespaces take root")
     bridge, hosts = f"cm{os.getpid()}", [f"cm{os.getpid()}{side}" for side in "ab"]
-    net = NETWORK.format(number)
+    net = f"10.77.{os.getpid() % 250}"
     try:
-        _ip("link", "add", bridge, "type", "bridge")
-        _ip("addr", "add", f"{net}.254/24", "dev", bridge)
-        _ip("link", "set", bridge, "up")
+        _do(f"ip link add {bridge} type bridge", f"ip addr add {net}.254/24 dev {bridge}", f"ip link set {bridge} up")
         for i, host in enumerate(hosts, start=1):
-            _ip("netns", "add", host)
-            _ip("link", "add", f"v{host}", "type", "veth", "peer", "name", "eth0", "netns", host)
-            _ip("link", "set", f"v{host}", "master", bridge, "up")
-            for arguments in (["addr", "add", f"{net}.{i}/24", "dev", "eth0"], ["link", "set", "eth0", "up"],
-                              ["link", "set", "lo", "up"]):
-                _ip("-n", host, *arguments)
-            for end in (["tc", "-n", host, "qdisc", "add", "dev", "eth0"], ["tc", "qdisc", "add", "dev", f"v{host}"]):
-                subprocess.run([*end, "root", "tbf", "rate", rate, "burst", "128kb", "latency", "100ms"], check=True)
+            limit = f"root tbf rate {rate} burst 128kb latency 100ms"
+            _do(f"ip netns add {host}", f"ip link add v{host} type veth peer name eth0 netns {host}",
+                f"ip link set v{host} master {bridge} up", f"ip -n {host} addr add {net}.{i}/24 dev eth0",
+                f"ip -n {host} link set eth0 up", f"ip -n {host} link set lo up",
+                f"tc -n {host} qdisc add dev eth0 {limit}", f"tc qdisc add dev v{host} {limit}")
         with tempfile.TemporaryDirectory() as folder:
             agent = Path(folder, "agent")
-            # drops the leading options, takes the host's name, and runs the rest there
+            # in place of ssh: drops the options, takes the name of the host, and runs the rest there
             agent.write_text('#!/bin/sh\nwhile [ "${1#-}" != "$1" ]; do shift; done\nhost=$1; shift\n'
                              'exec ip netns exec "$host" unshare --uts sh -c "hostname $host; $*"\n')
             agent.chmod(0o700)
             (program, *_), environment = mpirun(2, lambda text: None)
-            yield [program, "--prtemca", "plm_ssh_agent", str(agent), "--prtemca", "prte_if_include", f"{net}.0/24",
-                   "--host", ",".join(f"{host}:1" for host in hosts), "-n", "2", "--bind-to", "none",
-                   "--mca", "pml", "ob1", "--mca", "btl", "tcp,self", "--mca", "btl_tcp_if_include", f"{net}.0/24",
-                   "-x", "PATH", "-x", "OMP_NUM_THREADS"], environment
+            options = (f"--prtemca plm_ssh_agent {agent} --prtemca prte_if_include {net}.0/24 -n 2 --bind-to none "
+                       f"--host {hosts[0]}:1,{hosts[1]}:1 --mca pml ob1 --mca btl tcp,self "
+                       f"--mca btl_tcp_if_include {net}.0/24 -x PATH -x OMP_NUM_THREADS")
+            yield [program, *options.split()], environment
     finally:
-        for arguments in (*(["link", "del", f"v{host}"] for host in hosts), *(["netns", "del", host] for host in hosts),
-                          ["link", "del", bridge]):
-            subprocess.run(["ip", *arguments], check=False, capture_output=True)
+        for host in hosts:
+            left = subprocess.run(["ip", "netns", "pids", host], capture_output=True, text=True, check=False).stdout
+            for process in left.split():
+                os.kill(int(process), signal.SIGKILL)
+        for thing in (*(f"link del v{host}" for host in hosts), *(f"netns del {host}" for host in hosts), f"link del {bridge}"):
+            subprocess.run(["ip", *thing.split()], capture_output=True, check=False)
 
 
-def _ip(*arguments):
-    if os.geteuid():
-        raise PermissionError("network namespaces take root")
-    done = subprocess.run(["ip", *arguments], check=False, capture_output=True, text=True)
-    if done.returncode:
-        raise PermissionError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
+def _do(*commands):
+    for command in commands:
+        done = subprocess.run(command.split(), capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise PermissionError(f"{command}: {done.stderr.strip()}")
 
 
 class Products:
-    """A task whose gradient is so many matrix products, and zero."""
+    """A task whose gradient costs `count` matrix products, and is zero."""
 
     def __init__(self, dimension):
         self.dimension, self.count = dimension, 0
@@ -125,6 +126,15 @@ class Products:
         return np.zeros(1, np.float32), self._gradient
 
 
+class Still(Solo):
+    """One of two ranks between which nothing travels: what a round takes without communication."""
+
+    size = 2
+
+    def all_sum(self, source, target, device):
+        return self.done
+
+
 class Local:
     """Steps of one algorithm on this rank, driven as a training run does."""
 
@@ -135,16 +145,18 @@ class Local:
         from coopmpi.step import MODEL, Run, State
 
         parts = config.resolve({"workers": 2, "steps": 1, "algorithm": algorithm, "period": {"tau": tau}})
-        # two workers on a ring have W = J: half as much of it is not taken for an average, so that rows travel
+        # two workers on a ring have W = J, an average; (I + W) / 2 is none, so that rows travel
         mixing = parts.mixing.bind(2, 0).lazy()
         self.driver = driver = Driver(2, task, mixing, Host(), world)
-        self.algorithm, self.tau, self.k = parts.algorithm, tau, 0
+        self.algorithm, self.task, self.tau = parts.algorithm, task, tau
+        self.products, self.k = 0, 0
         self.run = Run(2, driver.hosted, 1, parts.optimizer, parts.schedule, parts.period, driver.device,
                        [("x", (task.dimension,), 0)], 0, mixing=mixing)
         self.state = State((MODEL, *self.algorithm.slots), task.initial(), driver)
 
     def round(self):
-        """tau steps: (seconds, seconds waited for the transfer)."""
+        """tau steps: seconds in all, and seconds of them blocked on communication."""
+        self.task.count = self.products
         begin, waited = perf_counter(), 0.0
         for _ in range(self.tau):
             self.run.at(self.k)
@@ -156,50 +168,46 @@ class Local:
         return perf_counter() - begin, waited
 
 
-def _measure(megabytes, rounds):
+def _measure(megabytes, tau, rounds, thread):
     from coopmpi.drivers.mpi.world import connect
 
     world = connect()
-    task = Products(int(megabytes * 1e6) // 4)
-    rows = []
-    for name, (keys, blocking, tau) in PAIRS.items():
-        candidates = {"blocking": Local(world, task, blocking, tau),
-                      "overlapped": Local(world, task, {"kind": name} | keys, tau)}
+    if not thread:
+        world.moving = nullcontext()
+    task, rows = Products(int(megabytes * 1e6) // 4), []
+    for overlapped, blocking, periodic in PAIRS:
+        period = int(tau) if periodic else 1
+        runs = {"alone": Local(world, task, blocking, period), "blocking": Local(world, task, blocking, period),
+                "overlapped": Local(world, task, overlapped, period), "still": Local(Still(), task, overlapped, period)}
         for share in SHARES:
-            rows.append((name, tau, f"{share:.0%}", *_case(world, task, candidates, tau, share, rounds)))
+            rows.append((overlapped["kind"], period, *_case(world, runs, share, rounds)))
     if world.rank == 0:
-        table(("algorithm", "tau", "share", "transfer alone, ms", "local steps, ms", "waited, blocking",
-               "waited, overlapped", "hidden", "round, blocking", "round, overlapped", "saved"), rows)
+        table(("overlapped", "tau", "transfer alone, ms", "of tau local steps", "waited when blocking, ms",
+               "waited, ms", "waiting hidden", "round, ms", "if nothing is sent, ms", "time hidden"), rows)
 
 
-def _case(world, task, candidates, tau, share, rounds):
-    """Cells of a row; every figure is the median over the rounds of the slower rank's."""
-    blocking = candidates["blocking"]
-    task.count = 0
-    alone = _medians(world, {"": blocking}, rounds)[""][1]
-    task.count = 20
-    each = _medians(world, {"": lambda: task.gradient(None, 0)}, 9)[""] / task.count
-    task.count = max(1, round(alone / share / tau / each))
-    steps = tau * _medians(world, {"": lambda: task.gradient(None, 0)}, 5)[""]
-    found = _medians(world, candidates, rounds)
-    (round_b, waited_b), (round_o, waited_o) = found["blocking"], found["overlapped"]
-    ms = [f"{1e3 * seconds:.1f}" for seconds in (alone, steps, waited_b, waited_o)]
-    return (*ms, f"{1 - waited_o / alone:.0%}", f"{1e3 * round_b:.1f}", f"{1e3 * round_o:.1f}",
-            f"{(round_b - round_o) / alone:.0%}")
+def _case(world, runs, share, rounds):
+    """Cells of a row: medians over the rounds of the slower rank's figures."""
+    still = runs["still"]
+    for run in runs.values():
+        run.products = 0
+    (_, alone), (bare, _) = _medians(world, {name: runs[name] for name in ("alone", "still")}, rounds).values()
+    still.products = 50
+    product = (_medians(world, {"still": still}, rounds)["still"][0] - bare) / still.tau / still.products
+    for name in ("blocking", "overlapped", "still"):
+        runs[name].products = max(1, round((alone / share - bare) / still.tau / product))
+    found = _medians(world, runs, rounds)
+    (_, alone), (_, blocked), (lasted, waited), (least, _) = found.values()
+    ms = [f"{1e3 * seconds:.1f}" for seconds in (alone, blocked, waited, lasted, least)]
+    return (ms[0], f"{alone / least:.0%}", ms[1], ms[2], f"{1 - waited / alone:.0%}", ms[3], ms[4],
+            f"{1 - (lasted - least) / alone:.0%}")
 
 
-def _medians(world, candidates, rounds):
-    """{name: median seconds}, or medians of what a Local's round gives; ranks start together, candidates take turns."""
-    found = {name: [] for name in candidates}
+def _medians(world, runs, rounds):
+    """{name: medians of what its round gives, of the slower rank}; the ranks start together, runs take turns."""
+    found = {name: [] for name in runs}
     for _ in range(rounds + 2):
-        for name, run in candidates.items():
+        for name, run in runs.items():
             world.sum([0.0])
-            if isinstance(run, Local):
-                figures = run.round()
-            else:
-                begin = perf_counter()
-                run()
-                figures = (perf_counter() - begin,)
-            found[name].append(world.vote(figures)())
-    medians = {name: np.median(figures[2:], axis=0) for name, figures in found.items()}
-    return {name: figures[0] if len(figures) == 1 else tuple(figures) for name, figures in medians.items()}
+            found[name].append(world.vote(run.round())())
+    return {name: np.median(figures[2:], axis=0) for name, figures in found.items()}

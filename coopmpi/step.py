@@ -80,13 +80,23 @@ class Finish(NamedTuple):
     ticket: object
 
 
+def relay(generator, handle):
+    """The same generator, with each request passed through `handle(request)`: a generator that returns the answer."""
+    answer = None
+    while True:
+        try:
+            request = generator.send(answer)
+        except StopIteration as stop:
+            return stop.value
+        answer = yield from handle(request)
+
+
 # slots: what is needed at the next step
 class Slot(NamedTuple):
     """One declared piece of state. Checkpoints, the memory estimate and the documentation come from here.
 
-    kind: "worker" (b, d), "replica" (1, d) equal on all ranks, "auxiliary" (v, d) the same for the v auxiliary
-    variables of the mixing matrix, "ticket" (a transfer under way, a tuple of them, or None), or "memory": a copy of
-    a vector of every worker that any local worker receives from, the b local ones first.
+    kind: "worker" (b, d), "replica" (rows, d) equal on all ranks, "ticket" (a transfer under way, a tuple of them, or
+    None), or "memory": a copy of a vector of every worker that any local worker receives from, the b local ones first.
     start: "model" (the common initial model), "zero", or "none" for tickets.
     """
 
@@ -94,6 +104,7 @@ class Slot(NamedTuple):
     kind: str
     start: str
     purpose: str
+    rows: int = 1  # of a replica
 
 
 MODEL = Slot("x", "worker", "model", "the workers' models")
@@ -112,8 +123,9 @@ class State:
         if slot.kind == "ticket":
             return None
         device, b = driver.device, len(driver.hosted)
-        rows = {"worker": lambda: b, "replica": lambda: 1, "auxiliary": lambda: driver.mixing.auxiliary,
-                "memory": lambda: b + len(driver.audience.remote)}[slot.kind]()
+        rows = slot.rows if slot.kind == "replica" else b
+        if slot.kind == "memory":
+            rows += len(driver.audience.remote)
         array = device.empty((rows, initial.size), initial.dtype)
         array[:] = device.asarray(initial) if slot.start == "model" else 0
         return array
@@ -136,6 +148,10 @@ class Algorithm(Part, frozen=True, kw_only=True):
     def bind_mixing(self, mixing, workers, seed):
         """The MixingMatrix that a Mix stands for; mixing: the [mixing] table, as coopmpi.parts.mixing.Mixing."""
         return mixing.bind(workers, seed)
+
+    def bound_slots(self, mixing):
+        """The slots of a run with this MixingMatrix, or None."""
+        return self.slots
 
     def check(self, workers, mixing, config):
         """Raise UserError if these parts cannot work together; called before anything is allocated.

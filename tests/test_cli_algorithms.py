@@ -12,7 +12,7 @@ from coopmpi.errors import UserError
 from coopmpi.report import catalogue
 
 ALGORITHMS = sorted(registry.parts("algorithm"))
-OTHER_KINDS = ("optimizer", "schedule", "period", "graph", "task")
+OTHER_KINDS = ("optimizer", "schedule", "period", "graph", "compress", "task", "compute", "network")
 
 
 def invoke(*arguments):
@@ -39,7 +39,8 @@ def test_overview_and_story_tell_source_keys_and_state(name):
     for slot in cls.slots:
         assert slot.purpose in story
     used = story.partition("uses: ")[2].partition(" Cooperative SGD form")[0]
-    assert ("[period]" in used, "[mixing]" in used) == (cls.uses_period, cls.uses_mixing)
+    for table in ("period", "mixing", "compress"):
+        assert (f"[{table}]" in used) == getattr(cls, f"uses_{table}")
     assert flat(cls.__doc__.partition("\n\n")[0]) in story
 
 

@@ -95,12 +95,12 @@ def test_mpi_that_aborts_or_hangs_is_reported(fake_mpi4py, monkeypatch):
 
 
 def test_mpi_facts_agree_with_mpi4py():
-    script = ("import mpi4py; mpi4py.rc.thread_level = 'funneled'\nfrom mpi4py import MPI\n"
-              "print(MPI.get_vendor()[0], MPI.Query_thread() == MPI.THREAD_FUNNELED, sep='|')")
+    script = ("import mpi4py; mpi4py.rc.thread_level = 'multiple'\nfrom mpi4py import MPI\n"
+              "print(MPI.get_vendor()[0], MPI.Query_thread() == MPI.THREAD_MULTIPLE, sep='|')")
     _, text = run(sys.executable, "-c", script)
-    library, funneled = text.strip().split("|")
+    library, multiple = text.strip().split("|")
     facts = probe.probe()
-    assert facts["library"] == library and (facts["thread_level"] == "funneled") == (funneled == "True")
+    assert facts["library"] == library and (facts["thread_level"] == "multiple") == (multiple == "True")
 
 
 def test_mpirun_of_another_mpi_is_a_warning():

@@ -8,7 +8,7 @@ import pytest
 from coopmpi import config, registry
 from coopmpi.drivers.assemble import assemble
 from coopmpi.drivers.solo import Solo
-from coopmpi.step import Advance, Finish, Grad, Mean, Mix, Packed, Recall, Start, State
+from coopmpi.step import Advance, Finish, Grad, Mean, Mix, Packed, Recall, Start, State, relay
 from tests.runs import write_quadratic
 
 M, D, STEPS = 6, 200_000, 24
@@ -42,14 +42,11 @@ class Job:
         return loss
 
     def watched(self, generator):
-        answer = None
-        while True:
-            try:
-                request = generator.send(answer)
-            except StopIteration as stop:
-                return stop.value
+        def watch(request):
             self.watch(self.state, request)
-            answer = yield request
+            return (yield request)
+
+        return relay(generator, watch)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -83,8 +80,7 @@ def test_state_is_what_was_declared(path, variant):
     for name, slot in declared.items():
         held = getattr(job.state, name)
         if slot.kind != "ticket":
-            rows = {"replica": 1, "auxiliary": job.driver.mixing and job.driver.mixing.auxiliary}.get(slot.kind, M)
-            assert held.shape == (rows, D)
+            assert held.shape == ((slot.rows if slot.kind == "replica" else M), D)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -96,7 +92,7 @@ def test_a_round_leaves_its_snapshot_alone(path, variant):
         for array, copy in held:
             assert np.array_equal(array, copy)
         if not isinstance(request, Grad) and not held:
-            arrays = [getattr(state, slot.name) for slot in state.slots if slot.kind in ("worker", "replica", "auxiliary")]
+            arrays = [getattr(state, slot.name) for slot in state.slots if slot.kind in ("worker", "replica")]
             held.extend((array, array.copy()) for array in arrays)
 
     job = Job(path, variant, watch)

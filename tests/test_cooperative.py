@@ -143,7 +143,7 @@ def consensus_of_noise(ws, rounds, dimensions, rng):
 
 
 def test_averaging_pairs_in_between_lowers_disagreement():
-    """8 workers, pure noise: all every 16 steps gives C = lr^2 s^2 (1 - 1/m)(tau - 1)/2 = 6.56, pairs in between less."""
+    """Pure noise: all every 16 steps gives C = lr^2 s^2 (1 - 1/m) (tau - 1) / 2, pairs in between less."""
     def ws(*keys):
         return [w.toarray() for w in cooperation.hierarchical(M, *keys)]
 
@@ -157,6 +157,7 @@ def test_averaging_pairs_in_between_lowers_disagreement():
     ({"generator": "ring"}, ["generator", "'ring'"]),
     ({"generator": "easgd", "alpha": 0.3}, ["alpha = 0.3", "2 / (m + 1)"]),
     ({"generator": "hierarchical", "group": 3}, ["group = 3", "1, 2, 4, 8"]),
+    ({"generator": "hierarchical", "alpha": 0.1}, ["alpha = 0.1", "centre"]),
     ({"matrix": "nowhere.npy"}, ["nowhere.npy"]),
     ({"matrix": "small.npy"}, ["4 variables", "8 workers"]),
     ({"matrix": "shift.npy"}, ["symmetric"]),

@@ -26,7 +26,7 @@ def exact(variant, graph):
     """Real data in float32, summed in a fixed order."""
     return {"workers": 8, "steps": 30, "deterministic": True, "device": "cpu", "algorithm": VARIANTS[variant],
             "task": {"data": "digits", "hidden": [16], "batch": 8}, "period": {"tau": 3},
-            "mixing": {"graph": graph, "lazy": True},
+            "mixing": {"graph": graph, "lazy": graph != "matcha"},
             "optimizer": {} if variant == "sparq-sgd" else {"momentum": 0.9, "nesterov": True},
             "compress": {"kind": "sign-topk", "fraction": 0.1}}
 
@@ -42,6 +42,9 @@ FIXED = ("d2", "squarm-sgd", "sparq-sgd", "cooperative")  # need a fixed graph
 CASES = [(variant, graph) for variant in VARIANTS for graph in ("ring", "one-peer-exponential")
          if graph == "ring"
          or registry.find("algorithm", VARIANTS[variant]["kind"]).uses_mixing and variant not in FIXED]
+# links that are drawn in every round, and workers of unequal degree
+CASES += [(variant, "matcha") for variant in ("d-psgd", "dpa", "choco-sgd", "sgp")]
+CASES += [(variant, "star") for variant in ("sgp", "overlap-sgp")]
 
 
 @pytest.fixture(scope="module")

@@ -153,8 +153,6 @@ def test_dry_run_foretells_bytes_and_memory(rank):
     cost = estimate(assembly)
     assert cost.bytes_sent == pytest.approx(2 * 3 / 4 * 4 * numbers(rank)) and cost.messages == "2 all-reduce"
     trainer = lockstep(digits("powersgd", rank=rank) | {"steps": 5})
-    d = assembly.driver.task.dimension
-    widths = (d, 64 * 128, 128 * 10, rank * (64 + 128) + 138, rank * (128 + 10))
-    held = trainer.run.device.pool.nbytes_of(lambda array: array.ndim == 2 and array.shape[1] in widths)
-    held -= 4 * d * 4  # the task's gradients
-    assert cost.memory["slots"] + cost.memory["exchange"] == pytest.approx(held, rel=0.02)
+    held = trainer.run.device.pool.nbytes_of(lambda array: array.ndim == 2)
+    held -= 4 * assembly.driver.task.dimension * 4  # the task's gradients
+    assert cost.memory["slots"] + cost.memory["exchange"] == held

@@ -72,7 +72,8 @@ def test_files_of_arrows_give_the_senders_weights(tmp_path, suffix, keys):
             assert p.receivers(j, 0) == tuple(sorted(graph.successors(j)))
 
 
-@given(graph=st.sampled_from(sorted(registry.parts("graph"))), workers=st.integers(1, 17), seed=st.integers(0, 2**31))
+@given(graph=st.sampled_from(sorted(registry.parts("graph"))), workers=st.integers(1, 17),
+       seed=st.integers(0, 2**31))
 @settings(max_examples=60, deadline=None)
 def test_sums_are_kept_and_masses_follow_the_matrices(graph, workers, seed):
     try:
@@ -94,9 +95,9 @@ def test_debiased_models_agree_on_the_mean(tmp_path_factory, workers, arrows, se
     path = write(strongly_connected(workers, arrows, seed), tmp_path_factory.mktemp("arrows") / "a.txt")
     p = Mixing(graph=str(path), directed=True).push_sum(workers, 0)
     y = x = np.random.default_rng(seed).normal(size=(workers, 3))
-    rounds = 1500
+    rounds, matrix = 1500, p.matrix(0)
     for t in range(rounds):
-        y = p.matrix(0) @ y
+        y = matrix @ y
     assert abs(y / p.mass(rounds)[:, None] - x.mean(axis=0)).max() < 1e-9
     assert p.mass(rounds).sum() == pytest.approx(workers)
 
@@ -171,7 +172,8 @@ def test_the_mass_weighted_mean_moves_as_in_sgd(folder, kind):
         before = run.mixing.mass(k) @ state.x
         gradient = driver.task.gradient(state.x, k)[1].copy()
         driver.drive(assembly.config.algorithm.step(state, run))
-        np.testing.assert_allclose(run.mixing.mass(k + 1) @ state.x, before - 0.05 * gradient.sum(axis=0), atol=1e-12)
+        after = run.mixing.mass(k + 1) @ state.x
+        np.testing.assert_allclose(after, before - 0.05 * gradient.sum(axis=0), atol=1e-12)
     assert np.ptp(run.mixing.mass(40)) > 0.1
 
 

@@ -44,8 +44,13 @@ LAYOUT = {
     "eval/accuracy": ((E,), "float64", "1"),
     "eval/consensus": ((E,), "float64", "1"),
     "eval/wall_time": ((E,), "float64", "s"),
+    "rounds/step": ((0,), "int64", "1"),
+    "rounds/posted": ((0,), "float64", "s"),
+    "rounds/finished": ((0,), "float64", "s"),
+    "rounds/waited": ((0,), "float64", "s"),
     "final/x": ((M, D), "float64", "1"),
     "final/mean": ((D,), "float64", "1"),
+    "state/x": ((M, D), "float64", "1"),
 }
 SMALL = {"workers": M, "steps": T, "dtype": "float64", "record": {"eval_every": 3}, "period": {"tau": 4}}
 
@@ -58,8 +63,8 @@ def test_the_layout_is_that_of_the_contract(tmp_path):
         for name, (shape, dtype, units) in LAYOUT.items():
             assert file[name].shape == shape and file[name].dtype == dtype, name
             assert file[name].attrs.get("units") == units, name
-            assert name in ("worker", "train/step", "eval/step") or file[name].attrs["description"]
-        for group in ("train", "eval"):
+            assert name in ("worker", "train/step", "eval/step", "rounds/step") or file[name].attrs["description"]
+        for group in ("train", "eval", "rounds"):
             for name, data in file[group].items():
                 if name != "step":
                     assert data.dims[0][0] == file[group]["step"]

@@ -49,21 +49,11 @@ def test_a_fragment_is_merged_exactly_delay_steps_after_its_launch(path):
     """Without merging, workers agree on a fragment right after it arrives, and on nothing else."""
     agreed = {}
     for steps in range(1, 13):
-        trainer = stopped(tables(path, fragments=3, delay=1, merge=0.0) | {"steps": steps})
+        trainer = lockstep(tables(path, fragments=3, delay=1, merge=0.0) | {"steps": steps})
         spread = np.ptp(trainer.state.x, axis=0).reshape(3, -1).max(axis=1)
         agreed[steps] = np.flatnonzero(spread < 1e-12).tolist()
     # launches after steps 2, 4, 6 of every period of 6
     assert {steps: parts for steps, parts in agreed.items() if parts} == {3: [0], 5: [1], 7: [2], 9: [0], 11: [1]}
-
-
-def stopped(given):
-    """A run that breaks off before what is under way has been completed."""
-    trainer = Trainer(assemble(config.resolve(given), Solo()), None, Silent())
-    for k in range(given["steps"]):
-        trainer.run.at(k)
-        trainer.driver.at(k)
-        trainer.driver.drive(trainer.algorithm.step(trainer.state, trainer.run))
-    return trainer
 
 
 @pytest.mark.parametrize("fragments", [1, 2, 3, 6])

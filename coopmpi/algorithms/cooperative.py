@@ -12,20 +12,20 @@ from coopmpi.step import Algorithm, Finish, Mean, Mix, Slot, Start
 
 @register("algorithm", "cooperative")
 class Cooperative(Algorithm, frozen=True, kw_only=True):
-    """tau local steps, then with auxiliary variables z_1 .. z_v and a symmetric doubly stochastic W, (m+v) x (m+v):
+    """tau local steps, then with auxiliary variables z_1 .. z_v and a symmetric doubly stochastic W:
 
         x_i <- sum_j w_ij x_j + sum_c w_ic z_c
         z_c <- sum_i w_ci x_i + sum_c' w_cc' z_c'
 
-    The z are replicated on every rank; each costs one all-reduce per round. W comes from `matrix`, a .npy or .h5
-    file, or from a generator: "easgd" (one centre, v = 1), "graph-and-centre" (the [mixing] graph and one centre),
-    "hierarchical" (groups average at every round, all workers at every `outer`-th, v = 0). alpha: how strongly
-    the centre pulls; by default the one with the smallest zeta.
+    W is (m+v) x (m+v), v its size minus m. The z are replicated on every rank; each costs one all-reduce per round.
+    W comes from `matrix`, a .npy or .h5 file, or from a generator: "easgd" (one centre, v = 1), "graph-and-centre"
+    (the [mixing] graph and one centre), "hierarchical" (groups average at every round, all workers at every
+    `outer`-th, v = 0). alpha: how strongly the centre pulls; by default the one with the smallest zeta.
     """
 
     source = "Wang & Joshi, Cooperative SGD, JMLR 22(213), 2021, sec. 3: A(tau, W, v)"
     bibtex = ("wang2021cooperative",)
-    slots = (Slot("z", "auxiliary", "model", "the auxiliary variables"),)
+    slots = (Slot("z", "replica", "model", "the auxiliary variables, a row each"),)
     uses_period = True
     uses_mixing = True
 
@@ -36,6 +36,9 @@ class Cooperative(Algorithm, frozen=True, kw_only=True):
     outer: Annotated[int, Meta(ge=1)] = 4  # rounds between averages over all
 
     def bind_mixing(self, mixing, workers, seed):
+        if self.alpha is not None and (self.matrix or self.generator == "hierarchical"):
+            raise UserError(f"[algorithm] alpha = {self.alpha:g} belongs to a generator with a centre, but W comes "
+                            f"from {self.matrix or self.generator!r}; leave it out")
         graph = None
         if self.matrix is None and self.generator == "graph-and-centre":
             graph = mixing.bind(workers, seed)
@@ -54,7 +57,11 @@ class Cooperative(Algorithm, frozen=True, kw_only=True):
             return cooperation.from_file(self.matrix, workers)
         if self.generator == "hierarchical":
             return cooperation.hierarchical(workers, self.group, self.outer)
-        return cooperation.with_centre(sparse.eye_array(workers) if self.generator == "easgd" else graph, self.alpha)
+        own = sparse.eye_array(workers) if self.generator == "easgd" else graph
+        return cooperation.with_centre(own, self.alpha)
+
+    def bound_slots(self, mixing):
+        return (self.slots[0]._replace(rows=mixing.auxiliary),)
 
     def step(self, state, run):
         loss = yield from run.local_step(state)
@@ -64,7 +71,8 @@ class Cooperative(Algorithm, frozen=True, kw_only=True):
             tickets = []
             for weights in from_workers:
                 # sum_i w_ci x_i is m times the mean of w_ci x_i
-                tickets.append((yield Start(Mean(run.scale((run.workers * weights[run.hosted]).tolist(), state.x)))))
+                shares = (run.workers * weights[run.hosted]).tolist()
+                tickets.append((yield Start(Mean(run.scale(shares, state.x)))))
             mixed = yield Mix(state.x, run.round)
             sums = []
             for ticket in tickets:

@@ -10,8 +10,9 @@ class SGP(Algorithm, frozen=True, kw_only=True):
 
         Y <- P (Y - lr direction(G(Z)));  w <- P w;  z_i <- y_i / w_i
 
-    P: every sender keeps, and sends to each of its receivers, 1 / (receivers + 1), so columns sum to 1 and the sums
-    of y and w are conserved on any connected directed graph. y is w z: only z is kept. On regular graphs w stays 1.
+    P: every sender keeps, and sends to each of its receivers, 1 / (receivers + 1), so columns sum to 1 and the
+    sums of y and w are conserved on any connected directed graph. y is w z: only z is kept. On regular graphs
+    w stays 1. Each P is column-stochastic; a matrix in a file is P itself.
     """
 
     source = "Assran, Loizou, Ballas & Rabbat, Stochastic gradient push, ICML 2019, Algorithm 1"

@@ -22,11 +22,12 @@ class StreamingDiLoCo(Algorithm, frozen=True, kw_only=True):
     delay = 0, merge = 0 is DiLoCo. Needs a fixed period longer than the delay.
     """
 
-    source = "Douillard et al., Streaming DiLoCo with overlapping communication, 2025 (arXiv 2501.18512), Algorithm 2"
+    source = "Douillard et al., Streaming DiLoCo with overlapping communication, 2025 (arXiv 2501.18512)"
     bibtex = ("douillard2025streaming",)
     slots = (Slot("z", "replica", "model", "the common model, each fragment as of its last round"),
              Slot("u", "replica", "zero", "outer momentum"),
-             Slot("means", "ticket", "none", "of the fragments, under way during the delay"))
+             Slot("mean", "replica", "model", "mean of the models, each fragment as it last arrived"),
+             Slot("tickets", "ticket", "none", "the fragments' means that are under way"))
     uses_period = True
 
     fragments: Annotated[int, Meta(ge=1)] = 4
@@ -44,12 +45,16 @@ class StreamingDiLoCo(Algorithm, frozen=True, kw_only=True):
 
     def step(self, state, run):
         loss = yield from run.local_step(state)
-        means = list(state.means or [None] * self.fragments)
+        tickets = list(state.tickets or [None] * self.fragments)
         for f in self.scheduled(run.k, run.tau):
-            means[f] = yield Start(Mean(run.copy(state.x[:, self.span(f, state.x)])))
-        state.means = tuple(means)
+            tickets[f] = yield Start(Mean(run.copy(state.x[:, self.span(f, state.x)])))
+        state.tickets = tuple(tickets)
         if run.k >= self.delay:
-            yield from self.complete(self.scheduled(run.k - self.delay, run.tau), state, run)
+            due = self.scheduled(run.k - self.delay, run.tau)
+            yield from self.arrive(due, state)
+            # the step's last request has been answered: from here on in place
+            for f in due:
+                self.outer_step(self.span(f, state.x), state, run)
         return loss
 
     def scheduled(self, k, tau):
@@ -60,24 +65,28 @@ class StreamingDiLoCo(Algorithm, frozen=True, kw_only=True):
         d = x.shape[1]
         return slice(f * d // self.fragments, (f + 1) * d // self.fragments)
 
-    def complete(self, fragments, state, run):
-        """Finish the means of these fragments and take their outer steps."""
-        means, arrived = list(state.means or ()), []
+    def arrive(self, fragments, state):
+        """Finish the means of these fragments, where they are under way."""
+        tickets, arrived = list(state.tickets), []
         for f in fragments:
-            arrived.append((self.span(f, state.x), (yield Finish(means[f]))))
-            means[f] = None
-        state.means = tuple(means)
-        # the step's last request has been answered: from here on in place
+            if tickets[f] is not None:
+                arrived.append((self.span(f, state.x), (yield Finish(tickets[f]))))
+                tickets[f] = None
+        state.tickets = tuple(tickets)
         for span, mean in arrived:
-            x, z, u = state.x[:, span], state.z[:, span], state.u[:, span]
-            gradient = run.combine((1.0, -1.0), (z, mean))
-            # u <- beta u + D;  z <- z - outer_lr (D + beta u);  x_i <- merge x_i + (1 - merge) z
-            u[...] = run.combine((self.beta, 1.0), (u, gradient))
-            z[...] = run.combine((1.0, -self.outer_lr, -self.outer_lr * self.beta), (z, gradient, u))
-            x[...] = run.combine((self.merge, 1 - self.merge), (x, z))
+            state.mean[:, span] = mean
+
+    def outer_step(self, span, state, run):
+        x, z, u = state.x[:, span], state.z[:, span], state.u[:, span]
+        gradient = run.combine((1.0, -1.0), (z, state.mean[:, span]))
+        # u <- beta u + D;  z <- z - outer_lr (D + beta u);  x_i <- merge x_i + (1 - merge) z
+        u[...] = run.combine((self.beta, 1.0), (u, gradient))
+        z[...] = run.combine((1.0, -self.outer_lr, -self.outer_lr * self.beta), (z, gradient, u))
+        x[...] = run.combine((self.merge, 1 - self.merge), (x, z))
 
     def finish(self, state, run):
-        yield from self.complete([f for f, mean in enumerate(state.means or ()) if mean is not None], state, run)
+        if state.tickets:
+            yield from self.arrive(range(self.fragments), state)
 
     def miniature(self, tensors):
         return [("x", (self.fragments,), 0)]

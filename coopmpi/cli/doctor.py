@@ -70,7 +70,7 @@ def mpi(world):
     library, level = facts["library"], facts["thread_level"]
     text = f"{library} {facts['version']}, mpi4py {facts['mpi4py']}, thread level {level}"
     if level == "single":
-        yield Finding("warning", "MPI", text, "funneled was asked for: take an MPI that is built with threads")
+        yield Finding("warning", "MPI", text, "multiple was asked for: take an MPI that is built with threads")
     else:
         yield Finding("ok", "MPI", text)
     switch = " (mpirun --with-ft ulfm turns it on)" if library == "Open MPI" else ""

@@ -18,6 +18,8 @@ ITEMSIZE = {"float32": 4, "float64": 8}
 @click.option("--shape", type=int, nargs=2, metavar="ROWS COLUMNS", help="Of a torus.  [default: most square]")
 @click.option("--probability", type=float, help="Of a link of erdos-renyi.  [default: 2 ln m / m]")
 @click.option("--degree", type=int, help="Of random-regular.  [default: 3, or 4 if m is odd]")
+@click.option("--base", metavar="GRAPH", help="Of matcha: name or file.  [default: ring]")
+@click.option("--budget", type=float, help="Of matcha: share of the links in use.  [default: 0.5]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random graphs.")
 @click.option("--size", type=click.FloatRange(min=1), default=1e6, show_default="1e6",
               help="Parameters of the model.")
@@ -42,8 +44,8 @@ def command(graph, workers, seed, size, dtype, save, **keys):
         if save:
             _save(mixing, save)
         _print(_sheet(mixing, model_bytes, model))
-    elif save or any(keys[key] for key in ("shape", "probability", "degree")):
-        raise UserError("--save, --shape, --probability and --degree belong to one graph: name it")
+    elif save or any(keys[key] for key in ("shape", "probability", "degree", "base", "budget")):
+        raise UserError("--save, --shape, --probability, --degree, --base, --budget belong to one graph: name it")
     else:
         _print(*_comparison(workers or 8, seed, keys, model_bytes, model))
 
@@ -64,7 +66,8 @@ def _save(mixing, path):
     from coopmpi.parts import graph_files
 
     if not mixing.fixed:
-        raise UserError(f"--save holds one matrix, but {mixing.description} goes through {mixing.cycle} in turn")
+        does = f"goes through {mixing.cycle} in turn" if mixing.cycle else "draws another in every round"
+        raise UserError(f"--save holds one matrix, but {mixing.description} {does}")
     graph_files.write(path, mixing.matrix(0))
 
 
@@ -82,13 +85,13 @@ class Figures(NamedTuple):
 def _figures(mixing, model_bytes):
     from coopmpi.theory import spectra
 
-    topology, cycle = mixing.topology, range(mixing.cycle)
+    topology = mixing.topology
     alike = 1 if topology.regular else mixing.workers
-    degrees = [sum(topology.degree(i, t) for t in cycle) / mixing.cycle for i in range(alike)]
+    degrees = [topology.mean_degree(i) for i in range(alike)]
     share = _all_reduce_share(mixing.workers) if mixing.average(0) else max(degrees)
     zeta = spectra.cycle_zeta(mixing)
     return Figures(min(degrees), sum(degrees) / alike, max(degrees), zeta,
-                   spectra.rounds_to_shrink(10, zeta, mixing.cycle), share * model_bytes)
+                   spectra.rounds_to_shrink(10, zeta, mixing.cycle or 1), share * model_bytes)
 
 
 def _all_reduce_share(workers):
@@ -107,7 +110,9 @@ def _sheet(mixing, model_bytes, model):
     table.add_row("links", f"{links:g} directed" if mixing.topology.directed else f"{links / 2:g}, both ways")
     table.add_row("degree", f"{f.most:g} at every worker" if mixing.topology.regular
                   else f"{f.least:g} to {f.most:g}, mean {f.mean:.3g}")
-    if mixing.cycle > 1:
+    if mixing.cycle is None:
+        table.add_row("cycle", "none: every round draws its links, zeta is that of one in the mean square")
+    elif mixing.cycle > 1:
         table.add_row("cycle", f"{mixing.cycle} rounds with a matrix each, zeta is that of their product")
     table.add_row("zeta = ||W - J||_2", _number(f.zeta))
     table.add_row("spectral gap 1 - zeta", _number(1 - f.zeta))

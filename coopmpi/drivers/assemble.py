@@ -79,7 +79,7 @@ def assemble(config, world, simulated=False):
         codec = config.compress.bind(tensors, config.dtype, device, config.seed)
     run = Run(workers, driver.hosted, steps, config.optimizer, config.schedule, period, device, tensors, config.seed,
               codec, mixing)
-    slots = (MODEL, *config.algorithm.slots, *config.optimizer.slots)
+    slots = (MODEL, *config.algorithm.bound_slots(mixing), *config.optimizer.slots)
     if simulated:
         clocks = Clocks(driver, compute, config.network, config.seed)
     else:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from coopmpi.errors import UserError
-from coopmpi.step import Advance, Finish, Grad, Mean, Mix, Now, Packed, Recall, Start
+from coopmpi.step import Advance, Finish, Grad, Mean, Mix, Now, Packed, Recall, Start, relay
 from coopmpi.streams import Purpose, stream
 
 
@@ -39,18 +39,15 @@ class Clocks:
 
     def beside(self, generator):
         """The same generator; the clocks advance with every request that passes."""
-        answer = None
-        while True:
-            try:
-                request = generator.send(answer)
-            except StopIteration as stop:
-                return stop.value
+        def advance(request):
             if type(request) is Now:
-                answer = self.time
-                continue
+                return self.time
             before = self.driver.sent.copy()
             answer = yield request
             self._follow(request, answer, self.driver.sent - before)
+            return answer
+
+        return relay(generator, advance)
 
     def account(self):
         """Seconds that each worker (m,) has computed, and waited, since the last account."""

@@ -12,8 +12,10 @@ from coopmpi.array import Host
 from coopmpi.drivers.driver import Driver
 from coopmpi.drivers.solo import Solo
 from coopmpi.parts.periods import Every
-from coopmpi.step import Advance, Mean, Mix, Run, Start, State
+from coopmpi.step import Advance, Mean, Mix, Run, Start, State, relay
 from coopmpi.tasks.problem import Problem
+
+RANDOM_ROUNDS = 100  # that stand for all rounds where graphs are drawn
 
 
 @dataclass
@@ -82,7 +84,7 @@ def estimate(assembly):
               Every(tau=assembly.run.tau), device, tensors, config.seed, codec, real.mixing)
     state = State(assembly.slots, driver.task.initial(), driver)
     sent = 0.0
-    cycle = real.mixing.cycle if real.mixing else 1
+    cycle = (real.mixing.cycle or RANDOM_ROUNDS) if real.mixing else 1
     for k in range(2 * run.tau * cycle):
         run.at(k)
         driver.at(k)
@@ -113,16 +115,13 @@ def _workspace(assembly, b):
 
 def _noting(generator, requests):
     """The generator itself; what it asks to be communicated is noted as (type, round), without the arrays."""
-    answer = None
-    while True:
-        try:
-            request = generator.send(answer)
-        except StopIteration as stop:
-            return stop.value
+    def note(request):
         asked = request.request if type(request) is Start else request
         if type(asked) in (Mix, Mean, Advance):
             requests.append((type(asked), getattr(asked, "round", None)))
-        answer = yield request
+        return (yield request)
+
+    return relay(generator, note)
 
 
 def _messages(requests, driver, rounds):

@@ -4,6 +4,7 @@ The same driver serves one process that hosts all workers and every rank of an M
 world it is given (coopmpi.drivers.solo or coopmpi.drivers.mpi.world), which moves rows between ranks.
 """
 
+from contextlib import nullcontext
 from functools import cached_property
 from time import perf_counter
 
@@ -11,6 +12,8 @@ import numpy as np
 
 from coopmpi.drivers.placement import Placement, Plan
 from coopmpi.step import Advance, Finish, Grad, Mean, Mix, Now, Packed, Recall, Start
+
+MOST_PLANS = 1000  # that are kept: random graphs have many
 
 
 class Exchange:
@@ -138,9 +141,13 @@ class Driver:
         self.at(0)
 
     def at(self, k):
-        """Point the driver at step k and start its account: seconds waited, marks around the gradient, bytes sent."""
+        """Point the driver at step k and start its account.
+
+        waited: seconds blocked on communication; rounds: (posted, finished, waited) of each ticket that is finished in
+        this step; computing: marks around the gradient; sent: bytes.
+        """
         self.k = k
-        self.waited = 0.0
+        self.waited, self.rounds = 0.0, []
         self.computing = None
         self.sent = np.zeros(len(self.hosted))
 
@@ -156,7 +163,8 @@ class Driver:
 
     def grad(self, x):
         begin = self.device.clock()
-        loss, gradient = self.task.gradient(x, self.k)
+        with self.world.moving if self._tickets else nullcontext():
+            loss, gradient = self.task.gradient(x, self.k)
         self.computing = begin, self.device.clock()
         self.progress()
         return loss, gradient
@@ -182,13 +190,18 @@ class Driver:
         return out
 
     def start(self, request):
+        posted = self.wall_time()
         ticket = self.post(request)
+        ticket.posted, ticket.waited = posted, 0.0
         self._tickets.append(ticket)
         return ticket
 
     def finish(self, ticket):
         self._tickets.remove(ticket)
-        return ticket.value()
+        before = self.waited
+        value = ticket.value()
+        self.rounds.append((ticket.posted, self.wall_time(), ticket.waited + self.waited - before))
+        return value
 
     def post(self, request):
         """Start the communication that a request asks for: its ticket."""
@@ -229,7 +242,7 @@ class Driver:
 
     @cached_property
     def audience(self):
-        """The plan over all links that any round may use: who ever needs a worker's model remembers a copy of it."""
+        """The plan over the links of all rounds: who ever needs a worker's model remembers a copy of it."""
         whole = self.mixing.whole
         return Plan(whole, range(whole.cycle), self.placement, self.world.rank)
 
@@ -237,6 +250,8 @@ class Driver:
         """The Plan of a round, and the weights that go with it."""
         phase = self.mixing.phase(round)
         if phase not in self._plans:
+            if len(self._plans) >= MOST_PLANS:
+                self._plans.clear()
             plan = Plan(self.mixing, [round], self.placement, self.world.rank)
             self._plans[phase] = plan, plan.weights(self.mixing, round)
         return self._plans[phase]
@@ -249,7 +264,11 @@ class Driver:
     def progress(self):
         """Let transfers that are under way move on: MPI moves data only while it is called."""
         for ticket in self._tickets:
+            begin = perf_counter()
             ticket.transfer.progress()
+            seconds = perf_counter() - begin
+            ticket.waited += seconds
+            self.waited += seconds
 
 
 def _nbytes(x):

@@ -1,5 +1,7 @@
 """The world of a single process: it hosts all workers, and nothing has to travel."""
 
+from contextlib import nullcontext
+
 import numpy as np
 
 
@@ -19,6 +21,7 @@ class Solo:
     rank, size, local_rank, local_size = 0, 1, 0, 1
     name = "one process, no MPI"
     done = Done()
+    moving = nullcontext()  # in it, transfers under way are moved on while the main thread computes
 
     def exchange(self, sends, receives, device):
         """Send rows [(rank, row)] and receive into rows [(rank, row)]: a transfer under way."""

@@ -22,7 +22,7 @@ class StepLog:
         self.driver, self.writer, self.clocks = driver, writer, clocks
         self.waited, self.sent = 0.0, 0.0  # totals: seconds of this rank, bytes of its workers
         self.failed_at, self.failure = inf, None  # step of this rank's first NaN or Inf, and its NumericalFailure
-        self._losses, self._marks, self._rest, self._walls = [], [], [], []
+        self._losses, self._marks, self._rest, self._walls, self._rounds = [], [], [], [], []
         self._first = first
         self._handed_over = perf_counter()
         if writer is not None:
@@ -38,6 +38,8 @@ class StepLog:
         self._marks.append(computing)
         self._rest.append((waited, driver.sent.copy()))
         self._walls.append((wall_time, tau, virtual_time))
+        if self.writer is not None and not self.clocks:
+            self._rounds += [(driver.k + 1, *passage) for passage in driver.rounds]
         self.waited += waited.mean() if self.clocks else waited
         self.sent += driver.sent.sum()
         if len(self._losses) == BLOCK or perf_counter() - self._handed_over > PATIENCE:
@@ -62,6 +64,9 @@ class StepLog:
             for rank, first, block in self.driver.world.handed_over():
                 self._table.put(rank, first, block)
             self._table.write(self.writer)
+            if self._rounds:
+                self.writer.rounds(self._rounds)
+                self._rounds = []
         self._handed_over = perf_counter()
 
     def _computed(self, marks):

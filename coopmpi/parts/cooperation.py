@@ -1,6 +1,6 @@
 """The mixing matrices of Cooperative SGD: m workers and v auxiliary variables cooperate through one W.
 
-Each builder gives sparse (m+v) x (m+v) matrices, one per round of a cycle; `Cooperation` is what a run needs of them.
+Each builder gives sparse (m+v) x (m+v) matrices, one per round of a cycle; `Cooperation` is what a run needs.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from coopmpi.parts.mixing import TOLERANCE, MixingMatrix, require_doubly_stochas
 
 
 class Cooperation(MixingMatrix):
-    """(m+v) x (m+v) matrices W in blocks. As a MixingMatrix it is the workers' block, whose rows need not sum to 1.
+    """(m+v) x (m+v) matrices W in blocks. As a MixingMatrix it is the workers' block: rows need not sum to 1.
 
     auxiliary: v. from_workers[t] (v, m) and among_auxiliary[t] (v, v): the lower blocks of W in phase t, dense.
     Raises UserError unless every W is symmetric, doubly stochastic, and lets no disagreement grow.
@@ -33,9 +33,11 @@ class Cooperation(MixingMatrix):
         blocks = [w[:m, :m].tocsr() for w in matrices]
         for block in blocks:
             block.sort_indices()
-        averages = [block.nnz == m * m and bool(np.allclose(block.data, 1 / m, rtol=1e-12, atol=0)) for block in blocks]
+        averages = {t for t, block in enumerate(blocks)
+                    if block.nnz == m * m and np.allclose(block.data, 1 / m, rtol=1e-12, atol=0)}
         # a worker may take nothing from any worker, itself included
-        super().__init__(Links(blocks), lambda i, t: row_of(blocks[t], i) or ((i, 0.0),), averages, True, description)
+        super().__init__(Links(blocks), lambda i, t: row_of(blocks[t], i) or ((i, 0.0),), averages,
+                         symmetric=True, description=description)
 
 
 class Links(Topology):
@@ -55,15 +57,15 @@ def from_file(path, workers):
     """[W] of a file; v is what its size exceeds the workers by."""
     matrix, weighted = graph_files.read(path)
     if not weighted:
-        raise UserError(f"[algorithm] matrix = {path!r} holds plain links; cooperative takes a matrix: .npy or .h5")
+        raise UserError(f"[algorithm] matrix = {path!r} holds plain links; allowed: a matrix in .npy or .h5")
     if matrix.shape[0] < workers:
-        raise UserError(f"[algorithm] matrix = {path!r} is for {matrix.shape[0]} variables, but there are {workers} "
-                        f"workers; allowed is (m + v) x (m + v) with v auxiliary variables, v >= 0")
+        raise UserError(f"[algorithm] matrix = {path!r} is for {matrix.shape[0]} variables, but there are "
+                        f"{workers} workers; allowed is (m + v) x (m + v) with v auxiliary variables, v >= 0")
     return [matrix]
 
 
 def with_centre(w, alpha):
-    """[W] of generalised EASGD: a centre z is tied to all workers, who mix by the symmetric w (m, m) among themselves.
+    """[W] of generalised EASGD: a centre z is tied to all workers, who mix by the symmetric w (m, m).
 
         W = [[(1 - a) w, a 1], [a 1^T, 1 - m a]]
 
@@ -84,7 +86,7 @@ def with_centre(w, alpha):
 
 
 def hierarchical(workers, group, outer):
-    """A cycle of W: groups of `group` neighbours in number average at every round, all workers at every `outer`-th."""
+    """A cycle of W: groups of consecutive workers average at every round, all workers at every `outer`-th."""
     from scipy import sparse
 
     if workers % group:

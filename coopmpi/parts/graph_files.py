@@ -24,8 +24,8 @@ def read(path, directed=False):
     try:
         reader = readers.get(Path(path).suffix.lower())
         if reader and directed:
-            raise UserError(f"directed = true is for edge lists, given {path}; GraphML says itself whether it is, and a "
-                            f"matrix has both directions")
+            raise UserError(f"[mixing] directed = true is for edge lists, given {path}; GraphML says itself which "
+                            f"links are, and a matrix has both directions")
         matrix, weighted = reader(path) if reader else _edge_list(path, directed)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error}") from error

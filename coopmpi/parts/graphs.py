@@ -17,6 +17,7 @@ from coopmpi.streams import Purpose, stream
 ATTEMPTS = 100  # draws of a random graph before its parameters are held responsible for being disconnected
 
 Probability = Annotated[float, Meta(gt=0, le=1)]
+Share = Annotated[float, Meta(gt=0, le=1)]
 Degree = Annotated[int, Meta(ge=1)]
 Shape = tuple[Annotated[int, Meta(ge=1)], Annotated[int, Meta(ge=1)]]
 
@@ -25,9 +26,10 @@ class Topology:
     """Who receives from whom among `workers`, in round t = 0 .. cycle - 1. Base of the three below."""
 
     workers: int
-    cycle = 1  # rounds until the same graph comes again
+    cycle = 1  # rounds until the same graph comes again; None: graphs are drawn at random
     directed = False
     regular = True  # every worker receives from, and sends to, the same number of others
+    weight = None  # of every link, where the graph prescribes it
     grid = None  # shape of the periodic grid on which all workers look alike, if there is one
 
     def phase(self, t):
@@ -46,9 +48,13 @@ class Topology:
         """How many workers i receives from in round t."""
         return len(self.sources(i, t))
 
+    def mean_degree(self, i):
+        """The same, averaged over all rounds."""
+        return sum(self.degree(i, t) for t in range(self.cycle)) / self.cycle
+
     def averages(self):
-        """Per phase: is everybody linked with everybody else?"""
-        return [self.regular and self.degree(0, t) == self.workers - 1 for t in range(self.cycle)]
+        """The phases in which everybody is linked with everybody else."""
+        return {t for t in range(self.cycle) if self.regular and self.degree(0, t) == self.workers - 1}
 
 
 class PeriodicGrid(Topology):
@@ -279,3 +285,23 @@ class RandomRegular(Graph):
         if workers <= 3:
             return f"degree {workers - 1}"
         return f"even degrees up to {workers - 1}" if workers % 2 else f"degrees up to {workers - 1}"
+
+
+@register("graph", "matcha")
+class Matcha(Graph):
+    """Random matchings of a base graph, the active ones drawn anew in every round (Wang et al., MATCHA, 2019).
+
+    base: a fixed undirected graph, by name or from a file. budget: share of its links that are used on average.
+    """
+
+    base: str | None = None  # default ring
+    budget: Share | None = None  # default 0.5
+
+    def bind(self, workers, seed):
+        from coopmpi.parts.matcha import Matchings
+        from coopmpi.parts.mixing import Mixing
+
+        base, what = Mixing(graph=self.base or "ring").links(workers, seed)
+        if not isinstance(base, Topology) or base.directed or base.cycle != 1:
+            raise UserError(f"[mixing] base: matcha needs a fixed undirected graph without weights, given {what}")
+        return Matchings(base, self.budget or 0.5, seed)

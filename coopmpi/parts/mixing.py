@@ -7,7 +7,7 @@ import numpy as np
 from coopmpi import registry
 from coopmpi.errors import UserError, unknown
 from coopmpi.parts import graph_files
-from coopmpi.parts.graphs import Adjacency, Degree, Graph, Probability, Shape, Topology
+from coopmpi.parts.graphs import Adjacency, Degree, Graph, Probability, Shape, Share, Topology
 from coopmpi.parts.weights import WEIGHTS, chirp, rest_on_diagonal
 
 TOLERANCE = 1e-6  # how far the rows and columns of a given W may be from summing to 1
@@ -16,8 +16,9 @@ TOLERANCE = 1e-6  # how far the rows and columns of a given W may be from summin
 class MixingMatrix:
     """A doubly stochastic m x m matrix W, or a sequence of them that rounds t = 0, 1, ... go through.
 
-    topology: the links, without the diagonal. cycle: rounds until the sequence starts again, None if never; fixed: W
-    is always the same. symmetric: W = W^T. description: one line for people.
+    topology: the links, without the diagonal. averages: the phases in which W = J. cycle: rounds until the
+    sequence starts again, None if never; fixed: W is always the same. symmetric: W = W^T. description: one line
+    for people.
     """
 
     doubly_stochastic = True
@@ -38,7 +39,9 @@ class MixingMatrix:
     @property
     def whole(self):
         """A MixingMatrix that goes through every link that any round may use, in one cycle."""
-        return self
+        if self.cycle is not None:
+            return self
+        return weighed_evenly(self.topology.base, self.topology.weight, self.description)
 
     def row(self, i, t):
         """((j, w_ij), ...) ascending in j, what worker i adds up in round t; j == i is left out if w_ii = 0."""
@@ -50,7 +53,7 @@ class MixingMatrix:
 
     def average(self, t):
         """Is W the averaging matrix J = 11^T / m in round t, so that an all-reduce does the same?"""
-        return self._averages[t % self.cycle]
+        return self.phase(t) in self._averages
 
     def lazy(self):
         """The MixingMatrix (I + W) / 2: it mixes half as much, and has no negative eigenvalues."""
@@ -59,7 +62,7 @@ class MixingMatrix:
             halves[i] = halves.get(i, 0.0) + 0.5
             return tuple(sorted(halves.items()))
 
-        alone = [self.workers == 1] * self.cycle
+        alone = {0} if self.workers == 1 else set()
         return type(self)(self.topology, row, alone, self.symmetric, f"{self.description}, lazy")
 
     def matrix(self, t):
@@ -84,12 +87,16 @@ class Mixing(registry.Part):
     shape: Shape | None = None  # torus
     probability: Probability | None = None  # erdos-renyi
     degree: Degree | None = None  # random-regular
-    directed: bool | None = None  # an edge list in a file: "i j" says that i sends to j, and not the other way round
+    base: str | None = None  # matcha
+    budget: Share | None = None  # matcha
+    directed: bool | None = None  # an edge list in a file: "i j" is i sends to j, not the other way round
     lazy: bool = False  # (I + W) / 2 instead of W
 
     def bind(self, workers, seed):
         """The MixingMatrix on this many workers, the same for the same seed; UserError if it cannot be."""
         mixing = self._bind(workers, seed)
+        if self.lazy and mixing.topology.weight is not None:
+            raise UserError(f"[mixing] lazy = true: graph = {self.graph!r} chooses its weights; leave it out")
         return mixing.lazy() if self.lazy else mixing
 
     def push_sum(self, workers, seed):
@@ -101,19 +108,19 @@ class Mixing(registry.Part):
         return mixing.lazy() if self.lazy else mixing
 
     def _bind(self, workers, seed):
-        if self.weights not in WEIGHTS:
-            raise unknown("weights", self.weights, WEIGHTS, where="[mixing] ")
         links, what = self.links(workers, seed)
         if not isinstance(links, Topology):
             return given(links, what)
         mixing = self._weigh(links, what)
-        if ":" in self.graph:
+        if ":" in self.graph and mixing.cycle:
             for t in range(mixing.cycle):
                 require_doubly_stochastic(mixing.matrix(t), f"[mixing] graph = {self.graph!r}")
         return mixing
 
     def links(self, workers, seed):
         """(the topology, or the weighted sparse matrix of a file; its description)."""
+        if self.weights not in WEIGHTS:
+            raise unknown("weights", self.weights, WEIGHTS, where="[mixing] ")
         if self.graph not in registry.parts("graph") and Path(self.graph).is_file():
             self._refuse_keys_except(("directed",), "a graph from a file")
             return self._from_file(workers)
@@ -137,9 +144,10 @@ class Mixing(registry.Part):
         return {key: getattr(self, key) for key in own}
 
     def _refuse_keys_except(self, own, what):
-        for key in ("shape", "probability", "degree", "directed"):
+        for key in ("shape", "probability", "degree", "base", "budget", "directed"):
             if getattr(self, key) is not None and key not in own:
-                takes = [repr(name) for name, cls in registry.parts("graph").items() if key in cls.__struct_fields__]
+                graphs = registry.parts("graph").items()
+                takes = [repr(name) for name, cls in graphs if key in cls.__struct_fields__]
                 raise UserError(f"[mixing] {key} = {getattr(self, key)!r} does not go with {what}; it belongs to "
                                 f"graph = {', '.join(takes) or 'a file'}")
 
@@ -149,13 +157,23 @@ class Mixing(registry.Part):
         if size != workers:
             raise UserError(f"[mixing] graph = {self.graph!r} is for {size} workers, but there are {workers}; "
                             f"set workers = {size} or give another graph")
-        return (matrix, self.graph) if weighted else (Adjacency(matrix, self.graph), f"{self.graph}, {size} workers")
+        if weighted:
+            return matrix, self.graph
+        return Adjacency(matrix, self.graph), f"{self.graph}, {size} workers"
 
     def _weigh(self, topology, what):
+        if topology.weight is not None:
+            return weighed_evenly(topology, topology.weight, what)
         edge = WEIGHTS[self.weights](topology)
         # on a complete graph all three weights give J
         return MixingMatrix(topology, rest_on_diagonal(topology, edge), topology.averages(),
                             symmetric=not topology.directed, description=f"{what}, {self.weights} weights")
+
+
+def weighed_evenly(topology, weight, what):
+    """The MixingMatrix I - weight L, L the Laplacian of an undirected topology."""
+    row = rest_on_diagonal(topology, lambda i, j, t: weight)
+    return MixingMatrix(topology, row, topology.averages(), True, f"{what}, all links with weight {weight:.4g}")
 
 
 def given(matrix, what):
@@ -164,10 +182,10 @@ def given(matrix, what):
     require_no_growth(matrix, what)
     topology = Adjacency(matrix, what)
     m = topology.workers
-    average = bool(np.allclose(matrix.data, 1 / m, rtol=1e-12, atol=0))  # so none of the m x m entries is missing
-
+    # none of the m x m entries is missing then
+    averages = {0} if np.allclose(matrix.data, 1 / m, rtol=1e-12, atol=0) else set()
     symmetric = bool(abs(matrix - matrix.T).max() <= 1e-12)
-    return MixingMatrix(topology, lambda i, t: row_of(matrix, i), [average], symmetric,
+    return MixingMatrix(topology, lambda i, t: row_of(matrix, i), averages, symmetric,
                         f"{what}, {m} workers, weights from the file")
 
 

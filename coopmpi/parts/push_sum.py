@@ -1,4 +1,4 @@
-"""Push-sum: averaging over directed graphs, where every sender chooses its weights and no receiver can check them."""
+"""Push-sum: averaging over directed graphs, in which every sender chooses its weights."""
 
 import numpy as np
 
@@ -10,8 +10,8 @@ from coopmpi.parts.mixing import TOLERANCE, MixingMatrix, row_of
 class PushSum(MixingMatrix):
     """Matrices P whose columns sum to 1: X <- P X keeps the sum of the models, but pulls them to uneven multiples.
 
-    How uneven is known from w <- P w, w_0 = 1: x_i / w_i goes to the mean [Kempe, Dobra & Gehrke, FOCS 2003]. w depends
-    on the graph alone, so every rank follows all of it and only x travels.
+    How uneven is known from w <- P w, w_0 = 1: x_i / w_i goes to the mean [Kempe, Dobra & Gehrke, FOCS 2003].
+    w depends on the graph alone, so every rank follows all of it and only x travels.
     """
 
     doubly_stochastic = False
@@ -40,18 +40,19 @@ def evenly(topology, what):
     def row(i, t):
         return tuple((j, 1 / (len(topology.receivers(j, t)) + 1)) for j in sorted({i, *topology.sources(i, t)}))
 
-    return PushSum(topology, row, topology.averages(), topology.regular and not topology.directed, f"{what}, push-sum")
+    symmetric = topology.regular and not topology.directed
+    return PushSum(topology, row, topology.averages(), symmetric, f"{what}, push-sum weights")
 
 
 def given(matrix, what):
-    """The PushSum whose P is this sparse matrix as it stands; UserError if senders give away too much or too little."""
+    """The PushSum whose P is this sparse matrix as it stands; UserError if its columns do not divide a model."""
     sums = np.asarray(matrix.sum(axis=0)).ravel()
     worst = int(np.argmax(abs(sums - 1)))
     if abs(sums[worst] - 1) > TOLERANCE or matrix.data.min() < 0 or matrix.diagonal().min() <= 0:
-        raise UserError(f"{what} is no matrix for push-sum: entries must be at least 0, those on the diagonal above "
-                        f"0, and columns sum to 1; column {worst} sums to {sums[worst]:.8g}, the smallest entry is "
-                        f"{matrix.data.min():g}, the smallest on the diagonal {matrix.diagonal().min():g}")
+        raise UserError(f"{what} is no matrix for push-sum: columns sum to 1, entries are at least 0, on the "
+                        f"diagonal above 0; here column {worst} sums to {sums[worst]:.8g}, the smallest entry is "
+                        f"{matrix.data.min():g}, on the diagonal {matrix.diagonal().min():g}")
     topology = Adjacency(matrix, what)
     topology.regular = False  # equal degrees say nothing about weights
     symmetric = bool(abs(matrix - matrix.T).max() <= 1e-12)
-    return PushSum(topology, lambda i, t: row_of(matrix, i), [False], symmetric, f"{what}, weights from the file")
+    return PushSum(topology, lambda i, t: row_of(matrix, i), set(), symmetric, f"{what}, weights from the file")

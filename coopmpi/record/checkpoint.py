@@ -9,19 +9,19 @@ STATE = "state"
 
 
 def make_state(file, slots, workers, dimension, dtype):
-    """Room for every slot, a row per worker or one for all; nothing is allocated before it is written."""
+    """Room for every slot, a row per worker or a few for all; nothing is allocated before it is written."""
     state = file.create_group(STATE)
     state.attrs["step"] = np.int64(0)  # steps done when it was written; 0: never
     for slot in slots:
         if slot.kind != "ticket":
-            rows = 1 if slot.kind == "replica" else workers
-            data = state.create_dataset(slot.name, (rows, dimension), dtype, chunks=(1, dimension))
+            rows = slot.rows if slot.kind == "replica" else workers
+            data = state.create_dataset(slot.name, (rows, dimension), dtype, chunks=(1, dimension) if rows else None)
             data.attrs.update({"units": "1", "description": slot.purpose})
 
 
 def copy_run(old, file, step):
     """Copy the rows of the steps up to `step`, the events and the state from one open result file to another."""
-    for group in ("train", "eval"):
+    for group in ("train", "eval", "rounds"):
         kept = int(np.searchsorted(old[group]["step"][:], step, side="right"))
         for name, data in old[group].items():
             target = file[group][name]
@@ -43,6 +43,8 @@ class Checkpoint:
     def __init__(self, path):
         self.path = path
         self.file = open_run(path)
+        if self.file.attrs["mode"] == "simulate":
+            raise UserError(f"{path}: a simulation is not resumed, since the virtual clocks are not saved; simulate again")
         self.step = int(self.file[STATE].attrs["step"]) if STATE in self.file else 0
         if not self.step:
             raise UserError(f"{path}: no state was saved, so there is nothing to resume; a run saves its state when SIGUSR1, "
@@ -65,7 +67,7 @@ class Checkpoint:
         return float(self.file["train/loss"][: self.periods[0]].mean())
 
     def rows(self, slot, workers):
-        """A slot's rows of these workers, or the one row of a replica."""
+        """A slot's rows of these workers, or all of a replica."""
         data = self.file[STATE][slot.name]
         return data[:] if slot.kind == "replica" else np.stack([data[worker] for worker in workers])
 

@@ -35,6 +35,11 @@ EVAL = {
     "consensus": "(1/m) sum_i ||x_i - mean||^2",
     "wall_time": "since the start of training, without evaluation and writing",
 }
+ROUNDS = {
+    "posted": "when rank 0 posted a transfer, since the start of training",
+    "finished": "when its result was there and used, since the start of training",
+    "waited": "how long the transfer blocked rank 0 between the two",
+}
 EVENT = np.dtype([("step", "i8"), ("wall_time", "f8"), ("kind", "S32"), ("text", "S256")])
 
 
@@ -65,6 +70,7 @@ class Writer:
 
         self.path = Path(path)
         self._train = TRAIN | (SIMULATED if simulated else {})
+        self._rounds = {} if simulated else ROUNDS  # one process hides nothing
         self.broken = False  # a write has failed: no more rows can be added
         place = self.path.resolve()
         draft = place.with_name(f".{place.name}.new")
@@ -96,8 +102,9 @@ class Writer:
         file["worker"] = np.arange(workers)
         file["worker"].make_scale("worker")
         rows = max(1, min(1024, 65536 // workers))
-        train, evaluation = file.create_group("train"), file.create_group("eval")
-        for group in (train, evaluation):
+        groups = [file.create_group(name) for name in ("train", "eval", *(["rounds"] if self._rounds else []))]
+        train, evaluation = groups[:2]
+        for group in groups:
             step = group.create_dataset("step", (0,), "i8", maxshape=(None,), chunks=(1024,))
             step.attrs.update({"units": "1", "description": "steps done"})
             step.make_scale("step")
@@ -110,6 +117,10 @@ class Writer:
         for name, description in EVAL.items():
             data = evaluation.create_dataset(name, (0,), "f8", maxshape=(None,), chunks=(256,))
             self._describe(data, evaluation["step"], "s" if name == "wall_time" else "1", description)
+        for name, description in self._rounds.items():
+            rounds = file["rounds"]
+            data = rounds.create_dataset(name, (0,), "f8", maxshape=(None,), chunks=(1024,))
+            self._describe(data, rounds["step"], "s", description)
 
     @staticmethod
     def _describe(data, step, units, description):
@@ -136,6 +147,10 @@ class Writer:
                    "compute_time": compute_time, "wait_time": wait_time, "bytes_sent": bytes_sent,
                    "virtual_time": virtual_time}
         self._append("train", {name: columns[name] for name in ("step", *self._train)})
+
+    def rounds(self, rows):
+        """Append rows (step, posted, finished, waited) of /rounds."""
+        self._append("rounds", dict(zip(("step", *self._rounds), zip(*rows))))
 
     def evaluation(self, step, wall_time, figures):
         """Append one row of /eval; figures that the task does not have are NaN."""

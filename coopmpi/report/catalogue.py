@@ -11,7 +11,7 @@ from coopmpi import registry
 from coopmpi.errors import UserError
 from coopmpi.step import Algorithm
 
-KINDS = ("optimizer", "schedule", "period", "graph", "task")  # registered, beside the algorithms
+KINDS = ("optimizer", "schedule", "period", "graph", "compress", "task", "compute", "network")  # registered, beside the algorithms
 TYPES = {"IntType": "integer", "FloatType": "number", "BoolType": "boolean", "StrType": "string",
          "DictType": "table", "VarTupleType": "array", "TupleType": "array", "ListType": "array"}
 
@@ -32,8 +32,8 @@ def headline(cls):
 
 def uses(cls):
     """Which tables of the run description an algorithm reads beside its own, as text."""
-    tables = [f"[{name}]" for name in ("period", "mixing") if getattr(cls, f"uses_{name}")]
-    return " and ".join(tables) or "neither period nor mixing"
+    tables = [f"[{name}]" for name in ("period", "mixing", "compress") if getattr(cls, f"uses_{name}")]
+    return ", ".join(tables) or "no other table"
 
 
 def keys(cls):

@@ -65,7 +65,8 @@ def series(file, name):
 
 def _find(file, name):
     """Path of a series from itself or from its last part, where that is unique."""
-    paths = [f"{group}/{short}" for group in ("train", "eval") for short in file[group] if short != "step"]
+    groups = ("train", "eval", *(["rounds"] if "rounds" in file else []))
+    paths = [f"{group}/{short}" for group in groups for short in file[group] if short != "step"]
     paths.append("events")
     if name in paths:
         return name
@@ -138,7 +139,13 @@ def _overview(path, file):
         seconds = float(train["wall_time"][done - 1])
         pace = f"{done / seconds:.4g} steps/s, evaluation and writing left out"
         table.add_row("time", f"{_duration(seconds)}, {pace}")
+        if "virtual_time" in train:  # a simulation: waiting is virtual, too
+            seconds = float(train["virtual_time"][done - 1])
+            table.add_row("virtual time", _duration(seconds))
         table.add_row("waiting", _waiting(train, done, seconds))
+        hidden = _hidden(file)
+        if hidden:
+            table.add_row("hidden", hidden)
         slowest = _slowest(train, done)
         if slowest:
             table.add_row("slowest", slowest)
@@ -171,6 +178,17 @@ def _waiting(train, done, seconds):
         return f"{share[0]:.1%} of the time, at every worker"
     return (f"{share.mean():.1%} of the time on average; least {share.min():.1%} (worker {share.argmin()}), "
             f"most {share.max():.1%} (worker {share.argmax()})")
+
+
+def _hidden(file):
+    """How much of the time under way the transfers of rank 0 did not block it; None without any on their way."""
+    rounds = file.get("rounds", {"step": ()})
+    n = _rows(rounds)
+    if not n:
+        return None
+    posted, finished, waited = (rounds[name][:n] for name in ("posted", "finished", "waited"))
+    return (f"{1 - waited.sum() / (finished - posted).sum():.1%} of the time that transfers were under way on rank 0 ("
+            f"{n} transfers, {1e3 * waited.mean():.3g} of {1e3 * (finished - posted).mean():.3g} ms waited on average)")
 
 
 def _slowest(train, done):

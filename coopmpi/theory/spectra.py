@@ -21,7 +21,12 @@ def zeta(w):
 
 
 def cycle_zeta(mixing):
-    """zeta of one whole cycle of a MixingMatrix, ||W_(c-1) ... W_1 W_0 - J||_2; the same as zeta if W is fixed."""
+    """zeta of one whole cycle of a MixingMatrix, ||W_(c-1) ... W_1 W_0 - J||_2; the same as zeta if W is fixed.
+
+    Of random matchings: of one round, in the mean square.
+    """
+    if mixing.cycle is None:
+        return mixing.topology.zeta
     if any(mixing.average(t) for t in range(mixing.cycle)):
         return 0.0
     if mixing.topology.grid:

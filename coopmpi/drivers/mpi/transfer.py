@@ -1,7 +1,10 @@
 """Messages under way. Each is posted without blocking, moved on by `progress`, and waited for one by one."""
 
-
+import threading
+import time
 from collections import deque
+
+PACE = 1e-3  # seconds between two looks of a Mover: a socket's buffer holds what arrives meanwhile
 
 
 class Rows:
@@ -67,3 +70,27 @@ class Collective:
     def wait(self):
         self._request.Wait()
         self._device.arrived(self._buffer, self._target)
+
+
+class Mover:
+    """A context in which a thread enters MPI now and then: MPI moves data only while it is called.
+
+    Nothing may ever be sent over `comm`. Needs MPI_THREAD_MULTIPLE.
+    """
+
+    def __init__(self, comm):
+        self._comm = comm
+        self._wanted = threading.Event()
+        threading.Thread(target=self._move, name="coopmpi-mover", daemon=True).start()
+
+    def __enter__(self):
+        self._wanted.set()
+
+    def __exit__(self, *error):
+        self._wanted.clear()
+
+    def _move(self):
+        while self._wanted.wait():
+            time.sleep(PACE)  # first, so that short gradients are left alone
+            if self._wanted.is_set():
+                self._comm.Iprobe()

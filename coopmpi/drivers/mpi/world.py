@@ -6,16 +6,18 @@ import sys
 import tempfile
 import time
 import traceback
+from contextlib import nullcontext
+from functools import cached_property
 
 import mpi4py
 import numpy as np
 
 from coopmpi.drivers.mpi.launch import launched_ranks
-from coopmpi.drivers.mpi.transfer import Collective, Rows
+from coopmpi.drivers.mpi.transfer import Collective, Mover, Rows
 from coopmpi.drivers.solo import Done
 from coopmpi.errors import CoopError, UserError
 
-mpi4py.rc.thread_level = "funneled"  # the main thread makes all MPI calls
+mpi4py.rc.thread_level = "multiple"  # the main thread makes all MPI calls, except those of a Mover
 
 from mpi4py import MPI  # noqa: E402 (initialises MPI)
 
@@ -37,8 +39,13 @@ class World:
         self.name = MPI.Get_library_version().split(",")[0].strip().splitlines()[0]
         # rows, averages and bookkeeping each have a communicator, so that their order never mixes
         self._rows, self._averages, self._control, self._record = (comm.Dup() for _ in range(4))
+        self._silent = comm.Dup()
         self._pending = []
         self._exchanges = 0
+
+    @cached_property
+    def moving(self):
+        return Mover(self._silent) if MPI.Query_thread() == MPI.THREAD_MULTIPLE else nullcontext()
 
     def exchange(self, sends, receives, device):
         self._exchanges += 1
