@@ -95,8 +95,9 @@ def relay(generator, handle):
 class Slot(NamedTuple):
     """One declared piece of state. Checkpoints, the memory estimate and the documentation come from here.
 
-    kind: "worker" (b, d), "replica" (rows, d) equal on all ranks, "ticket" (a transfer under way, a tuple of them, or
-    None), or "memory": a copy of a vector of every worker that any local worker receives from, the b local ones first.
+    kind: "worker" (b, d), "replica" (rows, d) equal on all ranks, "ticket" (a transfer under way, a tuple of them,
+    or None), or "memory": a copy of a vector of every worker that any local worker receives from, the b local ones
+    first.
     start: "model" (the common initial model), "zero", or "none" for tickets.
     """
 

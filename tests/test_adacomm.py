@@ -199,7 +199,7 @@ def test_all_ranks_follow_the_recorded_periods(path, tmp_path, ranks):
     runs = {algorithm: quadratic(path, algorithm, period) for algorithm in ALGORITHMS}
     (tmp_path / "runs.json").write_text(json.dumps(runs))
     script = str(Path(__file__).with_name("train_many.py"))
-    status, out, err = coopmpi(tmp_path / "runs.json", tmp_path, ranks=ranks, main=(script,))
+    status, out, err = coopmpi(tmp_path / "runs.json", tmp_path, ranks=ranks, main=(script,), limit=60)
     assert status == 0, out + err
     for algorithm in ALGORITHMS:
         with h5py.File(tmp_path / f"{algorithm}.h5") as file:

@@ -7,11 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coopmpi.algorithms.cooperative import Cooperative
+from coopmpi.drivers import loop
 from coopmpi.errors import UserError
 from coopmpi.parts import cooperation
 from coopmpi.parts.mixing import Mixing
+from coopmpi.record.checkpoint import Checkpoint
 from coopmpi.streams import Purpose, stream
 from tests.runs import lockstep, write_quadratic
+from tests.test_resume import content, interrupted, run
 
 M, STEPS, LR = 8, 25, 0.05
 
@@ -151,6 +154,18 @@ def test_averaging_pairs_in_between_lowers_disagreement():
     assert consensus_of_noise(ws(1, 16), 3200, 400, rng) == pytest.approx(7 / 8 * 15 / 2, rel=0.02)
     # 4 pairs walk with half the variance: (1/2) (1 - 1/4) (tau - 1) / 2
     assert consensus_of_noise(ws(2, 16), 3200, 400, rng) == pytest.approx(3 / 8 * 15 / 2, rel=0.02)
+
+
+@pytest.mark.parametrize("v", [0, 2])
+def test_a_stopped_run_goes_on_with_its_auxiliary_variables(path, tmp_path, monkeypatch, v):
+    monkeypatch.setattr(loop, "VOTE_SECONDS", 0)
+    np.save(tmp_path / "w.npy", random_w(M + v, seed=v))
+    given = {"workers": M, "steps": 40, "device": "cpu", "task": {"kind": "quadratic", "path": path},
+             "period": {"tau": 3}, "algorithm": {"kind": "cooperative", "matrix": str(tmp_path / "w.npy")}}
+    run(given, tmp_path / "whole.h5")
+    interrupted(given, tmp_path / "parts.h5", step=13)
+    run(given, tmp_path / "parts.h5", checkpoint=Checkpoint(tmp_path / "parts.h5"))
+    assert np.array_equal(content(tmp_path / "parts.h5")["final/x"], content(tmp_path / "whole.h5")["final/x"])
 
 
 @pytest.mark.parametrize("keys, words", [

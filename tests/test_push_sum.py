@@ -9,12 +9,15 @@ from hypothesis import strategies as st
 
 from coopmpi import config, registry
 from coopmpi.algorithms.sgp import SGP
+from coopmpi.drivers import loop
 from coopmpi.drivers.assemble import assemble
 from coopmpi.drivers.solo import Solo
 from coopmpi.errors import UserError
 from coopmpi.parts.mixing import Mixing
+from coopmpi.record.checkpoint import Checkpoint
 from coopmpi.step import Mix, Start, State
 from tests.runs import lockstep, write_quadratic
+from tests.test_resume import content, interrupted, run
 
 M = 7
 
@@ -196,6 +199,16 @@ def test_overlap_sgp_posts_its_messages_before_the_gradient(folder):
     assembly.run.at(0)
     request = next(assembly.config.algorithm.step(state, assembly.run))
     assert isinstance(request, Start) and isinstance(request.request, Mix)
+
+
+@pytest.mark.parametrize("kind", ["sgp", "overlap-sgp"])
+def test_a_stopped_run_goes_on_with_its_masses(folder, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(loop, "VOTE_SECONDS", 0)
+    given = tables(folder, kind, momentum=0.9)
+    run(given, tmp_path / "whole.h5")
+    interrupted(given, tmp_path / "parts.h5", step=13)
+    run(given, tmp_path / "parts.h5", checkpoint=Checkpoint(tmp_path / "parts.h5"))
+    assert np.array_equal(content(tmp_path / "parts.h5")["final/x"], content(tmp_path / "whole.h5")["final/x"])
 
 
 def test_a_weighted_matrix_is_p_itself(tmp_path):

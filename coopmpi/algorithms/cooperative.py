@@ -17,7 +17,7 @@ class Cooperative(Algorithm, frozen=True, kw_only=True):
         x_i <- sum_j w_ij x_j + sum_c w_ic z_c
         z_c <- sum_i w_ci x_i + sum_c' w_cc' z_c'
 
-    W is (m+v) x (m+v), v its size minus m. The z are replicated on every rank; each costs one all-reduce per round.
+    W is (m+v) x (m+v), v its size minus m. The z are replicated on every rank, each costs an all-reduce per round.
     W comes from `matrix`, a .npy or .h5 file, or from a generator: "easgd" (one centre, v = 1), "graph-and-centre"
     (the [mixing] graph and one centre), "hierarchical" (groups average at every round, all workers at every
     `outer`-th, v = 0). alpha: how strongly the centre pulls; by default the one with the smallest zeta.
@@ -37,8 +37,8 @@ class Cooperative(Algorithm, frozen=True, kw_only=True):
 
     def bind_mixing(self, mixing, workers, seed):
         if self.alpha is not None and (self.matrix or self.generator == "hierarchical"):
-            raise UserError(f"[algorithm] alpha = {self.alpha:g} belongs to a generator with a centre, but W comes "
-                            f"from {self.matrix or self.generator!r}; leave it out")
+            raise UserError(f"[algorithm] alpha = {self.alpha:g} belongs to a generator with a centre, but W is from "
+                            f"{self.matrix or self.generator!r}; leave it out")
         graph = None
         if self.matrix is None and self.generator == "graph-and-centre":
             graph = mixing.bind(workers, seed)

@@ -22,7 +22,8 @@ class DoubleCompressed(Algorithm, frozen=True, kw_only=True):
     be read; these three are named for what they do.
     """
 
-    source = "Gao, Xu & Huang, Error-compensated double compression, AAAI 2021, as reconstructed from its abstract"
+    source = ("Gao, Xu & Huang, On the convergence of communication-efficient local SGD for federated learning, AAAI 2021, "
+              "as reconstructed from its abstract")
     bibtex = ("gao2021convergence",)
     slots = (Slot("common", "replica", "model", "the common model xhat"),
              Slot("left_out", "worker", "zero", "error feedback memory of the workers"),

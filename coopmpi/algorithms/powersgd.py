@@ -74,7 +74,10 @@ class PowerSGD(Algorithm, frozen=True, kw_only=True):
         for _, shape, offset in tensors:
             span = slice(offset, offset + prod(shape))
             matrix = LowRank(rank=self.rank).factored(shape)
-            matrices.append((span, matrix)) if matrix else whole.append(span)
+            if matrix:
+                matrices.append((span, matrix))
+            else:
+                whole.append(span)
         return matrices, whole
 
     def factors(self, row, matrices):
