@@ -164,6 +164,12 @@ class Local:
     def round(self):
         """tau steps: seconds in all, of gradients, and blocked on communication."""
         self.task.count = self.products
+        self._steps()  # starts what the round to be measured has to wait for
+        figures = self._steps()
+        self.driver.drive(self.algorithm.finish(self.state, self.run))  # leaves nothing under way for others
+        return figures
+
+    def _steps(self):
         begin, computed, waited = perf_counter(), 0.0, 0.0
         for _ in range(self.tau):
             self.run.at(self.k)
