@@ -14,6 +14,7 @@ from coopmpi.drivers.placement import Placement, Plan
 from coopmpi.step import Advance, Finish, Grad, Mean, Mix, Now, Packed, Recall, Start
 
 MOST_PLANS = 1000  # that are kept: random graphs have many
+LONG = 2e-3  # seconds of a gradient during which it is worth moving messages
 
 
 class Exchange:
@@ -136,6 +137,7 @@ class Driver:
         self.wall_time = perf_counter  # the trainer puts its own clock here
         self._plans = {}
         self._tickets = []
+        self._gradient_seconds = 0.0  # of the host, last time
         self._answers = {Grad: self.grad, Mix: self.mix, Mean: self.mean, Advance: self.advance, Recall: self.recall,
                          Start: self.start, Finish: self.finish, Now: self.now}
         self.at(0)
@@ -162,10 +164,10 @@ class Driver:
             answer = self._answers[type(request)](*request)
 
     def grad(self, x):
-        begin = self.device.clock()
-        with self.world.moving if self._tickets else nullcontext():
+        begin, host_begin = self.device.clock(), perf_counter()
+        with self.world.moving if self._tickets and self._gradient_seconds > LONG else nullcontext():
             loss, gradient = self.task.gradient(x, self.k)
-        self.computing = begin, self.device.clock()
+        self.computing, self._gradient_seconds = (begin, self.device.clock()), perf_counter() - host_begin
         self.progress()
         return loss, gradient
 
