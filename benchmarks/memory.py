@@ -51,13 +51,14 @@ def _measure(algorithm, data):
     from coopmpi.drivers.cost import estimate
     from coopmpi.drivers.loop import Trainer
     from coopmpi.drivers.mpi.world import connect
+    from coopmpi.drivers.session import open_result
     from coopmpi.report.console import Silent
 
     world = connect()
 
     def train(tables):
         assembly = assemble(config.resolve(tables | {"workers": 2, "device": "cpu", "algorithm": {"kind": algorithm}}), world)
-        trainer = Trainer(assembly, None, Silent())
+        trainer = Trainer(assembly, open_result(assembly, world, f"{data}.{algorithm}.{tables['steps']}.h5"), Silent())
         trainer.train()
         return trainer, assembly
 

@@ -22,11 +22,7 @@ def main(arguments):
     options = parser.parse_args(arguments)
     tables = {"workers": 1, "steps": options.steps, "device": "cpu", "record": {"eval_every": options.steps},
               "task": {"hidden": [16], "batch": 8}, "period": {"tau": 8}}
-
-    def fresh():
-        return assemble(config.resolve(tables), Solo())
-
-    assembly = fresh()
+    assembly = assemble(config.resolve(tables), Solo())
     problem, device = assembly.driver.task, assembly.run.device
     initial = device.asarray(problem.initial()[None])
 
@@ -37,7 +33,8 @@ def main(arguments):
             device.descend(x, 0.1, gradient)
 
     def unrecorded():
-        run, driver, algorithm = fresh().run, assembly.driver, assembly.config.algorithm
+        run, driver, algorithm = assembly.run, assembly.driver, assembly.config.algorithm
+        run.rounds = run.rounds.period.rounds()
         state = State(assembly.slots, problem.initial(), driver)
         for k in range(options.steps):
             run.at(k)
@@ -47,7 +44,8 @@ def main(arguments):
     with tempfile.TemporaryDirectory() as folder:
 
         def recorded():
-            session.train(fresh(), Solo(), Path(folder, "run.h5"), Silent())
+            assembly.run.rounds = assembly.run.rounds.period.rounds()
+            session.train(assembly, Solo(), Path(folder, "run.h5"), Silent())
 
         timings = interleaved({"bare gradient and descent": bare, "local SGD, tau = 8": unrecorded,
                                "the same, recorded in HDF5": recorded}, options.repeats)
