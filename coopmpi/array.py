@@ -102,9 +102,10 @@ class Host:
     def descend(self, x, lr, direction):
         """x <- x - lr direction, in place; both (b, d), contiguous."""
         x, direction = x.reshape(-1), direction.reshape(-1)
-        scaled = self.empty((min(self.chunk, x.size),), x.dtype)
-        for start in range(0, x.size, self.chunk):
-            part, span = scaled[: x.size - start], slice(start, start + self.chunk)
+        chunk = 4 * self.chunk  # only one array lies in between
+        scaled = self.empty((min(chunk, x.size),), x.dtype)
+        for start in range(0, x.size, chunk):
+            part, span = scaled[: x.size - start], slice(start, start + chunk)
             self.xp.multiply(direction[span], lr, out=part)
             self.xp.subtract(x[span], part, out=x[span])
 
