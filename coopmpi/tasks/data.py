@@ -95,7 +95,7 @@ def _inputs(x, dtype, full_scale, what):
     else:
         _cast(x, rows)
     rows = rows.reshape(len(x), -1)
-    _refuse(~np.isfinite(rows), what, f"NaN or Inf in the data (as {rows.dtype})")
+    _refuse_nonfinite(rows, what, f"NaN or Inf in the data (as {rows.dtype})")
     return rows, shape
 
 
@@ -107,13 +107,13 @@ def _targets(y, kind, dtype, n, what):
     if kind == "regress":
         outputs = np.empty((n, y.size // n), dtype)
         _cast(y.reshape(outputs.shape), outputs)
-        _refuse(~np.isfinite(outputs), what, f"NaN or Inf in the data (as {outputs.dtype})")
+        _refuse_nonfinite(outputs, what, f"NaN or Inf in the data (as {outputs.dtype})")
         return outputs
     if y.size != n:
         raise UserError(f"{what}: expected class labels ({n},), found shape {y.shape}")
     y = y.reshape(n)
     if y.dtype.kind == "f":
-        _refuse(~np.isfinite(y), what, "NaN or Inf in the data")
+        _refuse_nonfinite(y, what, "NaN or Inf in the data")
         _refuse(y != np.floor(y), what, "class labels must be integers")
     _refuse(y < 0, what, "class labels must not be negative")
     _refuse(y >= 2**31, what, "class labels must be below 2**31")
@@ -165,6 +165,12 @@ def _check_numbers(values, what):
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
         found = values.dtype if isinstance(values, (np.ndarray, np.generic)) else type(values).__name__
         raise UserError(f"{what}: expected an array of integers or floats, found {found}")
+
+
+def _refuse_nonfinite(values, what, rule):
+    """UserError for NaN or Inf; a mask as large as the data is made only then."""
+    if not (np.isfinite(values.min()) and np.isfinite(values.max())):
+        _refuse(~np.isfinite(values), what, rule)
 
 
 def _refuse(bad, what, rule):

@@ -104,7 +104,9 @@ class Model:
             layer, shape, tensors = self.placed[i]
             gain = 2 if any(isinstance(p.layer, Relu) for p in self.placed[i:end]) else 1
             weight = views[tensors][0]
-            weight[...] = generator.standard_normal(weight.shape) * np.sqrt(gain / layer.fan_in(shape))
+            # row by row: numbers in float64 of the whole tensor would be its largest array
+            for row in weight:
+                row[...] = generator.standard_normal(row.shape) * np.sqrt(gain / layer.fan_in(shape))
         return x
 
     def loss_and_gradient(self, xp, x, inputs, targets, weights, gradient):
