@@ -32,7 +32,6 @@ def _measure(repeats):
     from coopmpi.drivers.driver import Driver
     from coopmpi.drivers.mpi.world import connect
     from coopmpi.parts.mixing import Mixing
-    from coopmpi.step import Mix
 
     world, device = connect(), Host()
     from mpi4py import MPI

@@ -3,7 +3,6 @@
 from functools import partial
 from typing import Annotated, Any, ClassVar
 
-import numpy as np
 from msgspec import Meta
 
 from coopmpi.registry import Part, register

@@ -89,9 +89,6 @@ class World:
             some = "" if len(met) == self.size else f" (rank {', '.join(map(str, met))} of {self.size})"
             raise kind(message + some)
 
-    def broadcast(self, thing):
-        return self._control.bcast(thing)
-
     def collect(self, rows, placement):
         if self.rank:
             for row in rows:
