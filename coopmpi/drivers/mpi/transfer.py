@@ -4,7 +4,7 @@ import threading
 import time
 from collections import deque
 
-PACE = 1e-3  # seconds between two looks of a Mover: a socket's buffer holds what arrives meanwhile
+PACE = 2e-4  # seconds between two looks of a Mover: a socket's buffer holds what arrives meanwhile
 
 
 class Rows:
