@@ -42,6 +42,7 @@ LAYOUT = {
     "eval/step": ((E,), "int64", "1"),
     "eval/loss": ((E,), "float64", "1"),
     "eval/accuracy": ((E,), "float64", "1"),
+    "eval/train_loss": ((E,), "float64", "1"),
     "eval/consensus": ((E,), "float64", "1"),
     "eval/wall_time": ((E,), "float64", "s"),
     "rounds/step": ((0,), "int64", "1"),

@@ -10,18 +10,21 @@ def gossip(state, run, gamma, threshold=None):
 
         q_i = C(x_i - h_i);  h_i <- h_i + q_i everywhere;  x_i <- x_i + gamma sum_j w_ij (h_j - h_i)
 
-    threshold: workers with ||x_i - h_i||^2 <= threshold stay silent, q_i = 0. The mean of x is preserved for every
-    compressor, gamma and trigger, since W is symmetric.
+    threshold: workers with ||x_i - h_i||^2 <= threshold stay silent, q_i = 0; one for all, or (b,) on the host.
+    Returns these squared distances then, float64 (b,) on the host. The mean of x is preserved for every compressor,
+    gamma and trigger, since W is symmetric.
     """
-    b = state.x.shape[0]
+    b, distances, silent = state.x.shape[0], None, ()
     apart = run.combine((1.0, -1.0), (state.x, state.copies[:b]))
-    silent = () if threshold is None else _silent(apart, threshold, run.device)
+    if threshold is not None:
+        distances = _squared_norms(apart, run.device)
+        silent = tuple(np.flatnonzero(distances <= threshold).tolist())
     state.copies = yield Advance(state.copies, run.pack(apart, run.round, silent))
     mixed = yield Recall(state.copies, run.round)
     state.x = run.combine((1.0, gamma, -gamma), (state.x, mixed, state.copies[:b]))
+    return distances
 
 
-def _silent(apart, threshold, device):
-    """Local rows whose squared norm is at most the threshold."""
-    norms = device.to_host(device.xp.stack([device.xp.vdot(row, row) for row in apart]))
-    return tuple(np.flatnonzero(norms <= threshold).tolist())
+def _squared_norms(rows, device):
+    """||row||^2 of each row, float64 (b,) on the host."""
+    return device.to_host(device.xp.stack([device.xp.vdot(row, row) for row in rows])).astype(np.float64)

@@ -31,6 +31,7 @@ SIMULATED = {
 }
 EVAL = {
     "loss": "loss of the mean model on held-out data (classify, regress) or the objective (quadratic)",
+    "train_loss": "loss of the mean model on training data: as many samples as are held out",
     "accuracy": "share of correct predictions of the mean model on held-out data",
     "consensus": "(1/m) sum_i ||x_i - mean||^2",
     "wall_time": "since the start of training, without evaluation and writing",

@@ -207,7 +207,7 @@ def _evaluations(file):
     rows = _rows(group)
     if not rows:
         return None
-    forms = {"loss": ".5g", "accuracy": ".2%", "consensus": ".3g"}
+    forms = {"train_loss": ".5g", "loss": ".5g", "accuracy": ".2%", "consensus": ".3g"}
     values = {name: group[name][:rows] for name in ("step", "wall_time", *forms)}
     forms = {name: form for name, form in forms.items() if not np.isnan(values[name]).all()}
     names = ["evaluated at step", "time", *forms]

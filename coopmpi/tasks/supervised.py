@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Annotated, Any, ClassVar
 
+import numpy as np
 from msgspec import Meta
 
 from coopmpi.registry import Part, register
@@ -91,6 +92,9 @@ class SupervisedProblem(Problem):
         share = place.share(len(data.x_test))
         self.x_train, self.y_train = device.asarray(data.x_train), device.asarray(data.y_train)
         self.x_test, self.y_test = device.asarray(data.x_test[share]), device.asarray(data.y_test[share])
+        # and after its share of as many training samples, spread over all
+        looked_at = np.linspace(0, self.samples - 1, min(self.samples, len(data.x_test))).astype(np.intp)
+        self.looked_at = device.asarray(looked_at[place.share(len(looked_at))])
         self.out = device.empty((len(hosted), self.dimension), place.dtype)
 
     def initial(self):
@@ -114,8 +118,11 @@ class SupervisedProblem(Problem):
                 "data (one copy per node)": sum(a.nbytes for a in (self.x_train, self.y_train, self.x_test, self.y_test))}
 
     def evaluate(self, mean):
-        loss, correct = self.model.evaluate(self.place.device.xp, mean, self.x_test, self.y_test)
-        figures = {"loss": (float(loss), len(self.x_test))}
+        xp = self.place.device.xp
+        loss, correct = self.model.evaluate(xp, mean, self.x_test, self.y_test)
+        seen = (xp.take(data, self.looked_at, axis=0) for data in (self.x_train, self.y_train))
+        train_loss, _ = self.model.evaluate(xp, mean, *seen)
+        figures = {"loss": (float(loss), len(self.x_test)), "train_loss": (float(train_loss), len(self.looked_at))}
         if self.model.classifies:
             figures["accuracy"] = (float(correct), len(self.x_test))
         return figures

@@ -1,0 +1,51 @@
+"""One simulated run, and what is kept of it: a row per evaluation."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from coopmpi.errors import Interrupted, NumericalFailure
+from coopmpi.report.console import Silent
+
+COLUMNS = ("step", "virtual_time", "waiting", "megabytes", "tau", "train_loss", "loss", "accuracy", "consensus")
+
+
+class Job(NamedTuple):
+    tables: dict
+    budget: float | None  # virtual seconds
+
+
+class Notes(Silent):
+    """Writes down every evaluation; ends the run when its time is over."""
+
+    def __init__(self, budget):
+        self.budget, self.rows, self.trainer = budget, [], None
+
+    def evaluated(self, done, wall_time, figures):
+        trainer = self.trainer
+        row = {"step": done, "virtual_time": figures.pop("virtual seconds"), "waiting": trainer.waiting,
+               "megabytes": trainer.log.sent / 1e6, "tau": trainer.run.tau} | figures
+        self.rows.append([row.get(name, np.nan) for name in COLUMNS])
+        if self.budget is not None and row["virtual_time"] >= self.budget:
+            raise Interrupted("the budget is spent")
+
+
+def run(job):
+    """The rows (evaluations, columns) of a run; where it diverges, the last is NaN, its step infinite."""
+    from threadpoolctl import threadpool_limits
+
+    from coopmpi import config
+    from coopmpi.drivers.assemble import assemble
+    from coopmpi.drivers.loop import Trainer
+    from coopmpi.drivers.solo import Solo
+
+    notes = Notes(job.budget)
+    with threadpool_limits(1), np.errstate(all="ignore"):
+        notes.trainer = Trainer(assemble(config.resolve(job.tables), Solo(), simulated=True), None, notes)
+        try:
+            notes.trainer.train()
+        except Interrupted:
+            pass
+        except NumericalFailure:
+            notes.rows.append([np.inf, *[np.nan] * (len(COLUMNS) - 1)])
+    return np.array(notes.rows)

@@ -1,0 +1,109 @@
+"""What is read off the curves of one method: numbers per seed, and cells of a table."""
+
+import numpy as np
+
+from benchmarks.papers.curve import COLUMNS
+
+HEADINGS = {
+    "final": "final loss", "accuracy": "accuracy", "consensus": "consensus distance", "tau": "last tau",
+    "time": "time to target", "speedup": "speed-up", "limit": "of the limit", "steps": "steps to target",
+    "step_time": "time per step", "megabytes": "MB to target", "saving": "saving", "sent": "MB sent",
+    "overhead": "communication / computation",
+}
+
+
+class Curves:
+    """The runs of one method in one setting: rows (seeds, evaluations, columns), NaN after their end.
+
+    target: the loss to reach, None without one; reference: the Curves to compare with, None for itself.
+    """
+
+    def __init__(self, rows, experiment, setting, target=None, reference=None):
+        self.rows, self.experiment, self.setting, self.target = rows, experiment, setting, target
+        self.reference = reference or self
+
+    def column(self, name):
+        """(seeds, evaluations), evaluations after the budget left out."""
+        values, time = (self.rows[:, :, COLUMNS.index(key)] for key in (name, "virtual_time"))
+        budget = self.experiment.seconds(self.setting)
+        return values if budget is None else np.where(time <= budget, values, np.nan)
+
+    def smoothed(self):
+        """The score's moving average over the evaluations up to each."""
+        score, n = self.column(self.experiment.score), self.experiment.smooth
+        return np.stack([np.array([row[max(0, i - n + 1):i + 1].mean() for i in range(row.size)]) for row in score])
+
+    def last(self, name):
+        """(seeds,): the mean over the tail of each run; NaN if it diverged."""
+        return np.array([row[-max(1, round(self.experiment.tail * row.size)):].mean() if row.size else np.nan
+                         for row in self._ended(name)])
+
+    def end(self, name):
+        return np.array([row[-1] if row.size else np.nan for row in self._ended(name)])
+
+    def _ended(self, name):
+        values, score = self.column(name), self.column(self.experiment.score)
+        # a run that diverged ends with a row of NaN in the file, and has not spent its budget
+        for value, steps, loss in zip(values, self.rows[:, :, 0], score):
+            diverged = np.isinf(steps).any()
+            yield np.array([np.nan]) if diverged else value[~np.isnan(loss)]
+
+    def to_target(self, name):
+        """(seeds,): the value of a column where the smoothed score first meets the target, inf if it never does."""
+        found = []
+        for values, score in zip(self.column(name), self.smoothed()):
+            met = np.flatnonzero(score <= self.target)
+            found.append(values[met[0]] if met.size else np.inf)
+        return np.array(found)
+
+    def measure(self, name):
+        """(seeds,) of one measure of HEADINGS."""
+        reference = self.reference
+        match name:
+            case "final":
+                return self.last(self.experiment.score)
+            case "accuracy" | "consensus":
+                return self.last(name)
+            case "tau":
+                return self.end("tau")
+            case "time":
+                return self.to_target("virtual_time")
+            case "steps":
+                return self.to_target("step")
+            case "megabytes":
+                return self.to_target("megabytes")
+            case "speedup":
+                return reference.to_target("virtual_time") / self.to_target("virtual_time")
+            case "limit":
+                return self.measure("speedup") / self.setting.limit
+            case "saving":
+                return reference.to_target("megabytes") / self.to_target("megabytes")
+            case "sent":
+                return self.end("megabytes")
+            case "step_time":
+                return self.end("virtual_time") / self.end("step")
+            case "overhead":
+                waiting = self.end("waiting")
+                return waiting / (1 - waiting)
+        raise ValueError(f"no measure {name!r}; known: {', '.join(HEADINGS)}")
+
+    def cell(self, name):
+        """Mean and standard deviation over the seeds, as text."""
+        values = self.measure(name)
+        if np.isnan(values).all():
+            return "diverged" if name in ("final", "accuracy", "consensus") else "-"
+        if not np.isfinite(values).all():
+            return f"never in {np.sum(~np.isfinite(values))} of {values.size}"
+        mean, deviation = values.mean(), values.std(ddof=1) if values.size > 1 else 0.0
+        if name in ("accuracy", "limit", "overhead"):
+            return f"{mean:.1%}"
+        if name in ("speedup", "saving"):
+            return f"{_number(mean, 3)}x"
+        if name in ("tau", "sent", "step_time"):
+            return _number(mean, 3)
+        return f"{_number(mean, 4)} ± {_number(deviation, 2)}"
+
+
+def _number(value, digits):
+    text = f"{value:.{digits}g}"
+    return f"{value:,.0f}" if "e+" in text else text

@@ -1,0 +1,64 @@
+"""Runs of an experiment: each method tuned with one seed, then repeated with others."""
+
+from multiprocessing import get_context
+
+import numpy as np
+
+from benchmarks.papers.curve import Job, run
+from benchmarks.papers.measures import Curves
+from benchmarks.papers.results import stack
+
+
+def carry_out(experiment, processes):
+    """{setting: (target, {method: (chosen, tried, rows per seed)})}."""
+    pairs = [(setting, method) for setting in experiment.settings for method in experiment.methods]
+    jobs = [(setting.name, method.name, i, _job(experiment, setting, method, chosen, experiment.tuning_seed))
+            for setting, method in pairs for i, chosen in enumerate(experiment.grid(method))]
+    with get_context("spawn").Pool(processes) as pool:
+        tuning = dict(zip((key[:3] for key in jobs), _with_progress("tuning", pool, [key[3] for key in jobs])))
+        targets, choices = {}, {}
+        for setting in experiment.settings:
+            found = {method.name: [tuning[setting.name, method.name, i] for i in range(len(experiment.grid(method)))]
+                     for method in experiment.methods}
+            targets[setting.name] = target = _target(experiment, setting, found)
+            for method in experiment.methods:
+                scores = [_score(experiment, setting, rows, target) for rows in found[method.name]]
+                choices[setting.name, method.name] = int(np.lexsort(np.array(scores).T[::-1])[0]), scores
+        jobs = [_job(experiment, setting, method, experiment.grid(method)[choices[setting.name, method.name][0]], seed)
+                for setting, method in pairs for seed in experiment.seeds]
+        runs = iter(_with_progress("seeds", pool, jobs))
+    found = {setting.name: (targets[setting.name], {}) for setting in experiment.settings}
+    for setting, method in pairs:
+        best, scores = choices[setting.name, method.name]
+        grid = experiment.grid(method)
+        tried = [[chosen, *map(float, score)] for chosen, score in zip(grid, scores)]
+        found[setting.name][1][method.name] = grid[best], tried, [next(runs) for _ in experiment.seeds]
+    return found
+
+
+def _job(experiment, setting, method, chosen, seed):
+    return Job(experiment.description(setting, method, chosen, seed), experiment.seconds(setting))
+
+
+def _target(experiment, setting, found):
+    """The best final loss of the reference, and a little more."""
+    if experiment.target is None:
+        return None
+    finals = [Curves(stack([rows]), experiment, setting).measure("final")[0] for rows in found[experiment.target]]
+    return float(np.nanmin(finals) * (1 + experiment.tolerance))
+
+
+def _score(experiment, setting, rows, target):
+    """What tuning makes small: time (or traffic, or steps) to the target, then the final loss."""
+    curves = Curves(stack([rows]), experiment, setting, target)
+    final = np.nan_to_num(curves.measure("final"), nan=np.inf)[0]
+    return (curves.to_target(experiment.x)[0] if target is not None else 0.0), final
+
+
+def _with_progress(what, pool, jobs):
+    done = []
+    for result in pool.imap(run, jobs):
+        done.append(result)
+        print(f"\r{what} {len(done)}/{len(jobs)}", end="", flush=True)
+    print()
+    return done
