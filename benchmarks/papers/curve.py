@@ -7,24 +7,29 @@ import numpy as np
 from coopmpi.errors import Interrupted, NumericalFailure
 from coopmpi.report.console import Silent
 
-COLUMNS = ("step", "virtual_time", "waiting", "megabytes", "tau", "train_loss", "loss", "accuracy", "consensus")
+COLUMNS = ("step", "virtual_time", "waiting", "megabytes", "tau", "train_loss", "loss", "accuracy", "consensus",
+           "centre")
 
 
 class Job(NamedTuple):
     tables: dict
     budget: float | None  # virtual seconds
+    centre: str | None = None  # a slot whose training loss is noted, too
 
 
 class Notes(Silent):
     """Writes down every evaluation; ends the run when its time is over."""
 
-    def __init__(self, budget):
-        self.budget, self.rows, self.trainer = budget, [], None
+    def __init__(self, budget, centre):
+        self.budget, self.centre, self.rows, self.trainer = budget, centre, [], None
 
     def evaluated(self, done, wall_time, figures):
         trainer = self.trainer
         row = {"step": done, "virtual_time": figures.pop("virtual seconds"), "waiting": trainer.waiting,
                "megabytes": trainer.log.sent / 1e6, "tau": trainer.run.tau} | figures
+        if self.centre is not None:
+            total, count = trainer.driver.task.evaluate(getattr(trainer.state, self.centre))["train_loss"]
+            row["centre"] = total / count
         self.rows.append([row.get(name, np.nan) for name in COLUMNS])
         if self.budget is not None and row["virtual_time"] >= self.budget:
             raise Interrupted("the budget is spent")
@@ -39,7 +44,7 @@ def run(job):
     from coopmpi.drivers.loop import Trainer
     from coopmpi.drivers.solo import Solo
 
-    notes = Notes(job.budget)
+    notes = Notes(job.budget, job.centre)
     with threadpool_limits(1), np.errstate(all="ignore"):
         notes.trainer = Trainer(assemble(config.resolve(job.tables), Solo(), simulated=True), None, notes)
         try:

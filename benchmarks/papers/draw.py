@@ -69,7 +69,8 @@ def _common(x, log):
 def _points(experiment, found):
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(3.4 * len(experiment.points) + 1.8, 3.4), layout="constrained")
+    wide = max(3.4, 0.24 * len(experiment.methods))
+    figure = Figure(figsize=(wide * len(experiment.points) + 1.5, 4.2), layout="constrained")
     panels = figure.subplots(1, len(experiment.points), squeeze=False)[0]
     for panel, measure in zip(panels, experiment.points):
         for shift, (setting, methods) in enumerate(found.items()):
@@ -77,7 +78,7 @@ def _points(experiment, found):
             at = np.arange(len(values)) + 0.12 * (shift - (len(found) - 1) / 2)
             panel.errorbar(at, values.mean(axis=1), values.std(axis=1, ddof=1), fmt="o", markersize=4, capsize=2,
                            linestyle="none", label=setting)
-        panel.set_xticks(range(len(values)), list(methods), rotation=60, ha="right")
+        panel.set_xticks(range(len(values)), list(methods), rotation=60, ha="right", rotation_mode="anchor")
         panel.set_ylabel(HEADINGS[measure])
         panel.margins(y=0.15)
     if len(found) > 1:

@@ -39,12 +39,14 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     budget: float | None = None
     score: Literal["train_loss", "loss"] = "train_loss"
     target: str | None = None
+    centre: str | None = None  # slot of a centre variable whose training loss is noted, too
     tolerance: float = 0.02
     tail: float = 0.1
     smooth: int = 5
     columns: list[str]  # of the table, see benchmarks.papers.measures
     x: Literal["virtual_time", "megabytes", "step"] = "virtual_time"  # of the curves
     log: bool = False  # a logarithmic x
+    excess: bool = False  # curves of how far the loss is above the lowest of the target's method; a logarithmic y
     points: list[str] = []  # measures drawn as points, one panel each, in place of curves
 
     def grid(self, method):

@@ -3,12 +3,14 @@
 import numpy as np
 
 from benchmarks.papers.curve import COLUMNS
+from benchmarks.papers.theory import consensus_per_noise
 
 HEADINGS = {
     "final": "final loss", "accuracy": "accuracy", "consensus": "consensus distance", "tau": "last tau",
     "time": "time to target", "speedup": "speed-up", "limit": "of the limit", "steps": "steps to target",
     "step_time": "time per step", "megabytes": "MB to target", "saving": "saving", "sent": "MB sent",
-    "overhead": "communication / computation",
+    "overhead": "communication / computation", "centre": "final loss at the centre",
+    "noise": "gradient variance it takes",
 }
 
 
@@ -16,11 +18,12 @@ class Curves:
     """The runs of one method in one setting: rows (seeds, evaluations, columns), NaN after their end.
 
     target: the loss to reach, None without one; reference: the Curves to compare with, None for itself.
+    tables: the description of the first run, for measures that need theory.
     """
 
-    def __init__(self, rows, experiment, setting, target=None, reference=None):
+    def __init__(self, rows, experiment, setting, target=None, reference=None, tables=None):
         self.rows, self.experiment, self.setting, self.target = rows, experiment, setting, target
-        self.reference = reference or self
+        self.reference, self.tables = reference or self, tables
 
     def column(self, name):
         """(seeds, evaluations), evaluations after the budget left out."""
@@ -62,7 +65,7 @@ class Curves:
         match name:
             case "final":
                 return self.last(self.experiment.score)
-            case "accuracy" | "consensus":
+            case "accuracy" | "consensus" | "centre":
                 return self.last(name)
             case "tau":
                 return self.end("tau")
@@ -85,13 +88,15 @@ class Curves:
             case "overhead":
                 waiting = self.end("waiting")
                 return waiting / (1 - waiting)
+            case "noise":
+                return self.last("consensus") / consensus_per_noise(self.tables)
         raise ValueError(f"no measure {name!r}; known: {', '.join(HEADINGS)}")
 
     def cell(self, name):
         """Mean and standard deviation over the seeds, as text."""
         values = self.measure(name)
         if np.isnan(values).all():
-            return "diverged" if name in ("final", "accuracy", "consensus") else "-"
+            return "diverged" if name in ("final", "accuracy", "consensus", "centre") else "-"
         if not np.isfinite(values).all():
             return f"never in {np.sum(~np.isfinite(values))} of {values.size}"
         mean, deviation = values.mean(), values.std(ddof=1) if values.size > 1 else 0.0

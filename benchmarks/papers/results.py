@@ -40,10 +40,12 @@ def read(name, experiment):
             reference = None
             if target is not None:
                 reference = Curves(stored[experiment.target][()], experiment, setting, target)
-            for method, data in stored.items():
-                of = Curves(data[()], experiment, setting, target, reference)
-                curves[method] = json.loads(data.attrs["chosen"]), of
-            found[setting.name] = {m.name: curves[m.name] for m in experiment.methods}
+            for method in experiment.methods:
+                data = stored[method.name]
+                chosen = json.loads(data.attrs["chosen"])
+                tables = experiment.description(setting, method, chosen, experiment.seeds[0])
+                curves[method.name] = chosen, Curves(data[()], experiment, setting, target, reference, tables)
+            found[setting.name] = curves
     return found
 
 

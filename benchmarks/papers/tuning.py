@@ -37,7 +37,7 @@ def carry_out(experiment, processes):
 
 
 def _job(experiment, setting, method, chosen, seed):
-    return Job(experiment.description(setting, method, chosen, seed), experiment.seconds(setting))
+    return Job(experiment.description(setting, method, chosen, seed), experiment.seconds(setting), experiment.centre)
 
 
 def _target(experiment, setting, found):
