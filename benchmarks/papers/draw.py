@@ -45,7 +45,7 @@ def _curves(experiment, found):
             panel.fill_between(grid, ys.min(axis=0), ys.max(axis=0), alpha=0.15, color=line.get_color(), linewidth=0)
             ends.append(np.nanmin(ys.mean(axis=0)))
             if curves.target is not None:
-                panel.axhline(curves.target, color="grey", linewidth=0.6, linestyle=":")
+                panel.axhline(np.mean(curves.target), color="grey", linewidth=0.6, linestyle=":")
         first = np.nanmax([curves.smoothed()[:, 0].mean() for _, curves in methods.values()])
         low = np.nanmin(ends)
         panel.set_ylim(low - 0.05 * (first - low), low + 0.3 * (first - low))

@@ -23,8 +23,8 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """settings x methods x seeds; in each setting each method is tuned over a grid first, with a seed of its own.
 
-    budget: virtual seconds of every run; without one, a run has the `steps` of `base`. target: the method whose final loss, plus
-    `tolerance` of it, the others are to reach. tail: share of a run's evaluations whose mean is "final".
+    budget: virtual seconds of every run; without one, a run has the `steps` of `base`. target: the method whose lowest
+    final loss, plus `tolerance` of it, all are tuned to reach soon. tail: share of a run's evaluations whose mean is "final".
     smooth: evaluations in the moving average that has to reach the target.
     """
 
@@ -53,6 +53,11 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         """The settings that a method is tuned over: dicts of keys."""
         tune = method.tune or self.tune
         return [dict(zip(tune, values)) for values in product(*tune.values())]
+
+    @property
+    def reference(self):
+        """The method that sets the target."""
+        return next(method for method in self.methods if method.name == self.target)
 
     def seconds(self, setting):
         """Virtual seconds of a run in that setting, None where steps count."""

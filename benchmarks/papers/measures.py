@@ -17,7 +17,7 @@ HEADINGS = {
 class Curves:
     """The runs of one method in one setting: rows (seeds, evaluations, columns), NaN after their end.
 
-    target: the loss to reach, None without one; reference: the Curves to compare with, None for itself.
+    target: the loss to reach, one or one per seed, None without one; reference: the Curves to compare with, None for itself.
     tables: the description of the first run, for measures that need theory.
     """
 
@@ -54,8 +54,9 @@ class Curves:
     def to_target(self, name):
         """(seeds,): the value of a column where the smoothed score first meets the target, inf if it never does."""
         found = []
-        for values, score in zip(self.column(name), self.smoothed()):
-            met = np.flatnonzero(score <= self.target)
+        targets = np.broadcast_to(self.target, len(self.rows))
+        for values, score, target in zip(self.column(name), self.smoothed(), targets):
+            met = np.flatnonzero(score <= target)
             found.append(values[met[0]] if met.size else np.inf)
         return np.array(found)
 

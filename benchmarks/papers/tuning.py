@@ -10,29 +10,39 @@ from benchmarks.papers.results import stack
 
 
 def carry_out(experiment, processes):
-    """{setting: (target, {method: (chosen, tried, rows per seed)})}."""
+    """{setting: (targets per seed, {method: (chosen, tried, rows per seed)})}; without a target None."""
     pairs = [(setting, method) for setting in experiment.settings for method in experiment.methods]
     jobs = [(setting.name, method.name, i, _job(experiment, setting, method, chosen, experiment.tuning_seed))
             for setting, method in pairs for i, chosen in enumerate(experiment.grid(method))]
     with get_context("spawn").Pool(processes) as pool:
         tuning = dict(zip((key[:3] for key in jobs), _with_progress("tuning", pool, [key[3] for key in jobs])))
-        targets, choices = {}, {}
+        goals, choices = [], {}
         for setting in experiment.settings:
             found = {method.name: [tuning[setting.name, method.name, i] for i in range(len(experiment.grid(method)))]
                      for method in experiment.methods}
-            targets[setting.name] = target = _target(experiment, setting, found)
+            target = None
+            if experiment.target is not None:
+                finals = [_final(experiment, setting, rows) for rows in found[experiment.target]]
+                target = min(finals) * (1 + experiment.tolerance)
+                goals.append((setting, experiment.grid(experiment.reference)[int(np.argmin(finals))]))
             for method in experiment.methods:
                 scores = [_score(experiment, setting, rows, target) for rows in found[method.name]]
                 choices[setting.name, method.name] = int(np.lexsort(np.array(scores).T[::-1])[0]), scores
         jobs = [_job(experiment, setting, method, experiment.grid(method)[choices[setting.name, method.name][0]], seed)
                 for setting, method in pairs for seed in experiment.seeds]
+        # with every seed, the loss that the reference ends with at its best, and a little more, is the target
+        jobs += [_job(experiment, setting, experiment.reference, chosen, seed)
+                 for setting, chosen in goals for seed in experiment.seeds]
         runs = iter(_with_progress("seeds", pool, jobs))
-    found = {setting.name: (targets[setting.name], {}) for setting in experiment.settings}
+    found = {setting.name: (None, {}) for setting in experiment.settings}
     for setting, method in pairs:
         best, scores = choices[setting.name, method.name]
         grid = experiment.grid(method)
         tried = [[chosen, *map(float, score)] for chosen, score in zip(grid, scores)]
         found[setting.name][1][method.name] = grid[best], tried, [next(runs) for _ in experiment.seeds]
+    for setting, _ in goals:
+        finals = [_final(experiment, setting, next(runs)) for _ in experiment.seeds]
+        found[setting.name] = np.array(finals) * (1 + experiment.tolerance), found[setting.name][1]
     return found
 
 
@@ -40,19 +50,15 @@ def _job(experiment, setting, method, chosen, seed):
     return Job(experiment.description(setting, method, chosen, seed), experiment.seconds(setting), experiment.centre)
 
 
-def _target(experiment, setting, found):
-    """The best final loss of the reference, and a little more."""
-    if experiment.target is None:
-        return None
-    finals = [Curves(stack([rows]), experiment, setting).measure("final")[0] for rows in found[experiment.target]]
-    return float(np.nanmin(finals) * (1 + experiment.tolerance))
+def _final(experiment, setting, rows):
+    """The final loss of one run, inf if it diverged."""
+    return float(np.nan_to_num(Curves(stack([rows]), experiment, setting).measure("final")[0], nan=np.inf))
 
 
 def _score(experiment, setting, rows, target):
     """What tuning makes small: time (or traffic, or steps) to the target, then the final loss."""
     curves = Curves(stack([rows]), experiment, setting, target)
-    final = np.nan_to_num(curves.measure("final"), nan=np.inf)[0]
-    return (curves.to_target(experiment.x)[0] if target is not None else 0.0), final
+    return (curves.to_target(experiment.x)[0] if target is not None else 0.0), _final(experiment, setting, rows)
 
 
 def _with_progress(what, pool, jobs):
