@@ -14,6 +14,7 @@ from tests.runs import write_quadratic
 M, D, STEPS = 6, 200_000, 24
 VARIANTS = {name: {"kind": name} for name in registry.parts("algorithm")}
 VARIANTS["easgd-overlap"] = {"kind": "easgd", "overlap": True}
+VARIANTS["squarm-sgd-share"] = {"kind": "squarm-sgd", "share": 0.5}
 
 
 @pytest.fixture(scope="module")

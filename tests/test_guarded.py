@@ -18,6 +18,7 @@ from tests.runs import coopmpi, lockstep, settings, write_quadratic
 WORKERS = 5  # not a multiple of the ranks
 VARIANTS = {name: {"kind": name} for name in registry.parts("algorithm")}
 VARIANTS["easgd-overlap"] = {"kind": "easgd", "overlap": True}
+VARIANTS["squarm-sgd-share"] = {"kind": "squarm-sgd", "share": 0.5}
 DIGITS = {"kind": "classify", "data": "digits", "hidden": [16], "batch": 8}
 TEACHER = {"kind": "regress", "samples": 200, "features": 6, "outputs": 2, "hidden": [8], "batch": 8}
 TASKS = {"digits": DIGITS, "quadratic": {"kind": "quadratic", "path": "q.h5"}}

@@ -6,6 +6,7 @@ from benchmarks.papers.measures import HEADINGS
 
 AXES = {"virtual_time": "virtual seconds", "megabytes": "MB sent by all workers", "step": "steps",
         "train_loss": "training loss", "loss": "held-out loss"}
+RESOLVED = 1e-7  # of a loss, in the single precision of the stored results
 
 
 def draw(experiment, found, path):
@@ -36,7 +37,8 @@ def _curves(experiment, found):
     for panel, (setting, methods) in zip(panels, found.items()):
         ends = []
         for method, (_, curves) in methods.items():
-            x, y = curves.column(experiment.x), curves.smoothed()
+            zero = curves.reference.measure("final").mean() if experiment.excess else 0.0
+            x, y = curves.column(experiment.x), curves.smoothed() - zero
             at = np.nanmean(x, axis=0) if experiment.x == "step" else x
             grid = _common(x, experiment.log)
             ys = np.stack([np.interp(grid, a[ok], b[ok], right=np.nan) for a, b, ok in
@@ -45,14 +47,17 @@ def _curves(experiment, found):
             panel.fill_between(grid, ys.min(axis=0), ys.max(axis=0), alpha=0.15, color=line.get_color(), linewidth=0)
             ends.append(np.nanmin(ys.mean(axis=0)))
             if curves.target is not None:
-                panel.axhline(np.mean(curves.target), color="grey", linewidth=0.6, linestyle=":")
-        first = np.nanmax([curves.smoothed()[:, 0].mean() for _, curves in methods.values()])
-        low = np.nanmin(ends)
-        panel.set_ylim(low - 0.05 * (first - low), low + 0.3 * (first - low))
+                panel.axhline(np.mean(curves.target) - zero, color="grey", linewidth=0.6, linestyle=":")
+        if experiment.excess:
+            panel.set(yscale="log", ylim=(RESOLVED, None))
+        else:
+            first = np.nanmax([curves.smoothed()[:, 0].mean() for _, curves in methods.values()])
+            low = np.nanmin(ends)
+            panel.set_ylim(low - 0.05 * (first - low), low + 0.3 * (first - low))
         panel.set(title=setting, xlabel=AXES[experiment.x], xscale="log" if experiment.log else "linear")
     for panel in panels[n:]:
         panel.set_axis_off()
-    panels[0].set_ylabel(AXES[experiment.score])
+    panels[0].set_ylabel(AXES[experiment.score] + " above the reference" * experiment.excess)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     return figure
 

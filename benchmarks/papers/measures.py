@@ -10,7 +10,8 @@ HEADINGS = {
     "time": "time to target", "speedup": "speed-up", "limit": "of the limit", "steps": "steps to target",
     "step_time": "time per step", "megabytes": "MB to target", "saving": "saving", "sent": "MB sent",
     "overhead": "communication / computation", "centre": "final loss at the centre",
-    "noise": "gradient variance it takes",
+    "noise": "gradient variance it takes", "excess": "loss above the reference",
+    "drift": "still falling by",
 }
 
 
@@ -38,11 +39,14 @@ class Curves:
 
     def last(self, name):
         """(seeds,): the mean over the tail of each run; NaN if it diverged."""
-        return np.array([row[-max(1, round(self.experiment.tail * row.size)):].mean() if row.size else np.nan
-                         for row in self._ended(name)])
+        return np.array([row.mean() for row in self._tails(name)])
 
     def end(self, name):
         return np.array([row[-1] if row.size else np.nan for row in self._ended(name)])
+
+    def _tails(self, name):
+        for row in self._ended(name):
+            yield row[-max(1, round(self.experiment.tail * row.size)):] if row.size else np.array([np.nan])
 
     def _ended(self, name):
         values, score = self.column(name), self.column(self.experiment.score)
@@ -66,6 +70,11 @@ class Curves:
         match name:
             case "final":
                 return self.last(self.experiment.score)
+            case "excess":
+                return self.measure("final") - reference.measure("final")
+            case "drift":  # from the first half of the tail to the second
+                return np.array([row[:(row.size + 1) // 2].mean() - row[row.size // 2:].mean()
+                                 for row in self._tails(self.experiment.score)])
             case "accuracy" | "consensus" | "centre":
                 return self.last(name)
             case "tau":

@@ -10,8 +10,8 @@ def gossip(state, run, gamma, threshold=None):
 
         q_i = C(x_i - h_i);  h_i <- h_i + q_i everywhere;  x_i <- x_i + gamma sum_j w_ij (h_j - h_i)
 
-    threshold: workers with ||x_i - h_i||^2 <= threshold stay silent, q_i = 0; one for all, or (b,) on the host.
-    Returns these squared distances then, float64 (b,) on the host. The mean of x is preserved for every compressor,
+    threshold: workers with ||x_i - h_i||^2 <= threshold stay silent, q_i = 0; one number for all, or (b,). These
+    squared distances are returned then, (b,) float64 on the host. The mean of x is preserved for every compressor,
     gamma and trigger, since W is symmetric.
     """
     b, distances, silent = state.x.shape[0], None, ()
@@ -26,5 +26,5 @@ def gossip(state, run, gamma, threshold=None):
 
 
 def _squared_norms(rows, device):
-    """||row||^2 of each row, float64 (b,) on the host."""
+    """||row||^2 of each row, (b,) float64 on the host."""
     return device.to_host(device.xp.stack([device.xp.vdot(row, row) for row in rows])).astype(np.float64)
