@@ -107,8 +107,9 @@ class Curves:
         values = self.measure(name)
         if np.isnan(values).all():
             return "diverged" if name in ("final", "accuracy", "consensus", "centre") else "-"
-        if not np.isfinite(values).all():
-            return f"never in {np.sum(~np.isfinite(values))} of {values.size}"
+        missed = ~np.isfinite(values) | (values == 0 if name in ("speedup", "limit", "saving") else False)
+        if missed.any():
+            return f"never in {missed.sum()} of {values.size}"
         mean, deviation = values.mean(), values.std(ddof=1) if values.size > 1 else 0.0
         if name in ("accuracy", "limit", "overhead"):
             return f"{mean:.1%}"

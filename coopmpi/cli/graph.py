@@ -20,6 +20,7 @@ ITEMSIZE = {"float32": 4, "float64": 8}
 @click.option("--degree", type=int, help="Of random-regular.  [default: 3, or 4 if m is odd]")
 @click.option("--base", metavar="GRAPH", help="Of matcha: name or file.  [default: ring]")
 @click.option("--budget", type=float, help="Of matcha: share of the links in use.  [default: 0.5]")
+@click.option("--directed", is_flag=True, default=None, help='Edge list: "i j" is i sends to j, not j to i.')
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random graphs.")
 @click.option("--size", type=click.FloatRange(min=1), default=1e6, show_default="1e6",
               help="Parameters of the model.")
@@ -36,6 +37,7 @@ def command(graph, workers, seed, size, dtype, save, **keys):
     coopmpi graph ring -m 16 --weights best-constant
     coopmpi graph torus -m 12 --shape 3 4 --save W.npy
     coopmpi graph my_edges.txt
+    coopmpi graph my_arrows.txt --directed
     """
     model_bytes = round(size) * ITEMSIZE[dtype]
     model = f"{size:,.0f} {dtype} parameters"
@@ -44,8 +46,9 @@ def command(graph, workers, seed, size, dtype, save, **keys):
         if save:
             _save(mixing, save)
         _print(_sheet(mixing, model_bytes, model))
-    elif save or any(keys[key] for key in ("shape", "probability", "degree", "base", "budget")):
-        raise UserError("--save, --shape, --probability, --degree, --base, --budget belong to one graph: name it")
+    elif save or any(keys[key] for key in ("shape", "probability", "degree", "base", "budget", "directed")):
+        raise UserError("--save, --shape, --probability, --degree, --base, --budget, --directed belong to one graph: "
+                        "name it")
     else:
         _print(*_comparison(workers or 8, seed, keys, model_bytes, model))
 
@@ -57,7 +60,7 @@ def _bind(graph, workers, seed, keys):
 
     if workers is None:
         from_file = graph not in parts("graph") and Path(graph).is_file()
-        workers = graph_files.read(graph)[0].shape[0] if from_file else 8
+        workers = graph_files.read(graph, bool(keys["directed"]))[0].shape[0] if from_file else 8
     table = {key: value for key, value in keys.items() if value is not None}
     return convert({"graph": graph, **table}, Mixing, "[mixing]").bind(workers, seed)
 
