@@ -75,6 +75,15 @@ def test_the_number_of_workers_comes_from_the_file(tmp_path, monkeypatch):
         screen("my_edges.txt", "-m", 6)
 
 
+def test_a_directed_edge_list_leads_one_way(tmp_path):
+    (tmp_path / "arrows.txt").write_text("0 1\n1 2\n2 3\n3 0\n")
+    output = screen(tmp_path / "arrows.txt", "--directed", "--save", tmp_path / "w.npy")
+    assert entry(output, "links") == "4 directed" and entry(output, "degree") == "1 at every worker"
+    assert entry(screen(tmp_path / "arrows.txt"), "links") == "4, both ways"
+    # worker 1 receives from worker 0
+    np.testing.assert_allclose(np.load(tmp_path / "w.npy"), (np.eye(4) + np.roll(np.eye(4), 1, axis=0)) / 2)
+
+
 @pytest.mark.parametrize("name", ["w.npy", "w.h5"])
 def test_a_saved_matrix_is_what_a_run_takes_as_its_graph(tmp_path, name):
     screen("torus", "-m", 12, "--shape", 2, 6, "--weights", "best-constant", "--save", tmp_path / name)
@@ -92,11 +101,16 @@ def test_a_saved_matrix_is_what_a_run_takes_as_its_graph(tmp_path, name):
     (["erdos-renyi", "--probability", "1.5"], ["probability", "1.5"]),
     (["hypercube", "-m", "12"], ["power of two", "8 or 16"]),
     (["--degree", "3"], ["name it"]),
+    (["--directed"], ["name it"]),
+    (["ring", "--directed"], ["directed", "'ring'", "a file"]),
+    (["lopsided.txt", "--directed"], ["doubly stochastic", "sgp"]),
     (["one-peer-exponential", "--save", "w.npy"], ["one matrix", "3"]),
     (["ring", "--save", "w.txt"], [".npy or .h5", "w.txt"]),
     (["ring", "--save", "no/such/folder/w.npy"], ["cannot be written", "no/such/folder"]),
 ])
-def test_bad_input_is_told_what_is_allowed(arguments, words):
+def test_bad_input_is_told_what_is_allowed(arguments, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lopsided.txt").write_text("0 1\n1 2\n2 0\n0 2\n")
     with pytest.raises(UserError) as error:
         screen(*arguments)
     assert all(word in str(error.value) for word in words), str(error.value)

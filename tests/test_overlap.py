@@ -96,11 +96,13 @@ def test_the_file_holds_a_row_per_round_and_inspect_sums_them_up(tmp_path, overl
     status, _, error = coopmpi("train", "run.toml", "-o", "run.h5", ranks=2, cwd=tmp_path)
     assert status == 0, error
     with h5py.File(tmp_path / "run.h5") as file:
-        step, posted, finished, waited = (file["rounds"][name][:] for name in ("step", "posted", "finished", "waited"))
+        names = ("step", "posted", "finished", "waited", "hidden")
+        step, posted, finished, waited, hidden = (file["rounds"][name][:] for name in names)
         wall, wait = file["train/wall_time"][:], file["train/wait_time"][:, 0]
     # with overlap a round is finished at the next one, and the last one with the run
     assert step.tolist() == ([*range(10, 101, 5), 100] if overlap else [*range(5, 101, 5)])
     assert (waited >= 0).all() and (waited <= finished - posted).all() and waited.sum() <= wait.sum() * (1 + 1e-6)
+    assert np.allclose(waited, (1 - hidden) * (finished - posted), rtol=0, atol=1e-9)
     assert (finished <= wall[step - 1]).all() and (np.diff(finished) > 0).all()
     started = np.arange(5, 101, 5)  # steps, counted from 1
     assert (posted <= wall[started - 1]).all() and (posted >= wall[started - 2]).all()
@@ -109,6 +111,8 @@ def test_the_file_holds_a_row_per_round_and_inspect_sums_them_up(tmp_path, overl
     assert status == 0 and f"{share:.1%} of the time that transfers were under way" in " ".join(text.split())
     status, text, _ = coopmpi("inspect", "run.h5", "--series", "rounds/posted", cwd=tmp_path)
     assert text.splitlines()[1] == f"{step[0]}\t{posted[0]}"
+    status, text, _ = coopmpi("inspect", "run.h5", "--series", "hidden", cwd=tmp_path)
+    assert text.splitlines() == ["step\thidden", *(f"{k}\t{share}" for k, share in zip(step, hidden))]
 
 
 def test_without_tickets_inspect_says_nothing_of_hiding(tmp_path):
@@ -116,7 +120,7 @@ def test_without_tickets_inspect_says_nothing_of_hiding(tmp_path):
     (tmp_path / "run.toml").write_text(f'workers = 2\nsteps = 4\n[task]\nkind = "quadratic"\npath = "{tmp_path / "q.h5"}"\n')
     assert coopmpi("train", "run.toml", "-o", "run.h5", cwd=tmp_path)[0] == 0
     status, text, _ = coopmpi("inspect", "run.h5", cwd=tmp_path)
-    assert status == 0 and "hidden" not in text
+    assert status == 0 and "transfers were under way" not in " ".join(text.split())
 
 
 RENDEZVOUS = """

@@ -49,6 +49,7 @@ LAYOUT = {
     "rounds/posted": ((0,), "float64", "s"),
     "rounds/finished": ((0,), "float64", "s"),
     "rounds/waited": ((0,), "float64", "s"),
+    "rounds/hidden": ((0,), "float64", "1"),
     "final/x": ((M, D), "float64", "1"),
     "final/mean": ((D,), "float64", "1"),
     "state/x": ((M, D), "float64", "1"),

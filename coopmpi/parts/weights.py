@@ -17,7 +17,9 @@ def uniform(topology):
     """w_ij = 1 / (degree + 1); needs a regular graph."""
     if not topology.regular:
         degrees = [topology.degree(i, 0) for i in range(topology.workers)]
-        instead = "an undirected graph or a weighted matrix" if topology.directed else 'weights = "metropolis"'
+        instead = 'weights = "metropolis"'
+        if topology.directed:
+            instead = "an undirected graph, a weighted matrix, or the algorithm sgp or overlap-sgp"
         raise UserError(f"this graph needs other weights than 1 / (degree + 1), or W is not doubly stochastic: "
                         f"its degrees are {min(degrees)} to {max(degrees)}, allowed is one; take {instead}")
     shares = [1 / (topology.degree(0, t) + 1) for t in range(topology.cycle)]

@@ -36,10 +36,12 @@ EVAL = {
     "consensus": "(1/m) sum_i ||x_i - mean||^2",
     "wall_time": "since the start of training, without evaluation and writing",
 }
+# name -> (units, description)
 ROUNDS = {
-    "posted": "when rank 0 posted a transfer, since the start of training",
-    "finished": "when its result was there and used, since the start of training",
-    "waited": "how long the transfer blocked rank 0 between the two",
+    "posted": ("s", "when rank 0 posted a transfer, since the start of training"),
+    "finished": ("s", "when its result was there and used, since the start of training"),
+    "waited": ("s", "how long the transfer blocked rank 0 between the two"),
+    "hidden": ("1", "share of the time between the two in which it did not"),
 }
 EVENT = np.dtype([("step", "i8"), ("wall_time", "f8"), ("kind", "S32"), ("text", "S256")])
 
@@ -118,10 +120,10 @@ class Writer:
         for name, description in EVAL.items():
             data = evaluation.create_dataset(name, (0,), "f8", maxshape=(None,), chunks=(256,))
             self._describe(data, evaluation["step"], "s" if name == "wall_time" else "1", description)
-        for name, description in self._rounds.items():
+        for name, (units, description) in self._rounds.items():
             rounds = file["rounds"]
             data = rounds.create_dataset(name, (0,), "f8", maxshape=(None,), chunks=(1024,))
-            self._describe(data, rounds["step"], "s", description)
+            self._describe(data, rounds["step"], units, description)
 
     @staticmethod
     def _describe(data, step, units, description):
@@ -151,7 +153,10 @@ class Writer:
 
     def rounds(self, rows):
         """Append rows (step, posted, finished, waited) of /rounds."""
-        self._append("rounds", dict(zip(("step", *self._rounds), zip(*rows))))
+        step, posted, finished, waited = np.transpose(rows)
+        hidden = 1 - waited / (finished - posted)
+        columns = {"posted": posted, "finished": finished, "waited": waited, "hidden": hidden}
+        self._append("rounds", {"step": step} | columns)
 
     def evaluation(self, step, wall_time, figures):
         """Append one row of /eval; figures that the task does not have are NaN."""
