@@ -7,6 +7,7 @@ the b workers that live on this rank, (1, d) for what all workers share.
 
 from typing import ClassVar, NamedTuple
 
+from coopmpi.errors import UserError
 from coopmpi.registry import Part
 
 
@@ -145,6 +146,8 @@ class Algorithm(Part, frozen=True, kw_only=True):
     uses_period: ClassVar[bool] = False
     uses_mixing: ClassVar[bool] = False
     uses_compress: ClassVar[bool] = False
+    needs_agreement: ClassVar[bool] = True  # of X <- W X alone; False where only a part of W's pull is taken
+    needs_contraction: ClassVar[bool] = False  # of the compressor: what it leaves out is made up for later
 
     def bind_mixing(self, mixing, workers, seed):
         """The MixingMatrix that a Mix stands for; mixing: the [mixing] table, as coopmpi.parts.mixing.Mixing."""
@@ -157,8 +160,15 @@ class Algorithm(Part, frozen=True, kw_only=True):
     def check(self, workers, mixing, config):
         """Raise UserError if these parts cannot work together; called before anything is allocated.
 
-        mixing: the run's MixingMatrix, or None; config: the run description.
+        mixing: the run's MixingMatrix, or None; config: the run description. Subclasses add their own rules to these.
         """
+        if self.needs_agreement and mixing is not None and not mixing.agrees:
+            raise UserError(f"{self.name} needs a W that brings the workers together; with {mixing.description}, they "
+                            "never agree: it has more than one eigenvalue of modulus 1. Set lazy = true in [mixing], "
+                            "which takes (I + W) / 2")
+        if self.needs_contraction and not config.compress.contractive:
+            raise UserError(f"{self.name} needs a contractive compressor, ||x - C(x)||^2 < ||x||^2, but "
+                            f"{config.compress.name} says it is none; leave out the factor that frees it from bias")
 
     def step(self, state, run):
         """One step of every worker: a generator of requests that returns the losses (b,)."""

@@ -46,7 +46,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     columns: list[str]  # of the table, see benchmarks.papers.measures
     x: Literal["virtual_time", "megabytes", "step"] = "virtual_time"  # of the curves
     log: bool = False  # a logarithmic x
-    excess: bool = False  # curves of how far the loss is above the final one of the target's method; a logarithmic y
+    excess: bool = False  # curves of the loss above the final one of the target's method, on a logarithmic y
     points: list[str] = []  # measures drawn as points, one panel each, in place of curves
 
     def grid(self, method):

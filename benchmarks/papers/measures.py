@@ -105,11 +105,12 @@ class Curves:
     def cell(self, name):
         """Mean and standard deviation over the seeds, as text."""
         values = self.measure(name)
+        diverges = name in ("final", "accuracy", "consensus", "centre")
         if np.isnan(values).all():
-            return "diverged" if name in ("final", "accuracy", "consensus", "centre") else "-"
+            return "diverged" if diverges else "-"
         missed = ~np.isfinite(values) | (values == 0 if name in ("speedup", "limit", "saving") else False)
         if missed.any():
-            return f"never in {missed.sum()} of {values.size}"
+            return f"{'diverged' if diverges else 'never'} in {missed.sum()} of {values.size}"
         mean, deviation = values.mean(), values.std(ddof=1) if values.size > 1 else 0.0
         if name in ("accuracy", "limit", "overhead"):
             return f"{mean:.1%}"

@@ -26,6 +26,8 @@ class ChocoSGD(Algorithm, frozen=True, kw_only=True):
     slots = (Slot("copies", "memory", "zero", "public copies of the own and the neighbours' models"),)
     uses_mixing = True
     uses_compress = True
+    needs_agreement = False  # of W
+    needs_contraction = True  # of C
 
     gamma: Annotated[float, Meta(gt=0, le=1)] = 0.3
 

@@ -6,6 +6,7 @@ from msgspec import Meta
 
 from coopmpi.errors import UserError
 from coopmpi.parts import cooperation
+from coopmpi.parts.mixing import agrees
 from coopmpi.registry import register
 from coopmpi.step import Algorithm, Finish, Mean, Mix, Slot, Start
 
@@ -44,10 +45,14 @@ class Cooperative(Algorithm, frozen=True, kw_only=True):
             graph = mixing.bind(workers, seed)
             if not (graph.fixed and graph.symmetric):
                 raise UserError(f"cooperative needs a fixed symmetric graph; {graph.description} is not "
-                                f"{'symmetric' if graph.fixed else 'fixed'}")
+                                f"{'symmetric' if graph.fixed else 'fixed'}. dpa takes any graph")
         what = graph.description if graph else self.matrix or f"{workers} workers"
-        return cooperation.Cooperation(self._matrices(workers, graph and graph.matrix(0)), workers,
-                                       f"cooperation of {what}")
+        matrices = self._matrices(workers, graph and graph.matrix(0))
+        bound = cooperation.Cooperation(matrices, workers, f"cooperation of {what}")
+        if self.matrix is not None and not agrees(matrices[0]):
+            raise UserError(f"[algorithm] matrix = {self.matrix!r} never brings its variables together: it has more "
+                            "than one eigenvalue of modulus 1. Connect all of them, or take (I + W) / 2")
+        return bound
 
     def _matrices(self, workers, graph):
         """W of every round of a cycle, sparse; graph: that of the workers, (m, m), where it plays a part."""

@@ -10,7 +10,7 @@ class D2(Algorithm, frozen=True, kw_only=True):
     """X_{k+1} = W (2 X_k - X_{k-1} - lr G_k + lr G_{k-1}), first W (X_0 - lr G_0); one vector per step.
 
     With the half step h_k = x_k - lr direction(g_k) this is X_{k+1} = W (X_k + h_k - h_{k-1}), h_{-1} = X_0.
-    Needs a fixed symmetric W with smallest eigenvalue above -1/3.
+    Needs a fixed symmetric W with smallest eigenvalue above -1/3, and a direction that is linear in the gradients.
     """
 
     source = "Tang et al., D2: decentralized training over decentralized data, ICML 2018, Algorithm 1"
@@ -29,6 +29,9 @@ class D2(Algorithm, frozen=True, kw_only=True):
         if smallest <= -1 / 3 + 1e-9:
             raise UserError(f"{rule}; that of {mixing.description} is {smallest:.4f}. Set lazy = true in "
                             "[mixing], which takes (I + W) / 2, or use gradient-tracking")
+        if not config.optimizer.linear:
+            raise UserError("d2 needs an optimiser whose direction is linear in the gradients, or its models agree on "
+                            f"a wrong point; {config.optimizer.name} is not. Take sgd, or gradient-tracking")
 
     def step(self, state, run):
         loss, gradient = yield Grad(state.x)

@@ -23,6 +23,8 @@ class DeepSqueeze(Algorithm, frozen=True, kw_only=True):
     slots = (Slot("left_out", "worker", "zero", "error feedback memory"),)
     uses_mixing = True
     uses_compress = True
+    needs_agreement = False  # of W
+    needs_contraction = True  # of C
 
     gamma: Annotated[float, Meta(gt=0, le=1)] = 0.1
 

@@ -31,6 +31,7 @@ class DoubleCompressed(Algorithm, frozen=True, kw_only=True):
              Slot("u", "replica", "zero", "block momentum"))
     uses_period = True
     uses_compress = True
+    needs_contraction = True  # of C
 
     momentum: Literal["kept", "reset", "block"] = "kept"
     beta: Annotated[float, Meta(ge=0, lt=1)] = 0.3  # block

@@ -17,7 +17,7 @@ class SPARQSGD(Triggered, frozen=True, kw_only=True):
 
     def check(self, workers, mixing, config):
         super().check(workers, mixing, config)
-        momentum = getattr(config.optimizer, "momentum", 0.0)
-        if momentum:
-            raise UserError(f"sparq-sgd has no momentum, given [optimizer] momentum = {momentum}; "
-                            "with it, the method is squarm-sgd")
+        buffers = ", ".join(slot.purpose for slot in config.optimizer.slots)
+        if buffers:
+            raise UserError(f"sparq-sgd takes plain SGD steps, without momentum, given [optimizer] kind = "
+                            f"{config.optimizer.name!r} with a {buffers}; with momentum, the method is squarm-sgd")

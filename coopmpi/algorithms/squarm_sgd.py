@@ -25,6 +25,8 @@ class Triggered(Algorithm, frozen=True, kw_only=True):
     uses_period = True
     uses_mixing = True
     uses_compress = True
+    needs_agreement = False  # of W
+    needs_contraction = True  # of C
 
     gamma: Annotated[float, Meta(gt=0, le=1)] = 0.3
     threshold: Annotated[float, Meta(ge=0)] = 0.0
@@ -36,9 +38,10 @@ class Triggered(Algorithm, frozen=True, kw_only=True):
         return self.slots if self.share is not None else self.slots[:1]
 
     def check(self, workers, mixing, config):
+        super().check(workers, mixing, config)
         if not (mixing.fixed and mixing.symmetric):
             raise UserError(f"{self.name} needs a fixed symmetric mixing matrix; {mixing.description} is not "
-                            f"{'symmetric' if mixing.fixed else 'fixed'}. choco-sgd works on changing graphs")
+                            f"{'symmetric' if mixing.fixed else 'fixed'}. choco-sgd takes any graph")
         if self.share is not None and (self.threshold or self.growth):
             raise UserError(f"[algorithm] share = {self.share:g} sizes the threshold from data, but threshold = "
                             f"{self.threshold:g} and growth = {self.growth:g} prescribe it; give one or the other")

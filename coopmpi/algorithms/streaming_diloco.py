@@ -37,6 +37,7 @@ class StreamingDiLoCo(Algorithm, frozen=True, kw_only=True):
     beta: Share = 0.9
 
     def check(self, workers, mixing, config):
+        super().check(workers, mixing, config)
         period = config.period
         if period.name != "every" or period.tau <= self.delay:
             given = f"tau = {period.tau}" if period.name == "every" else f"kind = {period.name!r}"

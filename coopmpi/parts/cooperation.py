@@ -25,7 +25,7 @@ class Cooperation(MixingMatrix):
             require_doubly_stochastic(w, description)
             require_no_growth(w, description)
             if abs(w - w.T).max() > TOLERANCE:
-                raise UserError(f"cooperative needs a symmetric W, but {description} is not")
+                raise UserError(f"cooperative needs a symmetric W, but {description} is not; dpa takes others")
         m = workers
         self.auxiliary = matrices[0].shape[0] - m
         self.from_workers = [w[m:, :m].toarray() for w in matrices]

@@ -291,7 +291,7 @@ class RandomRegular(Graph):
 class Matcha(Graph):
     """Random matchings of a base graph, the active ones drawn anew in every round (Wang et al., MATCHA, 2019).
 
-    base: a fixed undirected graph, by name or from a file. budget: share of its links that are used on average.
+    base: a fixed undirected graph, by name or from a file. budget: share of its matchings that are used on average.
     """
 
     base: str | None = None  # default ring

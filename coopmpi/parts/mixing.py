@@ -17,11 +17,12 @@ class MixingMatrix:
     """A doubly stochastic m x m matrix W, or a sequence of them that rounds t = 0, 1, ... go through.
 
     topology: the links, without the diagonal. averages: the phases in which W = J. cycle: rounds until the
-    sequence starts again, None if never; fixed: W is always the same. symmetric: W = W^T. description: one line
-    for people.
+    sequence starts again, None if never; fixed: W is always the same. symmetric: W = W^T. agrees: X <- W X brings
+    the workers together in the end. description: one line for people.
     """
 
     doubly_stochastic = True
+    agrees = True
     auxiliary = 0  # variables that belong to no worker
 
     def __init__(self, topology, row, averages, symmetric, description):
@@ -103,6 +104,9 @@ class Mixing(registry.Part):
         """The PushSum on this many workers; `weights` does not apply, senders choose."""
         from coopmpi.parts import push_sum
 
+        if self.weights != "metropolis":
+            raise UserError(f"[mixing] weights = {self.weights!r} plays no part in push-sum: every sender divides its "
+                            f"model evenly, or as a matrix in a file says; leave it out")
         links, what = self.links(workers, seed)
         mixing = push_sum.evenly(links, what) if isinstance(links, Topology) else push_sum.given(links, what)
         return mixing.lazy() if self.lazy else mixing
@@ -185,14 +189,27 @@ def given(matrix, what):
     # none of the m x m entries is missing then
     averages = {0} if np.allclose(matrix.data, 1 / m, rtol=1e-12, atol=0) else set()
     symmetric = bool(abs(matrix - matrix.T).max() <= 1e-12)
-    return MixingMatrix(topology, lambda i, t: row_of(matrix, i), averages, symmetric,
-                        f"{what}, {m} workers, weights from the file")
+    mixing = MixingMatrix(topology, lambda i, t: row_of(matrix, i), averages, symmetric,
+                          f"{what}, {m} workers, weights from the file")
+    mixing.agrees = agrees(matrix)
+    return mixing
 
 
 def row_of(matrix, i):
     """((j, w_ij), ...) of a scipy.sparse.csr_array, in the order in which it holds them."""
     entries = slice(matrix.indptr[i], matrix.indptr[i + 1])
     return tuple(zip(matrix.indices[entries].tolist(), matrix.data[entries].tolist()))
+
+
+def agrees(matrix):
+    """Has no eigenvalue of this doubly stochastic matrix modulus 1, but the one of consensus?"""
+    from scipy.sparse import csgraph
+
+    parts, _ = csgraph.connected_components(matrix, connection="strong")
+    if parts == 1 and matrix.data.min() >= 0 and matrix.diagonal().max() > 0:
+        return True  # Perron and Frobenius
+    moduli = np.sort(abs(np.linalg.eigvals(matrix.toarray())))
+    return bool((moduli[:-1] < 1 - TOLERANCE).all())
 
 
 def smallest_eigenvalue(mixing):

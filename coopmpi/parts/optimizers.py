@@ -20,6 +20,7 @@ class Optimizer(Part, frozen=True, kw_only=True):
     """
 
     name: ClassVar[str]
+    linear: ClassVar[bool] = False  # is the direction linear in the gradients so far?
     lr: Positive = 0.1
 
     @property
@@ -39,6 +40,8 @@ class SGD(Optimizer, frozen=True, kw_only=True):
 
     g <- g + weight_decay x;  v <- momentum v + g;  direction = g + momentum v (nesterov) or v
     """
+
+    linear = True
 
     momentum: Fraction = 0.0
     nesterov: bool = False
