@@ -107,6 +107,7 @@ class Slot(NamedTuple):
     start: str
     purpose: str
     rows: int = 1  # of a replica
+    columns: int | None = None  # where d numbers are too many, of a slot that starts at zero
 
 
 MODEL = Slot("x", "worker", "model", "the workers' models")
@@ -128,7 +129,7 @@ class State:
         rows = slot.rows if slot.kind == "replica" else b
         if slot.kind == "memory":
             rows += len(driver.audience.remote)
-        array = device.empty((rows, initial.size), initial.dtype)
+        array = device.empty((rows, slot.columns or initial.size), initial.dtype)
         array[:] = device.asarray(initial) if slot.start == "model" else 0
         return array
 

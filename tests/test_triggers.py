@@ -93,7 +93,7 @@ def test_all_speak_while_the_learning_rate_warms_up(path):
 
 
 def test_equals_the_rule_written_out():
-    share, rows, device = 0.3, np.zeros((2, 7)), Host()
+    share, rows, device = 0.3, np.zeros((2, 2)), Host()
     s = np.exp(3 * np.sin(np.arange(80) / 3)[:, None] + np.array([0.0, 5.0]))
     c = triggers.START * s[0]
     for r in range(80):

@@ -18,8 +18,8 @@ HEADINGS = {
 class Curves:
     """The runs of one method in one setting: rows (seeds, evaluations, columns), NaN after their end.
 
-    target: the loss to reach, one or one per seed, None without one; reference: the Curves to compare with, None for itself.
-    tables: the description of the first run, for measures that need theory.
+    target: the loss to reach, one or one per seed, None without one; reference: the Curves to compare with, None for
+    itself. tables: the description of the first run, for measures that need theory.
     """
 
     def __init__(self, rows, experiment, setting, target=None, reference=None, tables=None):

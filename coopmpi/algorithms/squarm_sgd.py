@@ -21,7 +21,7 @@ class Triggered(Algorithm, frozen=True, kw_only=True):
     """
 
     slots = (Slot("copies", "memory", "zero", "public copies of the own and the neighbours' models"),
-             Slot("sized", "worker", "zero", "with share: threshold and smallest distance, ends of a row"))
+             Slot("sized", "worker", "zero", "with share: threshold and smallest distance", columns=2))
     uses_period = True
     uses_mixing = True
     uses_compress = True

@@ -91,9 +91,11 @@ def estimate(assembly):
         loss = driver.drive(_noting(config.algorithm.step(state, run), requests))
         driver.drive(run.rounds.after_step(k, loss, run))
         sent += driver.sent.mean()
-    slots = sum(getattr(state, s.name).nbytes for s in assembly.slots if s.kind != "ticket") * scale
+    sizes = [(getattr(state, s.name).nbytes, s.columns) for s in assembly.slots if s.kind != "ticket"]
+    narrow = sum(nbytes for nbytes, columns in sizes if columns)  # does not grow with the model
+    slots = sum(nbytes for nbytes, columns in sizes if not columns) * scale + narrow
     # scratch of chained sums is 1-D and stays small; all else has a row per worker
-    held = device.pool.nbytes_of(lambda array: array.ndim == 2 and array.dtype != np.uint8) * scale
+    held = device.pool.nbytes_of(lambda array: array.ndim == 2 and array.dtype != np.uint8) * scale - narrow * (scale - 1)
     held += device.pool.nbytes_of(lambda array: array.dtype == np.uint8) * (codec.nbytes * scale if codec else 0)
     memory = {"slots": slots, "exchange": held - slots}
     if codec:

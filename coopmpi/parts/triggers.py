@@ -10,7 +10,7 @@ ROOM = 2.0  # c may be ROOM / share times the smallest distance: noise of 1 / sh
 
 
 def thresholds(sized, device):
-    """c (b,) of the local workers, float64 on the host; 0 before the first round. sized: a worker slot (b, d)."""
+    """c (b,) of the local workers, float64 on the host; 0 before the first round. sized: a worker slot (b, 2)."""
     return device.to_host(sized[:, 0]).astype(np.float64)
 
 
@@ -22,12 +22,11 @@ def resize(sized, s, share, device):
     So c goes to the value that s exceeds in this share of the rounds (0.5: the median), and follows when it moves.
     Of T rounds a worker speaks in the share + ln(c_T / c_1) / (PACE T), or in more where the bound was met:
     silence makes s grow, and where so few messages cannot keep the copies close, c would follow without end.
-    c is the first number of a worker's row, the smallest s the last one.
+    c is the first number of a worker's row, the smallest s the second.
     """
-    c, smallest = (device.to_host(sized[:, place]).astype(np.float64) for place in (0, -1))
+    c, smallest = device.to_host(sized).astype(np.float64).T
     first = c == 0
     smallest = np.where(first, s, np.minimum(s, smallest))
     moved = c * np.where(s > c, exp(PACE * (1 - share)), exp(-PACE * share))
     c = np.where(first, START * s, np.minimum(moved, ROOM / share * smallest))
-    for place, numbers in ((-1, smallest), (0, c)):
-        sized[:, place] = device.asarray(numbers.astype(sized.dtype))
+    sized[:] = device.asarray(np.stack([c, smallest], axis=1).astype(sized.dtype))

@@ -15,7 +15,8 @@ def make_state(file, slots, workers, dimension, dtype):
     for slot in slots:
         if slot.kind != "ticket":
             rows = slot.rows if slot.kind == "replica" else workers
-            data = state.create_dataset(slot.name, (rows, dimension), dtype, chunks=(1, dimension) if rows else None)
+            columns = slot.columns or dimension
+            data = state.create_dataset(slot.name, (rows, columns), dtype, chunks=(1, columns) if rows else None)
             data.attrs.update({"units": "1", "description": slot.purpose})
 
 
