@@ -1,8 +1,8 @@
 """How much of the communication is hidden behind local steps, by blocking algorithms and by overlapped ones.
 
-Two ranks, on shared memory and on two hosts made of network namespaces (root only). A gradient leaves the core idle,
-as one on a GPU does, or is matrix products on the core; it lasts as long as makes the transfer alone take a given share
-of the tau local steps between two rounds.
+Two ranks, on shared memory and on two hosts made of network namespaces (root only). A gradient leaves the core
+idle, as one on a GPU does, or is matrix products on the core; it lasts as long as makes the transfer alone take a
+given share of the tau local steps between two rounds.
 """
 
 import argparse

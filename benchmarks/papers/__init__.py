@@ -1,6 +1,7 @@
 """Experiments of papers, repeated: `python -m benchmarks papers NAME ...`, or all of them without a name.
 
-Each runs NAME.toml on virtual clocks, stores results/NAME.h5, and puts table and picture into NAME.md and docs/papers.
+Each runs NAME.toml on virtual clocks, stores results/NAME.h5, and renews the table in NAME.md and the picture in
+docs/papers.
 """
 
 import argparse
@@ -29,9 +30,10 @@ def main(arguments):
             results.write(name, described, carry_out(described, options.jobs))
         found = results.read(name, described)
         page = experiment.FOLDER / f"{name}.md"
-        page.write_text(with_table(page.read_text(encoding="utf-8"), *results.table(described, found)), encoding="utf-8")
+        text = with_table(page.read_text(encoding="utf-8"), *results.table(described, found))
+        page.write_text(text, encoding="utf-8")
         draw(described, found, experiment.FOLDER.parents[1] / "docs" / "papers" / f"{name}.png")
-        print(page.read_text(encoding="utf-8"))
+        print(text)
 
 
 def with_table(text, headings, rows):

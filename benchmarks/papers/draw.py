@@ -39,10 +39,9 @@ def _curves(experiment, found):
         for method, (_, curves) in methods.items():
             zero = curves.reference.measure("final").mean() if experiment.excess else 0.0
             x, y = curves.column(experiment.x), curves.smoothed() - zero
-            at = np.nanmean(x, axis=0) if experiment.x == "step" else x
             grid = _common(x, experiment.log)
-            ys = np.stack([np.interp(grid, a[ok], b[ok], right=np.nan) for a, b, ok in
-                           ((a, b, ~np.isnan(a) & ~np.isnan(b)) for a, b in zip(np.broadcast_to(at, y.shape), y)) if ok.any()])
+            known = ~np.isnan(x) & ~np.isnan(y)
+            ys = np.stack([np.interp(grid, a[ok], b[ok], right=np.nan) for a, b, ok in zip(x, y, known) if ok.any()])
             line, = panel.plot(grid, ys.mean(axis=0), label=method, linewidth=1.3)
             panel.fill_between(grid, ys.min(axis=0), ys.max(axis=0), alpha=0.15, color=line.get_color(), linewidth=0)
             ends.append(np.nanmin(ys.mean(axis=0)))

@@ -23,9 +23,9 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """settings x methods x seeds; in each setting each method is tuned over a grid first, with a seed of its own.
 
-    budget: virtual seconds of every run; without one, a run has the `steps` of `base`. target: the method whose lowest
-    final loss, plus `tolerance` of it, all are tuned to reach soon. tail: share of a run's evaluations whose mean is "final".
-    smooth: evaluations in the moving average that has to reach the target.
+    budget: virtual seconds of every run; without one, a run has the `steps` of `base`. target: the method whose
+    lowest final loss, plus `tolerance` of it, all are tuned to reach soon. tail: share of a run's evaluations whose
+    mean is "final". smooth: evaluations in the moving average that has to reach the target.
     """
 
     title: str
@@ -66,7 +66,8 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def description(self, setting, method, chosen, seed):
         """The tables of one run."""
         tables = {}
-        for key, value in [*_flat(self.base), *setting.set.items(), *method.set.items(), *chosen.items(), ("seed", seed)]:
+        later = setting.set | method.set | chosen | {"seed": seed}
+        for key, value in [*_flat(self.base), *later.items()]:
             table = tables
             *path, last = key.split(".")
             for name in path:

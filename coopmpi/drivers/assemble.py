@@ -23,7 +23,6 @@ class Assembly:
     run: Run
     driver: Driver
     slots: tuple
-    tensors: list  # (name, shape, offset) of what the model's flat vector consists of
     eval_every: int
     clocks: Clocks | None  # in a simulation
 
@@ -84,4 +83,4 @@ def assemble(config, world, simulated=False):
         clocks = Clocks(driver, compute, config.network, config.seed)
     else:
         clocks, config = None, msgspec.structs.replace(config, compute=None, network=None)
-    return Assembly(config, run, driver, slots, tensors, config.record.eval_every or max(1, steps // 20), clocks)
+    return Assembly(config, run, driver, slots, config.record.eval_every or max(1, steps // 20), clocks)

@@ -74,7 +74,7 @@ def estimate(assembly):
     """The Cost of an assembled run on this rank."""
     real, config, problem = assembly.driver, assembly.config, assembly.driver.task
     device, requests = Host(), []
-    tensors = config.algorithm.miniature(assembly.tensors)
+    tensors = config.algorithm.miniature(assembly.run.tensors)
     dimension = sum(prod(shape) for _, shape, _ in tensors)
     scale = problem.dimension / dimension
     driver = Driver(config.workers, Slope(len(real.hosted), dimension, config.dtype), real.mixing, device,
@@ -108,7 +108,7 @@ def estimate(assembly):
 def _workspace(assembly, b):
     """Bytes that packing and unpacking need beside packets and models: found by doing it once."""
     device, config = Host(), assembly.config
-    codec = config.compress.bind(assembly.tensors, config.dtype, device, config.seed)
+    codec = config.compress.bind(assembly.run.tensors, config.dtype, device, config.seed)
     x = np.zeros((b, assembly.driver.task.dimension), config.dtype)
     packed = codec.encode(x, range(b), 0)
     codec.decode(packed, range(b), 0, x)
