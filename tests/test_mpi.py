@@ -20,11 +20,13 @@ RANKS = (1, 2, 3, 4, 8)
 VARIANTS = {name: {"kind": name} for name in registry.parts("algorithm")}
 VARIANTS["easgd-overlap"] = {"kind": "easgd", "overlap": True}
 VARIANTS["squarm-sgd"]["threshold"] = 500.0  # some workers are silent at some rounds
+EXACT = VARIANTS | {f"cooperative-{generator}": {"kind": "cooperative", "generator": generator}
+                    for generator in ("easgd", "hierarchical")}
 
 
 def exact(variant, graph):
     """Real data in float32, summed in a fixed order."""
-    return {"workers": 8, "steps": 30, "deterministic": True, "device": "cpu", "algorithm": VARIANTS[variant],
+    return {"workers": 8, "steps": 30, "deterministic": True, "device": "cpu", "algorithm": EXACT[variant],
             "task": {"data": "digits", "hidden": [16], "batch": 8}, "period": {"tau": 3},
             "mixing": {"graph": graph, "lazy": graph != "matcha"},
             "optimizer": {} if variant == "sparq-sgd" else {"momentum": 0.9, "nesterov": True},
@@ -45,6 +47,7 @@ CASES = [(variant, graph) for variant in VARIANTS for graph in ("ring", "one-pee
 # links that are drawn in every round, and workers of unequal degree
 CASES += [(variant, "matcha") for variant in ("d-psgd", "dpa", "choco-sgd", "sgp")]
 CASES += [(variant, "star") for variant in ("sgp", "overlap-sgp")]
+CASES += [(f"cooperative-{which}", "ring") for which in ("easgd", "hierarchical", "matrix")]
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +55,9 @@ def folders(tmp_path_factory):
     """{None: lock-step results, number of ranks: results over MPI}, one file per case."""
     root = tmp_path_factory.mktemp("mpi")
     path = write_quadratic(root / "q.h5", 7, noise=0.1)
+    # 8 workers and 2 auxiliary variables on a circle, each taking 1/2 of its own and 1/4 of two others
+    np.save(root / "w.npy", sum(weight * np.roll(np.eye(10), hop, axis=1) for hop, weight in ((0, .5), (1, .25), (-1, .25))))
+    EXACT["cooperative-matrix"] = {"kind": "cooperative", "matrix": str(root / "w.npy")}
     runs = {f"exact-{variant}-{graph}": exact(variant, graph) for variant, graph in CASES}
     runs |= {f"rounded-{variant}": rounded(variant, path) for variant in VARIANTS}
     (root / "runs.json").write_text(json.dumps(runs))
