@@ -28,10 +28,10 @@ def main(arguments):
 
 
 def _measure(repeats):
-    from coopmpi.array import Host
+    from coopmpi.device.host import Host
     from coopmpi.drivers.driver import Driver
     from coopmpi.drivers.mpi.world import connect
-    from coopmpi.parts.mixing import Mixing
+    from coopmpi.topology.mixing import Mixing
 
     world, device = connect(), Host()
     from mpi4py import MPI

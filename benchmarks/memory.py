@@ -47,12 +47,12 @@ def main(arguments):
 def _measure(algorithm, data):
     """On each rank: growth of resident memory over a training run."""
     from coopmpi import config
-    from coopmpi.drivers.assemble import assemble
-    from coopmpi.drivers.cost import estimate
-    from coopmpi.drivers.loop import Trainer
     from coopmpi.drivers.mpi.world import connect
-    from coopmpi.drivers.session import open_result
     from coopmpi.report.console import Silent
+    from coopmpi.run.assemble import assemble
+    from coopmpi.run.cost import estimate
+    from coopmpi.run.loop import Trainer
+    from coopmpi.run.session import open_result
 
     world = connect()
 
@@ -87,7 +87,7 @@ def _seconds_of(*arguments):
 
 
 def _mixing():
-    from coopmpi.parts.mixing import Mixing
+    from coopmpi.topology.mixing import Mixing
 
     begin = time.perf_counter()
     tracemalloc.start()

@@ -11,8 +11,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from benchmarks.timing import interleaved, table
-from coopmpi.array import Host
-from coopmpi.tasks.models import build_model
+from coopmpi.device.host import Host
+from coopmpi.tasks.nn.models import build_model
 
 LR = 0.01
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from benchmarks.timing import interleaved, table
 from coopmpi import config
-from coopmpi.drivers import session
-from coopmpi.drivers.assemble import assemble
 from coopmpi.drivers.solo import Solo
 from coopmpi.report.console import Silent
+from coopmpi.run import session
+from coopmpi.run.assemble import assemble
 from coopmpi.step import State
 
 SLOW_STEP = 5e-3  # seconds: recording is compared to a step of that length

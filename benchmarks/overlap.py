@@ -18,7 +18,7 @@ from time import perf_counter, sleep
 import numpy as np
 
 from benchmarks.timing import table
-from coopmpi.array import Host
+from coopmpi.device.host import Host
 from coopmpi.drivers.mpi.launch import mpirun
 from coopmpi.drivers.solo import Solo
 

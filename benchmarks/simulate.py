@@ -41,8 +41,8 @@ def _measure(algorithm, graph, workers, repeats):
     from threadpoolctl import threadpool_limits
 
     from coopmpi import config
-    from coopmpi.drivers.assemble import assemble
     from coopmpi.drivers.solo import Solo
+    from coopmpi.run.assemble import assemble
     from coopmpi.step import State
 
     tables = {"workers": workers, "device": "cpu", "period": {"tau": PERIOD},

@@ -92,7 +92,7 @@ def _apply(tables, override):
 
 def resolve(tables):
     """The Config that the tables describe; UserError for an unknown key, a wrong type or an impossible value."""
-    from coopmpi.parts.mixing import Mixing
+    from coopmpi.topology.mixing import Mixing
 
     tables = dict(tables)
     for key, value in tables.items():

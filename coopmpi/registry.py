@@ -18,14 +18,14 @@ from coopmpi.errors import UserError, unknown
 # where the parts of a kind are defined; a package means every module in it
 _HOMES = {
     "task": "coopmpi.tasks",
-    "optimizer": "coopmpi.parts.optimizers",
-    "schedule": "coopmpi.parts.schedules",
-    "period": "coopmpi.parts.periods",
-    "graph": "coopmpi.parts.graphs",
-    "compress": "coopmpi.parts.compressors",
+    "optimizer": "coopmpi.local.optimizers",
+    "schedule": "coopmpi.local.schedules",
+    "period": "coopmpi.local.periods",
+    "graph": "coopmpi.topology.graphs",
+    "compress": "coopmpi.compression.compressors",
     "algorithm": "coopmpi.algorithms",
-    "compute": "coopmpi.parts.compute_models",
-    "network": "coopmpi.parts.network_models",
+    "compute": "coopmpi.simulation.compute",
+    "network": "coopmpi.simulation.network",
 }
 _parts = defaultdict(dict)
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from coopmpi import registry
-from coopmpi.array import Host
-from coopmpi.tasks.models import Layout
+from coopmpi.device.host import Host
+from coopmpi.tasks.nn.models import Layout
 
 SEED, ROUND = 5, 7
 SHAPES = [("weight", (40, 30)), ("bias", (30,)), ("conv", (6, 3, 3, 3)), ("one", (1,)), ("scalar", ())]

@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 from coopmpi import config
-from coopmpi.drivers.assemble import assemble
-from coopmpi.drivers.loop import Trainer
 from coopmpi.drivers.mpi.world import connect
-from coopmpi.drivers.session import open_result
 from coopmpi.report.console import Silent
+from coopmpi.run.assemble import assemble
+from coopmpi.run.loop import Trainer
+from coopmpi.run.session import open_result
 
 world = connect()
 assembly = assemble(config.resolve(json.loads(Path(sys.argv[1]).read_text())), world)

@@ -14,8 +14,8 @@ from unittest import mock
 
 import numpy as np
 
-import coopmpi
-from coopmpi.array import Pool
+import coopmpi.device
+from coopmpi.device.pool import Pool
 
 POLLS = 3  # of an event before it is done
 DEVICES = 2
@@ -318,8 +318,8 @@ def simulated():
     """Inside, coopmpi finds CuPy and GPUs: these. What its pools hand out holds NaN."""
     recycled = Pool.empty
     cupyx = SimpleNamespace(empty_pinned=_empty_pinned)
-    real = {name: sys.modules.pop(name, None) for name in ("cupy", "cupyx", "coopmpi.gpu")}
-    vars(coopmpi).pop("gpu", None)
+    real = {name: sys.modules.pop(name, None) for name in ("cupy", "cupyx", "coopmpi.device.gpu")}
+    vars(coopmpi.device).pop("gpu", None)
     try:
         sys.modules.update(cupy=guarded, cupyx=cupyx)
         with mock.patch.object(Pool, "empty", lambda *arguments: _poison(recycled(*arguments))):
@@ -329,6 +329,6 @@ def simulated():
             sys.modules.pop(name, None)
             if module:
                 sys.modules[name] = module
-        vars(coopmpi).pop("gpu", None)
-        if real["coopmpi.gpu"]:
-            coopmpi.gpu = real["coopmpi.gpu"]
+        vars(coopmpi.device).pop("gpu", None)
+        if real["coopmpi.device.gpu"]:
+            coopmpi.device.gpu = real["coopmpi.device.gpu"]

@@ -9,10 +9,10 @@ import h5py
 import numpy as np
 
 from coopmpi import config
-from coopmpi.drivers.assemble import assemble
-from coopmpi.drivers.loop import Trainer
 from coopmpi.drivers.solo import Solo
 from coopmpi.report.console import Silent
+from coopmpi.run.assemble import assemble
+from coopmpi.run.loop import Trainer
 
 
 def write_quadratic(path, workers, dimension=7, noise=0.0, seed=1):

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coopmpi import config
-from coopmpi.drivers.assemble import assemble
-from coopmpi.drivers.cost import estimate
-from coopmpi.drivers.loop import Trainer
 from coopmpi.drivers.solo import Solo
 from coopmpi.errors import NumericalFailure, UserError
-from coopmpi.parts.periods import AdaComm
+from coopmpi.local.periods import AdaComm
 from coopmpi.report.console import Silent
+from coopmpi.run.assemble import assemble
+from coopmpi.run.cost import estimate
+from coopmpi.run.loop import Trainer
 from coopmpi.tasks.problem import Problem
 from tests.runs import coopmpi, lockstep, write_quadratic
 

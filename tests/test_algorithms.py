@@ -6,8 +6,8 @@ import pytest
 
 from coopmpi import registry
 from coopmpi.errors import UserError
-from coopmpi.parts.mixing import Mixing
 from coopmpi.streams import Purpose, stream
+from coopmpi.topology.mixing import Mixing
 from tests.runs import lockstep, write_quadratic
 
 M, STEPS, SEED = 8, 25, 3

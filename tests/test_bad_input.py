@@ -238,9 +238,9 @@ def test_an_output_in_a_folder_of_somebody_else(place):
         place.chmod(0o755)
         (place / "sealed").chmod(0o755)
         # code is loaded while it can be read for certain
-        main = ("-c", "import os, coopmpi.cli, coopmpi.cli.train, coopmpi.drivers.session, coopmpi.drivers.solo, "
+        main = ("-c", "import os, coopmpi.cli, coopmpi.cli.train, coopmpi.run.session, coopmpi.drivers.solo, "
                       "coopmpi.record.writer, coopmpi.drivers.mpi.launch, coopmpi.registry as r; "
-                      "[r.parts(kind) for kind in r._HOMES]; import coopmpi.parts.mixing; "
+                      "[r.parts(kind) for kind in r._HOMES]; import coopmpi.topology.mixing; "
                       "os.setgid(65534); os.setuid(65534); coopmpi.cli.main()")
     status, _, err = coopmpi("train", *SHORT, "-o", "sealed/run.h5", cwd=place, main=main)
     assert status == 2 and "'sealed'" in one_line(err) and "may not write" in err

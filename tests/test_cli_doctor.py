@@ -155,7 +155,7 @@ def test_gpus(monkeypatch, gpu, driver, mark, words):
     import coopmpi
 
     monkeypatch.delattr(coopmpi, "gpu", raising=False)
-    monkeypatch.setitem(sys.modules, "coopmpi.gpu", gpu)  # None: the import fails
+    monkeypatch.setitem(sys.modules, "coopmpi.device.gpu", gpu)  # None: the import fails
     monkeypatch.setattr(doctor.shutil, "which", lambda name: driver)
     found = doctor.gpus()
     assert found.mark == mark and words in f"{found.found} {found.advice}"

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from coopmpi import registry
 from coopmpi.cli.graph import command
 from coopmpi.errors import UserError
-from coopmpi.parts.mixing import Mixing
+from coopmpi.topology.mixing import Mixing
 
 
 @pytest.fixture(autouse=True)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from coopmpi import config, registry
-from coopmpi.drivers.assemble import assemble
 from coopmpi.drivers.solo import Solo
 from coopmpi.errors import UserError
 from coopmpi.report import catalogue
+from coopmpi.run.assemble import assemble
 from tests.runs import coopmpi, settings, write_quadratic
 
 ROOT = Path(__file__).parents[1]

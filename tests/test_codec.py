@@ -11,13 +11,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from coopmpi import registry
-from coopmpi.array import Host
-from coopmpi.parts.feedback import compress_with_feedback
-from coopmpi.parts.packing import Integers, Numbers
-from coopmpi.tasks.models import Layout
+from coopmpi.compression.feedback import compress_with_feedback
+from coopmpi.compression.wire import Integers, Numbers
+from coopmpi.device.host import Host
+from coopmpi.tasks.nn.models import Layout
 from tests.compression import KINDS, ROUND, SEED, SHAPES, TABLES, D, bind, numbers, squared, through
 from tests.guarded import simulated
-
 
 # on the wire
 
@@ -142,7 +141,7 @@ def test_on_a_gpu(kind, dtype):
     x, memory = numbers(dtype=dtype), numbers(dtype=dtype, seed=1)
     expected = compress_with_feedback(bind(kind, dtype=dtype), x, memory, [4, 0, 2], ROUND)
     with simulated():
-        from coopmpi.gpu import Gpu
+        from coopmpi.device.gpu import Gpu
 
         codec = bind(kind, dtype=dtype, device=Gpu(0))
         for _ in range(2):

@@ -10,12 +10,23 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from coopmpi import registry
-from coopmpi.array import Host
+from coopmpi.compression.wire import Integers
+from coopmpi.device.host import Host
 from coopmpi.errors import UserError
-from coopmpi.parts.packing import Integers
 from coopmpi.streams import Purpose, stream
 from tests.compression import (
-    KINDS, LAYOUT, ROUND, SEED, TABLES, D, bind, build, compressed, numbers, squared, through,
+    KINDS,
+    LAYOUT,
+    ROUND,
+    SEED,
+    TABLES,
+    D,
+    bind,
+    build,
+    compressed,
+    numbers,
+    squared,
+    through,
 )
 
 DETERMINISTIC = ["none", "topk", "sign", "sign-topk", "fp16", "bf16"]

@@ -131,7 +131,7 @@ def test_the_resolved_description_resolves_to_itself(tables, length):
 
 def test_a_part_of_the_users_own_is_found_again(tmp_path, monkeypatch):
     (tmp_path / "own_parts.py").write_text(
-        "from coopmpi.parts.optimizers import SGD\n\n"
+        "from coopmpi.local.optimizers import SGD\n\n"
         "class Bolder(SGD, frozen=True, kw_only=True):\n    boldness: float = 2.0\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from coopmpi import config, registry
-from coopmpi.drivers.assemble import assemble
 from coopmpi.drivers.solo import Solo
+from coopmpi.run.assemble import assemble
 from coopmpi.step import Advance, Finish, Grad, Mean, Mix, Packed, Recall, Start, State, relay
 from tests.runs import write_quadratic
 
@@ -138,7 +138,7 @@ def test_steady_state_allocates_nothing_large(path, variant):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_forecast_equals_what_is_allocated(path, variant):
-    from coopmpi.drivers.cost import estimate
+    from coopmpi.run.cost import estimate
 
     job = Job(path, variant)
     for k in range(STEPS):

@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coopmpi.algorithms.cooperative import Cooperative
-from coopmpi.drivers import loop
 from coopmpi.errors import UserError
-from coopmpi.parts import cooperation
-from coopmpi.parts.mixing import Mixing
 from coopmpi.record.checkpoint import Checkpoint
+from coopmpi.run import ballot
 from coopmpi.streams import Purpose, stream
+from coopmpi.topology import cooperation
+from coopmpi.topology.mixing import Mixing
 from tests.runs import lockstep, write_quadratic
 from tests.test_resume import content, interrupted, run
 
@@ -158,7 +158,7 @@ def test_averaging_pairs_in_between_lowers_disagreement():
 
 @pytest.mark.parametrize("v", [0, 2])
 def test_a_stopped_run_goes_on_with_its_auxiliary_variables(path, tmp_path, monkeypatch, v):
-    monkeypatch.setattr(loop, "VOTE_SECONDS", 0)
+    monkeypatch.setattr(ballot, "VOTE_SECONDS", 0)
     np.save(tmp_path / "w.npy", random_w(M + v, seed=v))
     given = {"workers": M, "steps": 40, "device": "cpu", "task": {"kind": "quadratic", "path": path},
              "period": {"tau": 3}, "algorithm": {"kind": "cooperative", "matrix": str(tmp_path / "w.npy")}}

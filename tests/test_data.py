@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from coopmpi.errors import CoopError, UserError
-from coopmpi.tasks.data import load
-from coopmpi.tasks.nodecopy import attach, publish
+from coopmpi.tasks.data.node_copy import attach, publish
+from coopmpi.tasks.data.sets import load
 
 
 @pytest.fixture
@@ -204,7 +204,7 @@ def test_attached_arrays_are_no_private_memory(tmp_path):
     publish(data, tmp_path)
     script = f"""
 import re
-from coopmpi.tasks.nodecopy import attach
+from coopmpi.tasks.data.node_copy import attach
 def private():
     return sum(int(v) for v in re.findall(r"Private_Dirty: +([0-9]+)", open("/proc/self/smaps").read()))
 before = private()

@@ -10,7 +10,8 @@ import h5py
 import numpy as np
 import pytest
 
-from coopmpi import array, config, registry
+from coopmpi import config, registry
+from coopmpi.device.host import Host
 from coopmpi.drivers.solo import Solo
 from coopmpi.report import catalogue
 from coopmpi.tasks.problem import Place
@@ -44,7 +45,7 @@ def own_problem(monkeypatch, workers=3):
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     from own_task import RobustRegression
 
-    place = Place(workers, range(workers), 7, "float64", array.Host(), Solo())
+    place = Place(workers, range(workers), 7, "float64", Host(), Solo())
     return RobustRegression(place, features=6, samples=50)
 
 
@@ -109,8 +110,8 @@ def test_every_key_is_documented_with_its_default():
     expected = [("Top level", config.Config), ("record", config.Record)]
     expected += [(kind, cls) for kind in ("task", "optimizer", "schedule", "algorithm", "period", "compress")
                  for cls in registry.parts(kind).values()]
-    from coopmpi.parts.mixing import Mixing
-    from coopmpi.tasks.models import LAYERS
+    from coopmpi.tasks.nn.models import LAYERS
+    from coopmpi.topology.mixing import Mixing
 
     tables = {"task", "optimizer", "schedule", "algorithm", "period", "mixing", "compress", "record", "compute", "network"}
     for section, cls in [*expected, ("mixing", Mixing)]:
@@ -125,7 +126,7 @@ def test_every_key_is_documented_with_its_default():
 
 
 def test_no_documented_key_is_made_up():
-    from coopmpi.parts.mixing import Mixing
+    from coopmpi.topology.mixing import Mixing
 
     fixed = {"mixing": Mixing, "record": config.Record, "Top level": config.Config}
     for section, keys in documented_keys().items():

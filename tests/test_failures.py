@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from coopmpi import config
-from coopmpi.drivers import session
-from coopmpi.drivers.assemble import assemble
 from coopmpi.drivers.mpi.launch import find_mpirun
 from coopmpi.drivers.solo import Solo
 from coopmpi.report.console import Silent
+from coopmpi.run import session
+from coopmpi.run.assemble import assemble
 from tests.runs import coopmpi, settings, write_quadratic
 
 SOON = 10  # seconds within which everything must have ended

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from coopmpi.errors import UserError
-from coopmpi.tasks.data import load
+from coopmpi.tasks.data.sets import load
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(30, 4)), np.arange(30) % 3

@@ -6,18 +6,20 @@ import h5py
 import numpy as np
 import pytest
 
-from coopmpi import array, config, registry
-from coopmpi.drivers import steplog
-from coopmpi.drivers.assemble import assemble
-from coopmpi.drivers.loop import Trainer
+from coopmpi import config, registry
+from coopmpi.device.choice import choose
+from coopmpi.device.host import Host
 from coopmpi.drivers.solo import Solo
 from coopmpi.report.console import Silent
+from coopmpi.run import step_log
+from coopmpi.run.assemble import assemble
+from coopmpi.run.loop import Trainer
 from tests.runs import coopmpi, lockstep, settings, write_quadratic
 
 cupy = pytest.importorskip("cupy", exc_type=ImportError)
 import cupyx  # noqa: E402
 
-from coopmpi import gpu  # noqa: E402
+from coopmpi.device import gpu  # noqa: E402
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not gpu.count(), reason="CuPy sees no GPU")]
 
@@ -93,13 +95,13 @@ def test_mpi_ranks(buffers, variant, folder):
 
 def test_gpus_are_dealt_out_by_local_rank():
     for local_rank in range(gpu.count() + 1):
-        device = array.choose("gpu", local_rank)
+        device = choose("gpu", local_rank)
         assert device.empty((1,), "float32").device.id == local_rank % gpu.count()
-    array.choose("gpu", 0)
+    choose("gpu", 0)
 
 
 def test_weighted_sum():
-    draw, host, device = np.random.default_rng(0), array.Host(), gpu.Gpu(0)
+    draw, host, device = np.random.default_rng(0), Host(), gpu.Gpu(0)
     rows, weights = list(draw.normal(size=(5, 200_000))), draw.dirichlet(np.ones(5)).tolist()
     expected, found = np.empty(200_000), cupy.empty(200_000)
     for some in (weights, [0.2] * 5):
@@ -144,7 +146,7 @@ def test_mpi_writes_to_the_gpu_only_after_earlier_kernels():
 
 
 def test_steps_and_their_record_do_not_wait_for_the_gpu(monkeypatch):
-    monkeypatch.setattr(steplog, "PATIENCE", float("inf"))
+    monkeypatch.setattr(step_log, "PATIENCE", float("inf"))
     trainer = Trainer(assemble(config.resolve(tables(DIGITS, device="gpu")), Solo()), None, Silent())
 
     def step(k):
@@ -154,5 +156,5 @@ def test_steps_and_their_record_do_not_wait_for_the_gpu(monkeypatch):
 
     step(0)  # compiles the kernels
     with cupyx.allow_synchronize(False):
-        for k in range(1, steplog.BLOCK - 1):
+        for k in range(1, step_log.BLOCK - 1):
             step(k)

@@ -6,9 +6,9 @@ import pytest
 
 from coopmpi import registry
 from coopmpi.errors import UserError
-from coopmpi.parts import graph_files
-from coopmpi.parts.graphs import Adjacency, PeriodicGrid
-from coopmpi.parts.mixing import Mixing
+from coopmpi.topology import files
+from coopmpi.topology.graphs import Adjacency, PeriodicGrid
+from coopmpi.topology.mixing import Mixing
 
 BUILTIN = ["complete", "erdos-renyi", "exponential", "hypercube", "one-peer-exponential", "random-regular", "ring",
            "star", "torus"]
@@ -158,7 +158,7 @@ def test_graphml_gives_its_links(tmp_path, directed):
 @pytest.mark.parametrize("suffix", [".npy", ".h5"])
 def test_matrix_file_is_w_to_the_last_bit(tmp_path, suffix):
     w = Mixing(graph="star", weights="best-constant").bind(6, 0).matrix(0)
-    graph_files.write(tmp_path / f"w{suffix}", w)
+    files.write(tmp_path / f"w{suffix}", w)
     mixing = from_file(tmp_path / f"w{suffix}", 6, weights="uniform")
     assert (mixing.matrix(0) != w).nnz == 0 and mixing.symmetric and not mixing.average(0)
 
@@ -171,7 +171,7 @@ def test_matrix_file_of_j_averages(tmp_path):
 def test_truncated_files_are_refused(tmp_path):
     w = Mixing(graph="ring").bind(40, 0).matrix(0)
     for name in ("w.npy", "w.h5"):
-        graph_files.write(tmp_path / name, w)
+        files.write(tmp_path / name, w)
         whole = (tmp_path / name).read_bytes()
         for part in (0, 5, 100, len(whole) // 2, len(whole) - 8):
             (tmp_path / name).write_bytes(whole[:part])
@@ -237,7 +237,7 @@ def test_irregular_directed_graph_is_refused(tmp_path):
 def test_damaged_files_are_read_or_refused_but_never_a_crash(tmp_path, name):
     path = tmp_path / name
     if path.suffix in (".npy", ".h5"):
-        graph_files.write(path, Mixing(graph="ring").bind(6, 0).matrix(0))
+        files.write(path, Mixing(graph="ring").bind(6, 0).matrix(0))
     elif path.suffix == ".graphml":
         networkx.write_graphml(networkx.cycle_graph(6), path)
     else:

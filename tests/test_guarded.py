@@ -8,10 +8,12 @@ import h5py
 import numpy as np
 import pytest
 
-from coopmpi import array, registry
-from coopmpi.drivers import steplog
+from coopmpi import registry
+from coopmpi.device.choice import choose
+from coopmpi.device.pool import Pool
 from coopmpi.errors import UserError
-from coopmpi.tasks import models
+from coopmpi.run import step_log
+from coopmpi.tasks.nn import models
 from tests.guarded import FUNCTIONS, METHODS, Race, guarded, simulated
 from tests.runs import coopmpi, lockstep, settings, write_quadratic
 
@@ -40,9 +42,9 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def gpu():
-    """The module coopmpi.gpu on simulated GPUs."""
+    """The module coopmpi.device.gpu on simulated GPUs."""
     with simulated():
-        from coopmpi import gpu
+        from coopmpi.device import gpu
 
         yield gpu
 
@@ -89,7 +91,7 @@ def test_device_arrays_compute_like_numpy():
 
 
 def test_a_view_keeps_its_owner_in_use():
-    pool = array.Pool(guarded.empty)
+    pool = Pool(guarded.empty)
     first = pool.empty((2, 3), np.float32)
     view, address = first[0].reshape(3, 1)[1:], first._values.ctypes.data
     del first
@@ -177,8 +179,8 @@ def test_direct_buffers_wait_for_kernels_on_both_sides_and_averages_are_staged(g
 
 
 def test_gpus_are_dealt_out_by_local_rank(gpu):
-    assert [array.choose("auto", local_rank=rank).index for rank in range(4)] == [0, 1, 0, 1]
-    array.choose("gpu", local_rank=3, buffers="direct")
+    assert [choose("auto", local_rank=rank).index for rank in range(4)] == [0, 1, 0, 1]
+    choose("gpu", local_rank=3, buffers="direct")
     assert guarded.device == 1
 
 
@@ -187,9 +189,9 @@ def test_without_a_driver_auto_means_cpu_and_gpu_is_refused(gpu, monkeypatch):
         raise guarded.cuda.runtime.CUDARuntimeError("cudaErrorInsufficientDriver")
 
     monkeypatch.setattr(guarded.cuda.runtime, "getDeviceCount", fail)
-    assert array.choose("auto").name == "cpu"
+    assert choose("auto").name == "cpu"
     with pytest.raises(UserError, match="sees no GPU"):
-        array.choose("gpu")
+        choose("gpu")
 
 
 # runs
@@ -220,7 +222,7 @@ def test_optimizers(optimizer, dtype):
 
 
 def test_recording_synchronises_once_per_block_of_steps(monkeypatch):
-    monkeypatch.setattr(steplog, "PATIENCE", float("inf"))
+    monkeypatch.setattr(step_log, "PATIENCE", float("inf"))
 
     def synchronisations(steps):
         before = guarded.synchronisations
@@ -228,7 +230,7 @@ def test_recording_synchronises_once_per_block_of_steps(monkeypatch):
             lockstep(tables(DIGITS, VARIANTS["d-psgd"], steps=steps, device="gpu", record={"eval_every": 10**6}))
         return guarded.synchronisations - before
 
-    blocks = -(-400 // steplog.BLOCK) - -(-200 // steplog.BLOCK)
+    blocks = -(-400 // step_log.BLOCK) - -(-200 // step_log.BLOCK)
     assert synchronisations(400) - synchronisations(200) == blocks
 
 

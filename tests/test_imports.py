@@ -45,16 +45,16 @@ def test_the_walk_sees_imports_of_all_forms(tmp_path):
     path = tmp_path / "file.py"
     path.write_text("import a.b as c\nfrom d import e as f, g\ndef late():\n    import h\n")
     assert list(imports(path)) == ["a.b", "d.e", "d.g", "h"]
-    assert "drivers/loop.py" in users("coopmpi.step") and "drivers/loop.py" in users("coopmpi.drivers")
+    assert "run/loop.py" in users("coopmpi.step") and "run/loop.py" in users("coopmpi.run")
 
 
 # module -> the folders and files that may import it
 HOMES = {
     "click": ["cli/"],
     "mpi4py": ["drivers/mpi/"],
-    "cupy": ["gpu.py"],
-    "h5py": ["record/", "parts/graph_files.py"],  # mixing matrices come in HDF5, too
-    "networkx": ["parts/"],
+    "cupy": ["device/gpu.py"],
+    "h5py": ["record/", "inputs.py", "topology/files.py"],  # the last one writes mixing matrices
+    "networkx": ["topology/"],
     "torch": [],
 }
 
@@ -70,16 +70,20 @@ def test_a_library_is_imported_in_its_home_only(module):
 FLOORS = [
     ["__main__"],
     ["cli"],
-    ["report", "planner"],
+    ["report"],
+    ["run"],
     ["drivers"],
     ["config"],
-    ["theory", "tasks"],
+    ["tasks"],
     ["algorithms"],
-    ["step", "parts"],
-    ["array", "gpu", "record"],
+    ["theory", "topology", "compression", "local", "simulation"],
+    ["step"],
+    ["device", "record"],
+    ["inputs"],
     ["registry", "streams"],
     ["errors"],
 ]
+PURE = {"algorithms", "step", "topology", "compression", "local"}  # no MPI, no files of ours, no clock
 LEVEL = {room: len(FLOORS) - i for i, floor in enumerate(FLOORS) for room in floor}
 
 
@@ -100,10 +104,10 @@ def test_imports_run_downwards_only(path):
             assert LEVEL[parts[1]] <= LEVEL[room(path)], f"{name} is above"
 
 
-@each([path for path in FILES if room(path) in ("algorithms", "parts")])
+@each([path for path in FILES if room(path) in PURE])
 def test_algorithms_and_parts_know_no_mpi_no_recording_and_no_clock(path):
     above = tuple(f"coopmpi.{name}" for name in ("drivers", "record", "cli", "report", "tasks"))
     for name in imports(path):
         assert not name.startswith(above)
         assert name.split(".")[0] not in {"mpi4py", "time", "datetime", "click", "subprocess", "socket", "random"}
-        assert name.split(".")[0] != "h5py" or path.name == "graph_files.py"
+        assert name.split(".")[0] != "h5py" or path.name == "files.py"

@@ -5,9 +5,9 @@ import pytest
 from scipy.signal import correlate2d
 from scipy.special import log_softmax
 
-from coopmpi.tasks.layers import Conv, Dense, Flatten, Pool, Relu, Scratch, Tanh
-from coopmpi.tasks.losses import count_correct, cross_entropy, squared_error
-from coopmpi.tasks.models import LAYERS
+from coopmpi.tasks.nn.layers import Conv, Dense, Flatten, Pool, Relu, Scratch, Tanh
+from coopmpi.tasks.nn.losses import count_correct, cross_entropy, squared_error
+from coopmpi.tasks.nn.models import LAYERS
 
 EPSILON = 1e-6
 CASES = [

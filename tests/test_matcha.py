@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coopmpi import config
-from coopmpi.drivers.assemble import assemble
-from coopmpi.drivers.cost import estimate
 from coopmpi.drivers.solo import Solo
 from coopmpi.errors import UserError
-from coopmpi.parts.matcha import activation, best_weight, contraction, edge_colouring, laplacian
-from coopmpi.parts.mixing import Mixing
+from coopmpi.run.assemble import assemble
+from coopmpi.run.cost import estimate
 from coopmpi.step import State
-from coopmpi.theory import spectra
+from coopmpi.topology import spectra
+from coopmpi.topology.matcha import activation, best_weight, contraction, edge_colouring, laplacian
+from coopmpi.topology.mixing import Mixing
 from tests.runs import lockstep, write_quadratic
 
 # the 8-node graph of the paper, in the matchings of its authors' code

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from coopmpi import registry
 from coopmpi.errors import UserError
-from coopmpi.parts.graphs import Adjacency, Graph, PeriodicGrid
-from coopmpi.parts.mixing import Mixing
-from coopmpi.theory import spectra
+from coopmpi.theory.consensus import stationary_consensus
+from coopmpi.topology import spectra
+from coopmpi.topology.graphs import Adjacency, Graph, PeriodicGrid
+from coopmpi.topology.mixing import Mixing
 
 GRAPHS = [name for name in registry.parts("graph") if name != "matcha"]  # it never repeats: tests/test_matcha.py
 WEIGHTS = ["metropolis", "uniform", "best-constant"]
@@ -152,7 +153,7 @@ def simulated_consensus(w, tau, steps, dimensions, rng):
 @pytest.mark.parametrize("tau", [1, 4])
 def test_stationary_consensus_formula_is_what_noise_does(graph, tau):
     mixing = bind(graph, 8)
-    formula = spectra.stationary_consensus(spectra.eigenvalues(mixing), tau, lr=1.0, noise=1.0)
+    formula = stationary_consensus(spectra.eigenvalues(mixing), tau, lr=1.0, noise=1.0)
     measured = simulated_consensus(dense(mixing), tau, 4000, 400, np.random.default_rng(8))
     assert measured == pytest.approx(formula, rel=0.02, abs=1e-12)
 
@@ -160,7 +161,7 @@ def test_stationary_consensus_formula_is_what_noise_does(graph, tau):
 def test_stationary_consensus_of_exact_averaging_has_its_closed_form():
     values = spectra.eigenvalues(bind("complete", 8))
     # lr^2 s^2 (1 - 1/m) (tau - 1) / 2
-    assert spectra.stationary_consensus(values, 16, lr=0.1, noise=3.0) == pytest.approx(0.09 * 7 / 8 * 15 / 2)
+    assert stationary_consensus(values, 16, lr=0.1, noise=3.0) == pytest.approx(0.09 * 7 / 8 * 15 / 2)
 
 
 @pytest.mark.parametrize("graph, weights", [("ring", "metropolis"), ("torus", "best-constant"),
@@ -199,7 +200,7 @@ def test_zeta_of_a_cycle_takes_its_matrices_in_turn(dense_up_to, monkeypatch):
 
 
 def test_large_best_constant_weights_agree_with_dense_ones(tmp_path, monkeypatch):
-    from coopmpi.parts import weights
+    from coopmpi.topology import weights
 
     networkx.write_edgelist(networkx.ladder_graph(30), tmp_path / "ladder.txt", data=False)
     for graph in ("erdos-renyi", "random-regular", str(tmp_path / "ladder.txt")):

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coopmpi.errors import UserError
-from coopmpi.tasks import models
-from coopmpi.tasks.models import Layout, build_model
+from coopmpi.tasks.nn import models
+from coopmpi.tasks.nn.models import Layout, build_model
 
 IMAGE = (2, 9, 6)
 FEATURES = 2 * 9 * 6

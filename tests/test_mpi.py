@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from coopmpi import config, registry
-from coopmpi.drivers.assemble import assemble
-from coopmpi.drivers.session import train
 from coopmpi.drivers.solo import Solo
 from coopmpi.report.console import Silent
+from coopmpi.run.assemble import assemble
+from coopmpi.run.session import train
 from tests.runs import coopmpi, write_quadratic
 
 pytestmark = pytest.mark.mpi

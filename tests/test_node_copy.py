@@ -12,8 +12,8 @@ RANK = """
 import json, sys
 import numpy as np
 from coopmpi.drivers.mpi.world import connect
-from coopmpi.tasks import nodecopy
-from coopmpi.tasks.data import load
+from coopmpi.tasks.data import node_copy
+from coopmpi.tasks.data.sets import load
 
 world, loads = connect(), []
 
@@ -21,7 +21,7 @@ def decode():
     loads.append(world.rank)
     return load("digits", "classify", "float32", 0)
 
-data = world.on_node(decode, nodecopy.publish, nodecopy.attach)
+data = world.on_node(decode, node_copy.publish, node_copy.attach)
 maps = sorted({line.split()[4] for line in open("/proc/self/maps") if "x_train.npy" in line})
 sys.stdout.write(json.dumps([loads, maps, float(data.x_train.sum()), bool(data.x_train.flags.writeable)]) + "\\n")
 """

@@ -54,7 +54,7 @@ class Sleeper:
 
 
 def test_a_round_knows_when_it_was_posted_and_how_long_it_blocked():
-    from coopmpi.array import Host
+    from coopmpi.device.host import Host
 
     driver = Driver(2, Sleeper(), None, Host(), SlowWorld())
     x = np.ones((1, 3))
@@ -126,7 +126,7 @@ def test_without_tickets_inspect_says_nothing_of_hiding(tmp_path):
 RENDEZVOUS = """
     import time
     import numpy as np
-    from coopmpi.array import Host
+    from coopmpi.device.host import Host
     from coopmpi.drivers.mpi.world import connect
 
     world, n = connect(), 1 << 22

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from coopmpi import registry
+from coopmpi.compression.compressors import RandK
 from coopmpi.errors import UserError
-from coopmpi.parts.compressors import RandK
-from coopmpi.parts.optimizers import SGD
+from coopmpi.local.optimizers import SGD
 from tests.runs import lockstep
 
 M, D = 8, 6

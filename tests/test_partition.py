@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coopmpi.errors import UserError
-from coopmpi.tasks.batches import Batches
-from coopmpi.tasks.partition import partition
+from coopmpi.tasks.data.batches import Batches
+from coopmpi.tasks.data.partition import partition
 
 LABELS = np.random.default_rng(0).integers(0, 10, 2000)
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from coopmpi import config
-from coopmpi.drivers.assemble import assemble
-from coopmpi.drivers.cost import estimate
 from coopmpi.drivers.solo import Solo
+from coopmpi.run.assemble import assemble
+from coopmpi.run.cost import estimate
 from coopmpi.streams import Purpose, stream
 from coopmpi.tasks.problem import Problem
 from tests.runs import lockstep, write_quadratic

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from coopmpi import config, registry
 from coopmpi.algorithms.sgp import SGP
-from coopmpi.drivers import loop
-from coopmpi.drivers.assemble import assemble
 from coopmpi.drivers.solo import Solo
 from coopmpi.errors import UserError
-from coopmpi.parts.mixing import Mixing
 from coopmpi.record.checkpoint import Checkpoint
+from coopmpi.run import ballot
+from coopmpi.run.assemble import assemble
 from coopmpi.step import Mix, Start, State
+from coopmpi.topology.mixing import Mixing
 from tests.runs import lockstep, write_quadratic
 from tests.test_resume import content, interrupted, run
 
@@ -203,7 +203,7 @@ def test_overlap_sgp_posts_its_messages_before_the_gradient(folder):
 
 @pytest.mark.parametrize("kind", ["sgp", "overlap-sgp"])
 def test_a_stopped_run_goes_on_with_its_masses(folder, tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(loop, "VOTE_SECONDS", 0)
+    monkeypatch.setattr(ballot, "VOTE_SECONDS", 0)
     given = tables(folder, kind, momentum=0.9)
     run(given, tmp_path / "whole.h5")
     interrupted(given, tmp_path / "parts.h5", step=13)

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coopmpi import __version__, config
-from coopmpi.drivers.assemble import assemble
-from coopmpi.drivers.placement import Placement
-from coopmpi.drivers.session import train
+from coopmpi.drivers.rank_layout import Placement
 from coopmpi.drivers.solo import Solo
-from coopmpi.drivers.steplog import COLUMNS, Table
 from coopmpi.report.console import Silent
+from coopmpi.run.assemble import assemble
+from coopmpi.run.session import train
+from coopmpi.run.step_log import COLUMNS, Table
 from tests.runs import write_quadratic
 
 D = 5

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from coopmpi import config, registry
-from coopmpi.drivers import loop
-from coopmpi.drivers.assemble import assemble
-from coopmpi.drivers.session import train
 from coopmpi.drivers.solo import Solo
 from coopmpi.errors import Interrupted
 from coopmpi.record.checkpoint import Checkpoint
 from coopmpi.report.console import Silent
+from coopmpi.run import ballot
+from coopmpi.run.assemble import assemble
+from coopmpi.run.session import train
 from tests.runs import coopmpi, write_quadratic
 
 M, STEPS = 6, 60
@@ -36,7 +36,7 @@ class Stops(Silent):
 
 @pytest.fixture(autouse=True)
 def votes_at_every_step(monkeypatch):
-    monkeypatch.setattr(loop, "VOTE_SECONDS", 0)
+    monkeypatch.setattr(ballot, "VOTE_SECONDS", 0)
 
 
 def tables(path, variant, **more):

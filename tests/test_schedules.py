@@ -6,7 +6,7 @@ import pytest
 
 from coopmpi import registry
 from coopmpi.errors import UserError
-from coopmpi.parts.periods import Every
+from coopmpi.local.periods import Every
 
 
 def factors(table, steps=100):

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from pytest import approx
 
 from coopmpi import config, registry
-from coopmpi.drivers.assemble import assemble
-from coopmpi.drivers.loop import Trainer
-from coopmpi.drivers.session import train
 from coopmpi.drivers.solo import Solo
-from coopmpi.parts.mixing import Mixing
 from coopmpi.report.console import Silent
+from coopmpi.run.assemble import assemble
+from coopmpi.run.loop import Trainer
+from coopmpi.run.session import train
 from coopmpi.step import Finish, Grad, Mean, Mix, Now, Start
+from coopmpi.topology.mixing import Mixing
 from tests.runs import lockstep, write_quadratic
 
 M, D = 8, 5

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from coopmpi import config
-from coopmpi.drivers.assemble import assemble
-from coopmpi.drivers.loop import Trainer
 from coopmpi.drivers.solo import Solo
 from coopmpi.errors import UserError
 from coopmpi.report.console import Silent
+from coopmpi.run.assemble import assemble
+from coopmpi.run.loop import Trainer
 from tests.runs import lockstep, write_quadratic
 from tests.test_algorithms import SEED, STEPS, M, Reference
 

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from coopmpi import config
-from coopmpi.array import Host
-from coopmpi.drivers import loop
-from coopmpi.drivers.assemble import assemble
-from coopmpi.drivers.loop import Trainer
+from coopmpi.compression import triggers
+from coopmpi.device.host import Host
 from coopmpi.drivers.solo import Solo
 from coopmpi.errors import UserError
-from coopmpi.parts import triggers
 from coopmpi.record.checkpoint import Checkpoint
 from coopmpi.report.console import Silent
+from coopmpi.run import ballot
+from coopmpi.run.assemble import assemble
+from coopmpi.run.loop import Trainer
 from tests.runs import coopmpi, lockstep, write_quadratic
 from tests.test_resume import content, interrupted, run
 
@@ -105,7 +105,7 @@ def test_equals_the_rule_written_out():
 
 
 def test_a_stopped_run_goes_on_with_its_thresholds(path, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "VOTE_SECONDS", 0)
+    monkeypatch.setattr(ballot, "VOTE_SECONDS", 0)
     given = tables(path, 150, share=0.5)
     run(given, tmp_path / "whole.h5")
     interrupted(given, tmp_path / "parts.h5", step=100 * TAU)

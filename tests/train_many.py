@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 from coopmpi import config
-from coopmpi.drivers.assemble import assemble
 from coopmpi.drivers.mpi.world import connect
-from coopmpi.drivers.session import train
 from coopmpi.report.console import Silent
+from coopmpi.run.assemble import assemble
+from coopmpi.run.session import train
 
 runs, folder = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
 world = connect()

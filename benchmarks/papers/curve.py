@@ -40,9 +40,9 @@ def run(job):
     from threadpoolctl import threadpool_limits
 
     from coopmpi import config
-    from coopmpi.drivers.assemble import assemble
-    from coopmpi.drivers.loop import Trainer
     from coopmpi.drivers.solo import Solo
+    from coopmpi.run.assemble import assemble
+    from coopmpi.run.loop import Trainer
 
     notes = Notes(job.budget, job.centre)
     with threadpool_limits(1), np.errstate(all="ignore"):

@@ -1,6 +1,6 @@
 """A communication graph of a paper, for `mixing.graph = "benchmarks.papers.graphs:Eight"`."""
 
-from coopmpi.parts.graphs import Adjacency, Graph
+from coopmpi.topology.graphs import Adjacency, Graph
 
 # in the matchings of the code that the authors of MATCHA published
 EIGHT = (((1, 5), (6, 7), (0, 4), (2, 3)), ((1, 7), (3, 6)), ((1, 0), (3, 7), (5, 6)), ((1, 2), (7, 0)), ((3, 1),))

@@ -12,7 +12,7 @@ def consensus_per_noise(tables):
     X <- W (X - lr G) every tau steps with a symmetric W of the workers alone.
     """
     from coopmpi import config
-    from coopmpi.theory.spectra import stationary_consensus
+    from coopmpi.theory.consensus import stationary_consensus
 
     run = config.resolve(tables)
     graph = run.mixing.bind(run.workers, run.seed).matrix(0).toarray()

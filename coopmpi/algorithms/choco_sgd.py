@@ -4,7 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from coopmpi.parts.gossip import gossip
+from coopmpi.compression.gossip import gossip
 from coopmpi.registry import register
 from coopmpi.step import Algorithm, Slot
 

@@ -5,10 +5,10 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from coopmpi.errors import UserError
-from coopmpi.parts import cooperation
-from coopmpi.parts.mixing import agrees
 from coopmpi.registry import register
 from coopmpi.step import Algorithm, Finish, Mean, Mix, Slot, Start
+from coopmpi.topology import cooperation
+from coopmpi.topology.mixing import agrees
 
 
 @register("algorithm", "cooperative")

@@ -19,7 +19,7 @@ class D2(Algorithm, frozen=True, kw_only=True):
     uses_mixing = True
 
     def check(self, workers, mixing, config):
-        from coopmpi.parts.mixing import smallest_eigenvalue
+        from coopmpi.topology.mixing import smallest_eigenvalue
 
         rule = "d2 needs a fixed symmetric W whose smallest eigenvalue is above -1/3"
         if not (mixing.fixed and mixing.symmetric):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from coopmpi.parts.feedback import compress_with_feedback
+from coopmpi.compression.feedback import compress_with_feedback
 from coopmpi.registry import register
 from coopmpi.step import Algorithm, Mean, Packed, Slot
 

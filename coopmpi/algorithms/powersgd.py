@@ -4,7 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from coopmpi.parts.thin_factors import ThinFactors, joined, parted
+from coopmpi.compression.factors import ThinFactors, joined, parted
 from coopmpi.registry import register
 from coopmpi.step import Algorithm, Grad, Mean, Slot
 

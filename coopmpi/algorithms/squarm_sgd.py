@@ -4,9 +4,9 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from coopmpi.compression import triggers
+from coopmpi.compression.gossip import gossip
 from coopmpi.errors import UserError
-from coopmpi.parts import triggers
-from coopmpi.parts.gossip import gossip
 from coopmpi.registry import register
 from coopmpi.step import Algorithm, Slot
 
@@ -16,7 +16,7 @@ class Triggered(Algorithm, frozen=True, kw_only=True):
 
     c = threshold + growth * (step // growth_every): 0 speaks whenever anything changed. Or, given `share`, the
     part of the rounds in which workers are to speak, every worker has a threshold of its own in place of c lr^2,
-    sized from its distances in past rounds: about their (1 - share) quantile, see coopmpi.parts.triggers. All
+    sized from its distances in past rounds: about their (1 - share) quantile, see coopmpi.compression.triggers. All
     speak while the learning rate warms up.
     """
 

@@ -117,7 +117,7 @@ def _span(pair):
 def gpus():
     driver = shutil.which("nvidia-smi")
     try:
-        from coopmpi import gpu
+        from coopmpi.device import gpu
     except ImportError as error:
         if driver:
             return Finding("warning", "GPU", f"an NVIDIA driver, but no CuPy ({error})",

@@ -54,24 +54,24 @@ def command(graph, workers, seed, size, dtype, save, **keys):
 
 
 def _bind(graph, workers, seed, keys):
-    from coopmpi.parts import graph_files
-    from coopmpi.parts.mixing import Mixing
     from coopmpi.registry import convert, parts
+    from coopmpi.topology import files
+    from coopmpi.topology.mixing import Mixing
 
     if workers is None:
         from_file = graph not in parts("graph") and Path(graph).is_file()
-        workers = graph_files.read(graph, bool(keys["directed"]))[0].shape[0] if from_file else 8
+        workers = files.read(graph, bool(keys["directed"]))[0].shape[0] if from_file else 8
     table = {key: value for key, value in keys.items() if value is not None}
     return convert({"graph": graph, **table}, Mixing, "[mixing]").bind(workers, seed)
 
 
 def _save(mixing, path):
-    from coopmpi.parts import graph_files
+    from coopmpi.topology import files
 
     if not mixing.fixed:
         does = f"goes through {mixing.cycle} in turn" if mixing.cycle else "draws another in every round"
         raise UserError(f"--save holds one matrix, but {mixing.description} {does}")
-    graph_files.write(path, mixing.matrix(0))
+    files.write(path, mixing.matrix(0))
 
 
 class Figures(NamedTuple):
@@ -86,7 +86,7 @@ class Figures(NamedTuple):
 
 
 def _figures(mixing, model_bytes):
-    from coopmpi.theory import spectra
+    from coopmpi.topology import spectra
 
     topology = mixing.topology
     alike = 1 if topology.regular else mixing.workers

@@ -67,7 +67,7 @@ def limit_threads(config, ranks_here):
 def forecast(assembly):
     """Print the resolved run description, with what it will cost as comments: the output is a description too."""
     from coopmpi import config
-    from coopmpi.drivers.cost import estimate
+    from coopmpi.run.cost import estimate
 
     cost, driver = estimate(assembly), assembly.driver
     click.echo(config.dump(assembly.config))
@@ -82,8 +82,8 @@ def forecast(assembly):
 def run(assembly, world, output, quiet, checkpoint=None):
     """Train, with progress and the closing table on rank 0."""
     from coopmpi.drivers.mpi import launch
-    from coopmpi.drivers.session import train
     from coopmpi.report import console
+    from coopmpi.run.session import train
 
     watched = world.rank == 0 and not quiet
     watcher = console.watcher(assembly.run.steps, launch.columns()) if watched else console.Silent()

@@ -28,7 +28,7 @@ def _resume(world, result, quiet):
     import tomllib
 
     from coopmpi import config
-    from coopmpi.drivers.assemble import assemble, together
+    from coopmpi.run.assemble import assemble, together
 
     checkpoint = together(world, lambda: _checkpoint(result))
     description = config.resolve(tomllib.loads(checkpoint.config_text))

@@ -24,9 +24,9 @@ def command(description, output, overrides, dry_run, overwrite, quiet):
     coopmpi simulate RUN.toml -o sim.h5
     coopmpi simulate RUN.toml --set network.kind=delay --set network.seconds=9 --set compute.kind=exponential
     """
-    from coopmpi.drivers.assemble import assemble
     from coopmpi.drivers.mpi import launch
     from coopmpi.drivers.solo import Solo
+    from coopmpi.run.assemble import assemble
 
     ranks = launch.launched_ranks()[1]
     if ranks > 1:

@@ -37,7 +37,7 @@ def command(description, output, ranks, overrides, dry_run, overwrite, quiet):
 
 def _train(world, description, overrides, output, dry_run, overwrite, quiet):
     """Everything from the run description to the summary, on one rank."""
-    from coopmpi.drivers.assemble import assemble, together
+    from coopmpi.run.assemble import assemble, together
 
     def read():
         config = job.read(description, overrides, world.size)

@@ -10,7 +10,8 @@ from time import perf_counter
 
 import numpy as np
 
-from coopmpi.drivers.placement import Placement, Plan
+from coopmpi.drivers.exchange_schedule import Plan
+from coopmpi.drivers.rank_layout import Placement
 from coopmpi.step import Advance, Finish, Grad, Mean, Mix, Now, Packed, Recall, Start
 
 MOST_PLANS = 1000  # that are kept: random graphs have many

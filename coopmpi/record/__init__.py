@@ -1,1 +1,1 @@
-"""The result file: the only package that imports h5py."""
+"""The result file."""

@@ -1,4 +1,4 @@
-"""Reading HDF5: result files, also while they are written or after a kill, and users' input files."""
+"""Reading result files, also while they are written or after a kill."""
 
 from pathlib import Path
 
@@ -6,16 +6,6 @@ import h5py
 
 from coopmpi.errors import UserError
 from coopmpi.record.writer import FORMAT
-
-
-def open_input(path):
-    """A user's HDF5 file, open for reading; UserError when it is missing or not HDF5."""
-    if not Path(path).is_file():
-        raise UserError(f"file {str(path)!r} does not exist")
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise UserError(f"{path}: not a readable HDF5 file: {error}") from error
 
 
 def open_run(path):

@@ -105,11 +105,11 @@ def story(name):
 
 def parts():
     """All other parts, a table for each kind."""
-    from coopmpi.parts.weights import WEIGHTS
-    from coopmpi.tasks.data import BUILTIN
-    from coopmpi.tasks.models import KINDS as MODELS
-    from coopmpi.tasks.models import LAYERS
-    from coopmpi.tasks.partition import KINDS as PARTITIONS
+    from coopmpi.tasks.data.partition import KINDS as PARTITIONS
+    from coopmpi.tasks.data.sets import BUILTIN
+    from coopmpi.tasks.nn.models import KINDS as MODELS
+    from coopmpi.tasks.nn.models import LAYERS
+    from coopmpi.topology.weights import WEIGHTS
 
     tables = []
     for kind in KINDS:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from coopmpi import inputs
 from coopmpi.errors import UserError
 from coopmpi.registry import Part, register
 from coopmpi.streams import Purpose, stream
@@ -23,16 +24,10 @@ class Quadratic(Part, frozen=True, kw_only=True):
 
 class QuadraticProblem(Problem):
     def __init__(self, path, place):
-        from coopmpi.record.reader import open_input
-
-        with open_input(path) as file:
-            for name in ("a", "b", "x0"):
-                if name not in file:
-                    raise UserError(f"{path}: a quadratic needs the datasets a (d,), b (m, d), x0 (d,); "
-                                    f"{name!r} is missing")
-            a, b, x0 = file["a"], file["b"], file["x0"]
+        with inputs.open_hdf5(path) as file:
+            a, b, x0 = (inputs.dataset(file, name) for name in ("a", "b", "x0"))
             if a.ndim != 1 or x0.shape != a.shape or b.shape != (place.workers, a.size):
-                raise UserError(f"{path}: shapes must be a (d,), b (m, d), x0 (d,) with m = {place.workers} workers, "
+                raise UserError(f"{path}: a quadratic has a (d,), b (m, d) and x0 (d,) with m = {place.workers} workers, "
                                 f"given a {a.shape}, b {b.shape}, x0 {x0.shape}")
             self.noise = float(file.attrs.get("noise", 0.0))
             read = {"a": a[:], "b": b[place.hosted.start:place.hosted.stop], "x0": x0[:]}

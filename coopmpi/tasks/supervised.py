@@ -8,11 +8,11 @@ from msgspec import Meta
 
 from coopmpi.registry import Part, register
 from coopmpi.streams import Purpose, stream
-from coopmpi.tasks import nodecopy
-from coopmpi.tasks.batches import Batches
-from coopmpi.tasks.data import load
-from coopmpi.tasks.models import build_model
-from coopmpi.tasks.partition import partition
+from coopmpi.tasks.data import node_copy
+from coopmpi.tasks.data.batches import Batches
+from coopmpi.tasks.data.partition import partition
+from coopmpi.tasks.data.sets import load
+from coopmpi.tasks.nn.models import build_model
 from coopmpi.tasks.problem import Problem
 
 Count = Annotated[int, Meta(ge=1)]
@@ -74,7 +74,7 @@ class SupervisedProblem(Problem):
 
     def __init__(self, task, place):
         self.place, device = place, place.device
-        data = place.world.on_node(partial(task.load, place), nodecopy.publish, nodecopy.attach)
+        data = place.world.on_node(partial(task.load, place), node_copy.publish, node_copy.attach)
         outputs = data.classes or data.y_train.shape[1]
         self.model = build_model(task.model, data.x_train.shape[1], data.shape, outputs, task.hidden, task.layers,
                                  task.loss)

@@ -1,0 +1,339 @@
+"""What travels instead of a vector: compressors, each applied to every tensor of the model by itself.
+
+x stands for the rows (b, n) of one tensor of b workers.
+"""
+
+from math import prod, sqrt
+from typing import Annotated, ClassVar
+
+import numpy as np
+from msgspec import Meta
+
+from coopmpi.compression.codec import Codec
+from coopmpi.compression.selection import largest, scatter
+from coopmpi.compression.wire import Integers, Numbers, index_width
+from coopmpi.registry import Part, register
+
+Share = Annotated[float, Meta(gt=0, le=1)]
+LARGEST_HALF = 65504.0  # of float16
+LARGEST_BRAIN = float(2 ** 128 - 2 ** 120)  # of bfloat16
+
+
+class Compressor(Part, frozen=True, kw_only=True):
+    """Base: C(x) of one tensor as arrays that fit the `fields` on the wire, and back.
+
+    contractive: ||x - C(x)||^2 <= (1 - delta) ||x||^2 with delta > 0, in expectation where numbers are drawn.
+    linear: C(x + y) = C(x) + C(y) for one worker and round. exact: C(x) = x.
+    random: who draws numbers: "none"; "sender"; "both" sender and receiver, the same ones; "shared": the sender,
+    the same ones for all workers.
+    """
+
+    name: ClassVar[str]
+    source: ClassVar[str]  # paper
+    contractive: ClassVar[bool] = True
+    linear: ClassVar[bool] = False
+    exact: ClassVar[bool] = False
+    random: ClassVar[str] = "none"
+    drawn_type: ClassVar[str] = "float32"
+
+    def bind(self, entries, dtype, device, seed):
+        """The Codec of a model: entries (name, shape, offset) of its tensors in the flat vector."""
+        return Codec(self, entries, dtype, device, seed)
+
+    def fields(self, shape, dtype):
+        """What is sent of one tensor: a list of Numbers and Integers."""
+        raise NotImplementedError
+
+    def draws(self, shape):
+        """How many random numbers one tensor needs."""
+        return 0
+
+    def draw(self, generator, shape, out):
+        """Fill `out` (draws,), of type drawn_type, with the random numbers of one tensor."""
+
+    def compress(self, device, x, shape, drawn):
+        """An array (b, count) for each field; drawn (b, draws), or (1, draws) if shared."""
+        raise NotImplementedError
+
+    def restore(self, device, values, shape, drawn, out):
+        """out = C(x), from the arrays that `compress` gave."""
+        raise NotImplementedError
+
+
+@register("compress", "none")
+class Uncompressed(Compressor, frozen=True, kw_only=True):
+    """x as it is."""
+
+    source = "-"
+    linear = True
+    exact = True
+
+    def fields(self, shape, dtype):
+        return [Numbers(prod(shape), dtype)]
+
+    def compress(self, device, x, shape, drawn):
+        return [x]
+
+    def restore(self, device, values, shape, drawn, out):
+        out[...] = values[0]
+
+
+@register("compress", "fp16")
+class Half(Compressor, frozen=True, kw_only=True):
+    """Nearest float16, ties to even; beyond +-65504 that number. Contractive above 6e-8 in magnitude."""
+
+    source = "IEEE 754-2008, binary16"
+
+    def fields(self, shape, dtype):
+        return [Numbers(prod(shape), np.dtype("float16"))]
+
+    def compress(self, device, x, shape, drawn):
+        half = device.empty(x.shape, "float16")
+        half[...] = device.xp.clip(x, -LARGEST_HALF, LARGEST_HALF, out=device.empty(x.shape, x.dtype))
+        return [half]
+
+    def restore(self, device, values, shape, drawn, out):
+        out[...] = values[0]
+
+
+@register("compress", "bf16")
+class Brain(Compressor, frozen=True, kw_only=True):
+    """Nearest bfloat16, ties to even: the upper half of a float32; beyond its range the largest number.
+
+    float64 is rounded to float32 first.
+    """
+
+    source = "Kalamkar et al., A study of bfloat16 for deep learning training, 2019"
+
+    def fields(self, shape, dtype):
+        return [Numbers(prod(shape), np.dtype("uint16"))]
+
+    def compress(self, device, x, shape, drawn):
+        xp = device.xp
+        single = device.empty(x.shape, "float32")
+        single[...] = xp.clip(x, -LARGEST_BRAIN, LARGEST_BRAIN, out=device.empty(x.shape, x.dtype))
+        xp.copyto(single, xp.nan, where=xp.isnan(single))  # of all NaN the one that rounding leaves a NaN
+
+        # (bits + 0x7fff + lowest bit that stays) >> 16
+        bits = single.view("uint32")
+        rounding = xp.right_shift(bits, 16, out=device.empty(x.shape, "uint32"))
+        xp.bitwise_and(rounding, 1, out=rounding)
+        xp.add(rounding, 0x7FFF, out=rounding)
+        xp.add(bits, rounding, out=bits)
+        xp.right_shift(bits, 16, out=bits)
+        brain = device.empty(x.shape, "uint16")
+        brain[...] = bits
+        return [brain]
+
+    def restore(self, device, values, shape, drawn, out):
+        bits = device.empty(out.shape, "uint32")
+        bits[...] = values[0]
+        device.xp.left_shift(bits, 16, out=bits)
+        out[...] = bits.view("float32")
+
+
+class Sparse(Compressor, frozen=True, kw_only=True):
+    """Base: k = max(1, round(fraction n)) numbers of a tensor are kept."""
+
+    fraction: Share = 0.01
+
+    def kept(self, shape):
+        """k."""
+        return max(1, round(self.fraction * prod(shape)))
+
+
+@register("compress", "topk")
+class TopK(Sparse, frozen=True, kw_only=True):
+    """The k numbers of largest magnitude, of equal ones the first: delta = k/n."""
+
+    source = "Stich, Cordonnier, Jaggi, Sparsified SGD with memory, NeurIPS 2018"
+
+    def fields(self, shape, dtype):
+        k = self.kept(shape)
+        return [Integers(k, index_width(prod(shape))), Numbers(k, dtype)]
+
+    def compress(self, device, x, shape, drawn):
+        indices = largest(device, x, self.kept(shape))
+        return [indices, device.xp.take_along_axis(x, indices, axis=1)]
+
+    def restore(self, device, values, shape, drawn, out):
+        indices, numbers = values
+        scatter(device, indices, numbers, out)
+
+
+@register("compress", "randk")
+class RandK(Sparse, frozen=True, kw_only=True):
+    """k random numbers, not scaled up: delta = k/n in expectation. Which ones, the receiver draws as well."""
+
+    source = "Stich, Cordonnier, Jaggi, Sparsified SGD with memory, NeurIPS 2018"
+    linear = True
+    random = "both"
+    drawn_type = "int64"
+
+    def fields(self, shape, dtype):
+        return [Numbers(self.kept(shape), dtype)]
+
+    def draws(self, shape):
+        return self.kept(shape)
+
+    def draw(self, generator, shape, out):
+        out[:] = generator.choice(prod(shape), out.size, replace=False, shuffle=False)
+
+    def compress(self, device, x, shape, drawn):
+        return [device.xp.take_along_axis(x, drawn, axis=1)]
+
+    def restore(self, device, values, shape, drawn, out):
+        scatter(device, drawn, values[0], out)
+
+
+@register("compress", "sign")
+class Sign(Compressor, frozen=True, kw_only=True):
+    """C(x) = sign(x) ||x||_1 / n with sign(0) = +1: delta = ||x||_1^2 / (n ||x||_2^2)."""
+
+    source = "Karimireddy et al., Error feedback fixes SignSGD, ICML 2019"
+
+    def fields(self, shape, dtype):
+        return [Integers(prod(shape), 1), Numbers(1, dtype)]
+
+    def compress(self, device, x, shape, drawn):
+        positive = device.xp.greater_equal(x, 0, out=device.empty(x.shape, "bool"))
+        return [positive, mean_magnitude(device, x)]
+
+    def restore(self, device, values, shape, drawn, out):
+        signed(device.xp, *values, out)
+
+
+@register("compress", "sign-topk")
+class SignTopK(Sparse, frozen=True, kw_only=True):
+    """The signs of the k numbers of largest magnitude, times their mean magnitude."""
+
+    source = "Basu et al., Qsparse-local-SGD, NeurIPS 2019"
+
+    def fields(self, shape, dtype):
+        k = self.kept(shape)
+        return [Integers(k, index_width(prod(shape))), Integers(k, 1), Numbers(1, dtype)]
+
+    def compress(self, device, x, shape, drawn):
+        indices = largest(device, x, self.kept(shape))
+        numbers = device.xp.take_along_axis(x, indices, axis=1)
+        return [indices, numbers >= 0, mean_magnitude(device, numbers)]
+
+    def restore(self, device, values, shape, drawn, out):
+        indices, positive, scale = values
+        numbers = signed(device.xp, positive, scale, device.empty(positive.shape, out.dtype))
+        scatter(device, indices, numbers, out)
+
+
+@register("compress", "qsgd")
+class QSGD(Compressor, frozen=True, kw_only=True):
+    """Magnitudes rounded at random to s = `levels` steps of the norm, scaled down so that it contracts.
+
+    C(x) = ||x||_2 / (s (1 + w)) sign(x) floor(s |x| / ||x||_2 + u), u uniform in [0, 1),
+    w = min(n / s^2, sqrt(n) / s): delta = 1 / (1 + w) in expectation.
+    """
+
+    source = "Alistarh et al., QSGD, NeurIPS 2017; scaled as in Koloskova, Stich, Jaggi, ICML 2019"
+    random = "sender"
+
+    levels: Annotated[int, Meta(ge=1, le=32767)] = 15
+
+    def fields(self, shape, dtype):
+        n = prod(shape)
+        return [Integers(n, 1), Integers(n, index_width(self.levels + 1)), Numbers(1, dtype)]
+
+    def draws(self, shape):
+        return prod(shape)
+
+    def draw(self, generator, shape, out):
+        generator.random(out=out, dtype=out.dtype)
+
+    def compress(self, device, x, shape, drawn):
+        xp, s, n = device.xp, self.levels, x.shape[1]
+        positive = xp.greater_equal(x, 0, out=device.empty(x.shape, "bool"))
+
+        # |x| / max |x|, so that squares neither overflow nor vanish
+        size = xp.abs(x, out=device.empty(x.shape, x.dtype))
+        top = xp.max(size, axis=1, keepdims=True)
+        xp.divide(size, xp.where(top > 0, top, 1), out=size)
+        square = xp.multiply(size, size, out=device.empty(x.shape, x.dtype))
+        norm = xp.sqrt(xp.sum(square, axis=1, keepdims=True))
+
+        # floor(s |x| / ||x|| + u)
+        xp.multiply(size, s / xp.where(norm > 0, norm, 1), out=size)
+        xp.add(size, drawn, out=size)
+        xp.floor(size, out=size)
+        xp.fmin(size, s, out=size)  # where s + u was rounded up, and in place of NaN
+        level = device.empty(x.shape, "uint16" if s > 255 else "uint8")
+        level[...] = size
+        return [positive, level, norm * top / (s * (1 + min(n / s**2, sqrt(n) / s)))]
+
+    def restore(self, device, values, shape, drawn, out):
+        positive, level, step = values
+        signed(device.xp, positive, step, out)
+        device.xp.multiply(out, level, out=out)
+
+
+@register("compress", "lowrank")
+class LowRank(Compressor, frozen=True, kw_only=True):
+    """One power iteration from a Gaussian Q: P = orth(M Q), C(M) = P P^T M; sent are P and P^T M.
+
+    M is the tensor as (n, c) matrix of its first dimension and all others. Q is drawn anew each round, the same
+    for all workers. Tensors smaller than their factors are sent as they are, which those of one dimension are.
+    """
+
+    source = "Vogels, Karimireddy, Jaggi, PowerSGD, NeurIPS 2019, algorithm 1"
+    random = "shared"
+
+    rank: Annotated[int, Meta(ge=1)] = 2
+
+    def factored(self, shape):
+        """(n, c) of a tensor that two factors are smaller than, or None."""
+        n, c = (shape[0], prod(shape[1:])) if shape else (1, 1)
+        return (n, c) if self.rank * (n + c) < n * c else None
+
+    def fields(self, shape, dtype):
+        if not self.factored(shape):
+            return [Numbers(prod(shape), dtype)]
+        return [Numbers(self.rank * size, dtype) for size in self.factored(shape)]
+
+    def draws(self, shape):
+        return self.rank * self.factored(shape)[1] if self.factored(shape) else 0
+
+    def draw(self, generator, shape, out):
+        generator.standard_normal(out=out, dtype=out.dtype)
+
+    def compress(self, device, x, shape, drawn):
+        if not self.factored(shape):
+            return [x]
+        (n, c), xp, b = self.factored(shape), device.xp, x.shape[0]
+        matrix = x.reshape(b, n, c)
+        start = drawn.astype(x.dtype).reshape(1, c, self.rank)
+        left, _ = xp.linalg.qr(xp.matmul(matrix, start))
+        right = xp.matmul(xp.swapaxes(left, 1, 2), matrix)
+        return [left.reshape(b, -1), right.reshape(b, -1)]
+
+    def restore(self, device, values, shape, drawn, out):
+        if not self.factored(shape):
+            out[...] = values[0]
+            return
+        (n, c), xp, k = self.factored(shape), device.xp, out.shape[0]
+        left, right = values[0].reshape(k, n, self.rank), values[1].reshape(k, self.rank, c)
+        # sum_r left_r right_r^T, in this order on every machine
+        total, term = device.empty((k, n, c), out.dtype), device.empty((k, n, c), out.dtype)
+        xp.multiply(left[:, :, :1], right[:, :1], out=total)
+        for r in range(1, self.rank):
+            xp.multiply(left[:, :, r, None], right[:, r, None], out=term)
+            xp.add(total, term, out=total)
+        out[...] = total.reshape(k, n * c)
+
+
+def mean_magnitude(device, x):
+    """||x||_1 / n of each row, (b, 1)."""
+    size = device.xp.abs(x, out=device.empty(x.shape, x.dtype))
+    return device.xp.mean(size, axis=1, keepdims=True)
+
+
+def signed(xp, positive, scale, out):
+    """out = +scale where the bit is set, -scale elsewhere."""
+    xp.multiply(positive, 2 * scale, out=out)
+    return xp.subtract(out, scale, out=out)

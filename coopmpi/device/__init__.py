@@ -1,0 +1,1 @@
+"""Where arrays live: NumPy on the host, or CuPy on a GPU."""

@@ -1,0 +1,121 @@
+"""The CPU: arrays are numpy.ndarray. Also the interface that a GPU implements (coopmpi.device.gpu)."""
+
+from time import perf_counter
+
+import numpy as np
+
+from coopmpi.device.pool import Pool
+
+
+class Outgoing:
+    """A row on its way out that MPI may read at once."""
+
+    ready = True
+
+    def __init__(self, buffer):
+        self.buffer = buffer
+
+    def wait(self):
+        """Return when `buffer` holds the row."""
+
+
+class Host:
+    """The CPU: arrays are numpy.ndarray, and MPI reads them where they are."""
+
+    name = "cpu"
+    xp = np
+    chunk = 131072  # numbers per pass of a chain of operations: what lies between them stays in the cache
+
+    def __init__(self):
+        self.pool = Pool(self.xp.empty)
+        self.staging = self  # serves transfers that need host memory
+
+    def empty(self, shape, dtype):
+        """An array with arbitrary content, recycled where possible."""
+        return self.pool.empty(shape, dtype)
+
+    def asarray(self, host_array):
+        """The array on this device, from NumPy."""
+        return self.xp.asarray(host_array)
+
+    def to_host(self, array):
+        """The array as numpy.ndarray."""
+        return np.asarray(array)
+
+    def clock(self):
+        """A mark in time that costs no synchronisation; `seconds` turns two of them into a duration."""
+        return perf_counter()
+
+    def seconds(self, start, end):
+        return end - start
+
+    def synchronize(self):
+        """Return when everything asked of the device has been done."""
+
+    def repeat(self, row, copies):
+        """(1, d) -> (copies, d); the row itself when one is enough."""
+        if copies == 1:
+            return row
+        rows = self.empty((copies, row.shape[1]), row.dtype)
+        rows[:] = row
+        return rows
+
+    def outgoing(self, row):
+        """What MPI reads when it sends the row."""
+        return Outgoing(row)
+
+    def incoming(self, row):
+        """Where MPI writes what will become the row."""
+        return row
+
+    def arrived(self, buffer, row):
+        """Bring what MPI wrote into `buffer` to the row it was meant for."""
+
+    def descend(self, x, lr, direction):
+        """x <- x - lr direction, in place; both (b, d), contiguous."""
+        x, direction = x.reshape(-1), direction.reshape(-1)
+        chunk = 4 * self.chunk  # only one array lies in between
+        scaled = self.empty((min(chunk, x.size),), x.dtype)
+        for start in range(0, x.size, chunk):
+            part, span = scaled[: x.size - start], slice(start, start + chunk)
+            self.xp.multiply(direction[span], lr, out=part)
+            self.xp.subtract(x[span], part, out=x[span])
+
+    def weighted_sum(self, rows, weights, out):
+        """out = weights[0] rows[0] + weights[1] rows[1] + ..., added in that order; 1-D arrays.
+
+        Number by number the operations depend on the weights alone, so results do not depend on where the
+        rows come from. `out` must not be one of the rows.
+        """
+        xp, n, common = self.xp, out.shape[0], weights[0] if len(set(weights)) == 1 else None
+        scratch = self.empty((min(self.chunk, n),), out.dtype)
+        for start in range(0, n, self.chunk):
+            span = slice(start, start + self.chunk)
+            total, term = out[span], scratch[: n - start]
+            if common is None:
+                xp.multiply(rows[0][span], weights[0], out=total)
+                for row, weight in zip(rows[1:], weights[1:]):
+                    xp.add(total, xp.multiply(row[span], weight, out=term), out=total)
+            else:
+                # w (row + row + ...): one pass less
+                self._sum([row[span] for row in rows], total)
+                if common != 1:
+                    xp.multiply(total, common, out=total)
+
+    def squared_distance(self, row, other):
+        """||row - other||^2 as a float; 1-D arrays."""
+        total = 0.0
+        apart = self.empty((min(self.chunk, row.size),), row.dtype)
+        for start in range(0, row.size, self.chunk):
+            part = apart[: row.size - start]
+            self.xp.subtract(row[start:start + self.chunk], other[start:start + self.chunk], out=part)
+            total += float(self.xp.vdot(part, part))
+        return total
+
+    def _sum(self, rows, out):
+        if len(rows) == 1:
+            out[:] = rows[0]
+        else:
+            self.xp.add(rows[0], rows[1], out=out)
+            for row in rows[2:]:
+                self.xp.add(out, row, out=out)

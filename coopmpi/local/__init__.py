@@ -1,0 +1,1 @@
+"""The local update: optimisers, learning-rate schedules, periods between communication rounds."""

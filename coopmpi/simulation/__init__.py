@@ -1,0 +1,1 @@
+"""A machine and a network on virtual clocks."""

@@ -1,0 +1,63 @@
+"""The base of all algorithms."""
+
+from typing import ClassVar
+
+from coopmpi.errors import UserError
+from coopmpi.registry import Part
+
+
+class Algorithm(Part, frozen=True, kw_only=True):
+    """Base of all algorithms. Fields are the keys of the [algorithm] table; class attributes describe it.
+
+    A new algorithm is one file in coopmpi/algorithms with a registered subclass that defines `step`.
+    """
+
+    name: ClassVar[str]
+    source: ClassVar[str]  # paper and equation
+    bibtex: ClassVar[tuple] = ()  # keys into coopmpi/references.bib
+    slots: ClassVar[tuple] = ()  # state beyond the models and the optimiser's own
+    uses_period: ClassVar[bool] = False
+    uses_mixing: ClassVar[bool] = False
+    uses_compress: ClassVar[bool] = False
+    needs_agreement: ClassVar[bool] = True  # of X <- W X alone; False where only a part of W's pull is taken
+    needs_contraction: ClassVar[bool] = False  # of the compressor: what it leaves out is made up for later
+
+    def bind_mixing(self, mixing, workers, seed):
+        """The MixingMatrix that a Mix stands for; mixing: the [mixing] table, as coopmpi.topology.mixing.Mixing."""
+        return mixing.bind(workers, seed)
+
+    def bound_slots(self, mixing):
+        """The slots of a run with this MixingMatrix, or None."""
+        return self.slots
+
+    def check(self, workers, mixing, config):
+        """Raise UserError if these parts cannot work together; called before anything is allocated.
+
+        mixing: the run's MixingMatrix, or None; config: the run description. Subclasses add their own rules to these.
+        """
+        if self.needs_agreement and mixing is not None and not mixing.agrees:
+            raise UserError(f"{self.name} needs a W that brings the workers together; with {mixing.description}, they "
+                            "never agree: it has more than one eigenvalue of modulus 1. Set lazy = true in [mixing], "
+                            "which takes (I + W) / 2")
+        if self.needs_contraction and not config.compress.contractive:
+            raise UserError(f"{self.name} needs a contractive compressor, ||x - C(x)||^2 < ||x||^2, but "
+                            f"{config.compress.name} says it is none; leave out the factor that frees it from bias")
+
+    def step(self, state, run):
+        """One step of every worker: a generator of requests that returns the losses (b,)."""
+        raise NotImplementedError
+
+    def finish(self, state, run):
+        """Complete what is still under way after the last step: a generator of requests."""
+        yield from ()
+
+    def miniature(self, tensors):
+        """Tensors of the smallest model that costs as much per number as the real one: a dry run rehearses it."""
+        return [("x", (1,), 0)]
+
+    def matrix_form(self, workers, tau, mixing):
+        """(tau, W, v) of Cooperative SGD, X <- W (X - lr G) every tau steps with v auxiliary rows, or None.
+
+        workers m, the period tau, mixing the (m, m) float64 matrix of the graph; W is (m+v, m+v) float64.
+        """
+        return None

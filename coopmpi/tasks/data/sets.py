@@ -1,0 +1,180 @@
+"""What a data set is, and how one is made from a built-in name or a path: read, check, convert, split."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from coopmpi.errors import UserError, unknown
+from coopmpi.streams import Purpose, stream
+from coopmpi.tasks.data import builtin, formats
+
+BUILTIN = ("digits", "teacher")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Inputs are rows (n, features) of the run's dtype, C-contiguous; images lie channel first in a row.
+
+    Targets are class labels (n,) int64, or outputs (n, outputs) of the run's dtype.
+    """
+
+    name: str
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    shape: tuple | None = None  # (channels, height, width) of images
+    classes: int | None = None  # None: regression
+
+
+def load(source, kind, dtype, seed, *, test_fraction=0.2, standardize=False,
+         samples=10000, features=32, classes=None, outputs=1, noise=0.0):
+    """The Dataset behind `source`: "digits", "teacher", or a path (see coopmpi.tasks.data.formats).
+
+    kind: "classify" or "regress". test_fraction: what is split off where the source has no test part, the same
+    for every seed. standardize: mean 0 and variance 1 on the training part, per column or image channel.
+    uint8 inputs are scaled to [0, 1]. classes: labels are 0..classes-1; None: found from the labels.
+    samples, features, classes (default 10), outputs, noise and seed describe the teacher. Raises UserError.
+    """
+    if source == "digits":
+        raw = builtin.digits()
+    elif source == "teacher":
+        targets = outputs if kind == "regress" else 10 if classes is None else classes
+        raw = builtin.teacher(kind, dtype, seed, samples, features, targets, noise)
+    else:
+        raw = formats.read(_existing(source))
+    where = f"data {str(source)!r}"
+
+    x, shape = _inputs(raw.x, dtype, raw.full_scale, f"{where}: x")
+    y = _targets(raw.y, kind, dtype, len(x), f"{where}: y")
+    if kind == "classify":
+        classes = _count_classes(y, classes or raw.classes, f"{where}: y")
+    else:
+        classes = None
+    if raw.x_test is None:
+        train, test = _split(len(x), test_fraction, where)
+        x, y, x_test, y_test = x[train], y[train], x[test], y[test]
+    else:
+        x_test, test_shape = _inputs(raw.x_test, dtype, raw.full_scale, f"{where}: x_test")
+        y_test = _targets(raw.y_test, kind, dtype, len(x_test), f"{where}: y_test")
+        if (x.shape[1:], y.shape[1:], shape) != (x_test.shape[1:], y_test.shape[1:], test_shape):
+            raise UserError(f"{where}: training and test samples must have the same shapes; found x "
+                            f"{raw.x.shape[1:]} and y {raw.y.shape[1:]} against {raw.x_test.shape[1:]} "
+                            f"and {raw.y_test.shape[1:]}")
+        if kind == "classify":
+            _refuse(y_test >= classes, f"{where}: y_test", f"class labels must be 0..{classes - 1} as in training")
+    if standardize:
+        _standardize(x, x_test, shape)
+    return Dataset(str(source), x, y, x_test, y_test, shape, classes)
+
+
+def _existing(source):
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    if path.suffix or path.name != str(source):
+        raise UserError(f"data {str(source)!r}: no such file or folder")
+    raise unknown("built-in data set (nor is there such a file)", source, BUILTIN, where="[task] data: ")
+
+
+def _inputs(x, dtype, full_scale, what):
+    """Rows (n, features), and (channels, height, width) if they are images."""
+    _check_numbers(x, what)
+    if not 1 <= x.ndim <= 4 or x.size == 0:
+        raise UserError(f"{what}: expected samples (n, features) or images (n, h, w), (n, h, w, c), (n, c, h, w), "
+                        f"none of these sizes 0; found shape {x.shape}")
+    if x.ndim == 3:
+        x = x[:, None]
+    elif x.ndim == 4 and x.shape[3] <= 4 < x.shape[1]:  # channel last
+        x = np.moveaxis(x, 3, 1)
+    shape = x.shape[1:] if x.ndim == 4 else None
+    rows = np.empty(x.shape, dtype)
+    if x.dtype == np.uint8:
+        np.divide(x, full_scale, out=rows)
+    else:
+        _cast(x, rows)
+    rows = rows.reshape(len(x), -1)
+    _refuse_nonfinite(rows, what, f"NaN or Inf in the data (as {rows.dtype})")
+    return rows, shape
+
+
+def _targets(y, kind, dtype, n, what):
+    """Class labels (n,) int64 or outputs (n, outputs)."""
+    _check_numbers(y, what)
+    if y.ndim not in (1, 2) or y.size == 0 or len(y) != n:
+        raise UserError(f"{what}: expected one target for each of the {n} samples, found shape {y.shape}")
+    if kind == "regress":
+        outputs = np.empty((n, y.size // n), dtype)
+        _cast(y.reshape(outputs.shape), outputs)
+        _refuse_nonfinite(outputs, what, f"NaN or Inf in the data (as {outputs.dtype})")
+        return outputs
+    if y.size != n:
+        raise UserError(f"{what}: expected class labels ({n},), found shape {y.shape}")
+    y = y.reshape(n)
+    if y.dtype.kind == "f":
+        _refuse_nonfinite(y, what, "NaN or Inf in the data")
+        _refuse(y != np.floor(y), what, "class labels must be integers")
+    _refuse(y < 0, what, "class labels must not be negative")
+    _refuse(y >= 2**31, what, "class labels must be below 2**31")
+    return y.astype(np.int64)
+
+
+def _count_classes(y, classes, what):
+    """How many classes there are; labels must be 0..classes-1."""
+    if classes is not None:
+        _refuse(y >= classes, what, f"class labels must be 0..{classes - 1}")
+        return classes
+    largest, different = int(y.max()), np.unique(y).size
+    if largest + 1 > 2 * different:  # most likely a wrong label, or labels that are codes
+        _refuse(y == largest, what, f"class labels must be 0..C-1: only {different} different labels occur, but "
+                                    f"the largest is {largest}; set classes = {largest + 1} if that is meant")
+    return largest + 1
+
+
+def _split(n, test_fraction, where):
+    """Indices of the training and test part, ascending: a random choice, but the same for every run."""
+    tests = round(n * test_fraction)
+    if not 0 < tests < n:
+        raise UserError(f"{where}: test_fraction = {test_fraction} of {n} samples leaves {n - tests} for training "
+                        f"and {tests} for the test; each needs at least 1")
+    order = stream(0, Purpose.SPLIT).permutation(n)
+    return np.sort(order[tests:]), np.sort(order[:tests])
+
+
+def _standardize(x, x_test, shape):
+    """x <- (x - mean) / std in place, with the training part's mean and std; a constant is not scaled."""
+    columns = shape[0] if shape else x.shape[1]
+    train, test = (rows.reshape(len(rows), columns, -1) for rows in (x, x_test))
+    constant = train.min(axis=(0, 2)) == train.max(axis=(0, 2))
+    mean = train.mean(axis=(0, 2), keepdims=True, dtype=np.float64).astype(x.dtype)
+    train -= mean
+    std = np.sqrt(np.einsum("ncp,ncp->c", train, train, dtype=np.float64) / (train.size // columns))
+    std = np.where(constant, 1, std).astype(x.dtype)[:, None]
+    train /= std
+    test -= mean
+    test /= std
+
+
+def _cast(values, out):
+    with np.errstate(over="ignore"):  # an overflow shows as Inf, which is refused with its place
+        np.copyto(out, values, casting="unsafe")
+
+
+def _check_numbers(values, what):
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
+        found = values.dtype if isinstance(values, (np.ndarray, np.generic)) else type(values).__name__
+        raise UserError(f"{what}: expected an array of integers or floats, found {found}")
+
+
+def _refuse_nonfinite(values, what, rule):
+    """UserError for NaN or Inf; a mask as large as the data is made only then."""
+    if not (np.isfinite(values.min()) and np.isfinite(values.max())):
+        _refuse(~np.isfinite(values), what, rule)
+
+
+def _refuse(bad, what, rule):
+    """UserError if anything is bad: the rule, how many values break it, and the first row that does."""
+    if bad.any():
+        rows = bad.reshape(len(bad), -1).any(axis=1)
+        raise UserError(f"{what}: {rule}; found in {bad.sum()} of {bad.size} values, first in row {rows.argmax()}")

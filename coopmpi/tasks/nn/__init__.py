@@ -1,0 +1,1 @@
+"""Neural networks for many workers at once."""
