@@ -31,13 +31,13 @@ def _measure(repeats):
     from coopmpi.device.host import Host
     from coopmpi.drivers.driver import Driver
     from coopmpi.drivers.mpi.world import connect
-    from coopmpi.topology.mixing import Mixing
+    from coopmpi.topology.mixing import mixing_table
 
     world, device = connect(), Host()
     from mpi4py import MPI
 
     comm = MPI.COMM_WORLD
-    driver = Driver(2, None, Mixing(graph="ring", weights="metropolis").bind(2, 0), device, world)
+    driver = Driver(2, None, mixing_table(graph="ring", weights="metropolis").bind(2, 0), device, world)
     driver.mixing.average = lambda round: False  # two workers on a ring average: their rows are to travel all the same
     rows = []
     for label, nbytes in SIZES.items():

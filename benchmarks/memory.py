@@ -87,11 +87,11 @@ def _seconds_of(*arguments):
 
 
 def _mixing():
-    from coopmpi.topology.mixing import Mixing
+    from coopmpi.topology.mixing import mixing_table
 
     begin = time.perf_counter()
     tracemalloc.start()
-    mixing = Mixing(graph="exponential").bind(65536, 0)
+    mixing = mixing_table(graph="exponential").bind(65536, 0)
     rows = [mixing.row(i, 0) for i in range(16)]
     peak = tracemalloc.get_traced_memory()[1]
     seconds = time.perf_counter() - begin

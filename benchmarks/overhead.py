@@ -23,7 +23,7 @@ def main(arguments):
     tables = {"workers": 1, "steps": options.steps, "device": "cpu", "record": {"eval_every": options.steps},
               "task": {"hidden": [16], "batch": 8}, "period": {"tau": 8}}
     assembly = assemble(config.resolve(tables), Solo())
-    problem, device = assembly.driver.task, assembly.run.device
+    problem, device = assembly.driver.task, assembly.context.device
     initial = device.asarray(problem.initial()[None])
 
     def bare():
@@ -33,7 +33,7 @@ def main(arguments):
             device.descend(x, 0.1, gradient)
 
     def unrecorded():
-        run, driver, algorithm = assembly.run, assembly.driver, assembly.config.algorithm
+        run, driver, algorithm = assembly.context, assembly.driver, assembly.config.algorithm
         run.rounds = run.rounds.period.rounds()
         state = State(assembly.slots, problem.initial(), driver)
         for k in range(options.steps):
@@ -44,7 +44,7 @@ def main(arguments):
     with tempfile.TemporaryDirectory() as folder:
 
         def recorded():
-            assembly.run.rounds = assembly.run.rounds.period.rounds()
+            assembly.context.rounds = assembly.context.rounds.period.rounds()
             session.train(assembly, Solo(), Path(folder, "run.h5"), Silent())
 
         timings = interleaved({"bare gradient and descent": bare, "local SGD, tau = 8": unrecorded,

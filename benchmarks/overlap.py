@@ -175,7 +175,7 @@ class Local:
     def __init__(self, world, task, algorithm, tau):
         from coopmpi import config
         from coopmpi.drivers.driver import Driver
-        from coopmpi.step import MODEL, Run, State
+        from coopmpi.step import MODEL, Context, State
 
         parts = config.resolve({"workers": 2, "steps": 1, "algorithm": algorithm, "period": {"tau": tau}})
         # two workers on a ring have W = J, an average; (I + W) / 2 is none, so that rows travel
@@ -183,7 +183,7 @@ class Local:
         self.driver = driver = Driver(2, task, mixing, Resting(), world)
         self.algorithm, self.task, self.tau = parts.algorithm, task, tau
         self.seconds, self.k = 0.0, 0
-        self.run = Run(2, driver.hosted, 1, parts.optimizer, parts.schedule, parts.period, driver.device,
+        self.context = Context(2, driver.hosted, 1, parts.optimizer, parts.schedule, parts.period, driver.device,
                        [("x", (task.dimension,), 0)], 0, mixing=mixing)
         self.state = State((MODEL, *self.algorithm.slots), task.initial(), driver)
 
@@ -192,16 +192,16 @@ class Local:
         self.task.seconds = self.seconds
         self._steps()  # starts what the round to be measured has to wait for
         figures = self._steps()
-        self.driver.drive(self.algorithm.finish(self.state, self.run))  # leaves nothing under way for others
+        self.driver.drive(self.algorithm.finish(self.state, self.context))  # leaves nothing under way for others
         return figures
 
     def _steps(self):
         begin, computed, waited = perf_counter(), 0.0, 0.0
         for _ in range(self.tau):
-            self.run.at(self.k)
+            self.context.at(self.k)
             self.driver.at(self.k)
-            loss = self.driver.drive(self.algorithm.step(self.state, self.run))
-            self.driver.drive(self.run.rounds.after_step(self.k, loss, self.run))
+            loss = self.driver.drive(self.algorithm.step(self.state, self.context))
+            self.driver.drive(self.context.rounds.after_step(self.k, loss, self.context))
             start, end = self.driver.computing
             computed += end - start
             waited += self.driver.waited

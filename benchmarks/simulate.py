@@ -51,7 +51,7 @@ def _measure(algorithm, graph, workers, repeats):
               "compute": {"kind": "exponential"}, "network": {"kind": "links", "egress": 1e9}}
     before = _held()
     assembly = assemble(config.resolve(tables), Solo(), simulated=True)
-    driver, run, clocks, steps = assembly.driver, assembly.run, assembly.clocks, count()
+    driver, run, clocks, steps = assembly.driver, assembly.context, assembly.clocks, count()
     state = State(assembly.slots, driver.task.initial(), driver)
 
     def period(beside):

@@ -2,22 +2,20 @@
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 import tomli_w
-from msgspec import Meta
 
 from coopmpi import registry
 from coopmpi.errors import UserError
-
-Count = Annotated[int, Meta(ge=1)]
+from coopmpi.ranges import Count, Positive, Seed, Whole
 
 
 class Record(registry.Part, frozen=True, kw_only=True):
     """What is written how often. Steps."""
 
-    eval_every: Annotated[int, Meta(ge=0)] = 0  # 0: twenty times over the run
+    eval_every: Whole = 0  # 0: twenty times over the run
 
 
 # tables that choose a part by `kind`, with the default choice
@@ -38,8 +36,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     workers: Count | None = None  # default: the number of ranks
     steps: Count | None = None  # default 2000, unless epochs are given
-    epochs: Annotated[float, Meta(gt=0)] | None = None
-    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
+    epochs: Positive | None = None
+    seed: Seed = 0
     dtype: Literal["float32", "float64"] = "float32"
     device: Literal["auto", "cpu", "gpu"] = "auto"
     device_buffers: Literal["staged", "direct"] = "staged"
@@ -78,29 +76,33 @@ def _apply(tables, override):
     path = key.strip().split(".")
     if not equals or not all(path):
         raise UserError(f"--set takes table.key=value, given {override!r}")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()  # a bare word is a string
     table = tables
     for name in path[:-1]:
         table = table.setdefault(name, {})
         if not isinstance(table, dict):
             raise UserError(f"--set {override}: {name!r} is a value, not a table")
-    table[path[-1]] = value
+    table[path[-1]] = toml_value(text)
+
+
+def toml_value(text):
+    """The value that a word of the command line stands for: TOML, or else the word itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text.strip()
 
 
 def resolve(tables):
     """The Config that the tables describe; UserError for an unknown key, a wrong type or an impossible value."""
-    from coopmpi.topology.mixing import Mixing
+    from coopmpi.topology.mixing import mixing_table
 
     tables = dict(tables)
     for key, value in tables.items():
         if key in (*_CHOICES, "mixing", "compress", "record") and not isinstance(value, dict):
             raise UserError(f"[{key}] must be a table, given {value!r}")
     built = {kind: registry.build(kind, {"kind": default} | tables.pop(kind, {})) for kind, default in _CHOICES.items()}
-    for name, cls in (("mixing", Mixing), ("record", Record)):
-        built[name] = registry.convert(tables.pop(name, {}), cls, f"[{name}]")
+    built["mixing"] = mixing_table(**tables.pop("mixing", {}))
+    built["record"] = registry.convert(tables.pop("record", {}), Record, "[record]")
     config = registry.convert(tables | built, Config, "run description:")
     if config.steps is not None and config.epochs is not None:
         raise UserError(f"give steps or epochs, not both; given steps = {config.steps} and epochs = {config.epochs}")
@@ -117,7 +119,7 @@ def dump(config):
             continue
         if isinstance(value, msgspec.Struct):
             kind = {"kind": value.name} if key in _CHOICES else {}
-            value = kind | _without_none(msgspec.to_builtins(value))
+            value = kind | _without_none(value.table())
         tables[key] = value
     return tomli_w.dumps(tables)
 

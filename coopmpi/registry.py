@@ -33,6 +33,10 @@ _parts = defaultdict(dict)
 class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of everything that a table of the run description can choose."""
 
+    def table(self):
+        """Its keys as the run description has them."""
+        return msgspec.to_builtins(self)
+
 
 def register(kind, name):
     """Class decorator: make the part selectable as `name` among the parts of `kind`."""

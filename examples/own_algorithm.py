@@ -16,10 +16,10 @@ class GossipPGA(Algorithm, frozen=True, kw_only=True):
 
     average_every: int = 10  # rounds
 
-    def step(self, state, run):
-        loss = yield from run.local_step(state)
-        if run.round_due and (run.round + 1) % self.average_every == 0:
-            state.x = run.replicate((yield Mean(state.x)), like=state.x)
-        elif run.round_due:
-            state.x = yield Mix(state.x, run.round)
+    def step(self, state, context):
+        loss = yield from context.local_step(state)
+        if context.round_due and (context.round + 1) % self.average_every == 0:
+            state.x = context.replicate((yield Mean(state.x)), like=state.x)
+        elif context.round_due:
+            state.x = yield Mix(state.x, context.round)
         return loss

@@ -19,5 +19,5 @@ trainer.train()
 driver, copies = trainer.driver, trainer.state.copies
 owners = [*driver.hosted, *driver.audience.remote]
 digests = {owner: hashlib.sha256(copy.tobytes()).hexdigest() for owner, copy in zip(owners, copies)}
-sent = trainer.log.sent / driver.audience.degree.sum() / trainer.run.codec.nbytes
+sent = trainer.log.sent / driver.audience.degree.sum() / trainer.context.codec.nbytes
 sys.stdout.write(json.dumps([digests, sent]) + "\n")

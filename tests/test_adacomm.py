@@ -78,13 +78,13 @@ def taus(tables):
     assembly = assemble(config.resolve(tables), Solo())
     trainer, found = Trainer(assembly, None, Silent()), []
     for k in range(tables["steps"]):
-        trainer.run.at(k)
+        trainer.context.at(k)
         trainer.driver.at(k)
         trainer.driver.wall_time = lambda: k + 1.0
-        found.append(trainer.run.tau)
-        loss = trainer.driver.drive(trainer.algorithm.step(trainer.state, trainer.run))
-        trainer.driver.drive(trainer.run.rounds.after_step(k, loss, trainer.run))
-    trainer.driver.drive(trainer.algorithm.finish(trainer.state, trainer.run))
+        found.append(trainer.context.tau)
+        loss = trainer.driver.drive(trainer.algorithm.step(trainer.state, trainer.context))
+        trainer.driver.drive(trainer.context.rounds.after_step(k, loss, trainer.context))
+    trainer.driver.drive(trainer.algorithm.finish(trainer.state, trainer.context))
     return found, trainer
 
 

@@ -7,7 +7,7 @@ import pytest
 from coopmpi import registry
 from coopmpi.errors import UserError
 from coopmpi.streams import Purpose, stream
-from coopmpi.topology.mixing import Mixing
+from coopmpi.topology.mixing import mixing_table
 from tests.runs import lockstep, write_quadratic
 
 M, STEPS, SEED = 8, 25, 3
@@ -26,7 +26,7 @@ VARIANTS = {name: {} for name in registry.parts("algorithm")} | {"easgd-overlap"
 
 def matrices(graph, weights="metropolis", push_sum=False):
     """W of each round in turn, dense float64; push_sum: the P that tests/test_push_sum.py checks."""
-    table = Mixing(graph=graph, weights=weights)
+    table = mixing_table(graph=graph, weights=weights)
     mixing = table.push_sum(M, SEED) if push_sum else table.bind(M, SEED)
     return [mixing.matrix(t).toarray() for t in range(mixing.cycle or STEPS)]
 

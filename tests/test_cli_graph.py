@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from coopmpi import registry
 from coopmpi.cli.graph import command
 from coopmpi.errors import UserError
-from coopmpi.topology.mixing import Mixing
+from coopmpi.topology.mixing import mixing_table
 
 
 @pytest.fixture(autouse=True)
@@ -87,8 +87,8 @@ def test_a_directed_edge_list_leads_one_way(tmp_path):
 @pytest.mark.parametrize("name", ["w.npy", "w.h5"])
 def test_a_saved_matrix_is_what_a_run_takes_as_its_graph(tmp_path, name):
     screen("torus", "-m", 12, "--shape", 2, 6, "--weights", "best-constant", "--save", tmp_path / name)
-    saved = Mixing(graph=str(tmp_path / name)).bind(12, 0)
-    built = Mixing(graph="torus", shape=(2, 6), weights="best-constant").bind(12, 0)
+    saved = mixing_table(graph=str(tmp_path / name)).bind(12, 0)
+    built = mixing_table(graph="torus", shape=(2, 6), weights="best-constant").bind(12, 0)
     assert all(saved.row(i, 0) == built.row(i, 0) for i in range(12))
     assert entry(screen(tmp_path / name), "zeta = ||W - J||_2") == entry(
         screen("torus", "-m", 12, "--shape", 2, 6, "--weights", "best-constant"), "zeta = ||W - J||_2")

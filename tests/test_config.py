@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from coopmpi import config, registry
 from coopmpi.errors import UserError
+from coopmpi.topology.weights import WEIGHTS
 from tests.runs import coopmpi
 
 
@@ -105,8 +106,12 @@ DESCRIPTIONS = table(
     algorithm=st.one_of(st.sampled_from(sorted(registry.parts("algorithm"))).map(lambda name: {"kind": name}),
                         kind("easgd", alpha=st.floats(0.01, 1), overlap=st.booleans())),
     period=kind("every", tau=count),
-    mixing=table(graph=word, weights=word, shape=st.tuples(count, count).map(list), degree=count,
-                 probability=st.floats(0.01, 1)),
+    mixing=st.one_of(
+        table(graph=st.sampled_from(["ring", "star", "exponential"]), weights=st.sampled_from(sorted(WEIGHTS))),
+        table(graph=st.just("torus"), shape=st.tuples(count, count).map(list)),
+        table(graph=st.just("erdos-renyi"), probability=st.floats(0.01, 1), lazy=st.booleans()),
+        table(graph=st.just("random-regular"), degree=count)).filter(
+            lambda keys: "graph" in keys or not {"shape", "probability", "degree"} & set(keys)),
     record=table(eval_every=st.integers(0, 99)),
 )
 

@@ -30,16 +30,16 @@ class Job:
                   "optimizer": {} if variant == "sparq-sgd" else {"momentum": 0.9, "nesterov": True},
                   "algorithm": VARIANTS[variant], "period": {"tau": 3}, "mixing": {"lazy": True}}
         self.assembly = assemble(config.resolve(tables), Solo())
-        self.driver, self.run = self.assembly.driver, self.assembly.run
+        self.driver, self.context = self.assembly.driver, self.assembly.context
         self.algorithm = self.assembly.config.algorithm
         self.state = State(self.assembly.slots, self.driver.task.initial(), self.driver)
         self.watch = watch
 
     def step(self, k):
-        self.run.at(k)
+        self.context.at(k)
         self.driver.at(k)
-        loss = self.driver.drive(self.watched(self.algorithm.step(self.state, self.run)))
-        self.driver.drive(self.run.rounds.after_step(k, loss, self.run))
+        loss = self.driver.drive(self.watched(self.algorithm.step(self.state, self.context)))
+        self.driver.drive(self.context.rounds.after_step(k, loss, self.context))
         return loss
 
     def watched(self, generator):
@@ -124,7 +124,7 @@ def test_steady_state_allocates_nothing_large(path, variant):
     job = Job(path, variant)
     for k in range(12):
         job.step(k)
-    made = job.run.device.pool.nbytes_of(lambda array: True)
+    made = job.context.device.pool.nbytes_of(lambda array: True)
     tracemalloc.start()
     try:
         for k in range(12, STEPS):
@@ -132,7 +132,7 @@ def test_steady_state_allocates_nothing_large(path, variant):
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert job.run.device.pool.nbytes_of(lambda array: True) == made
+    assert job.context.device.pool.nbytes_of(lambda array: True) == made
     assert peak < 2.1 * M * D * 4  # the quadratic task's own temporaries, no more
 
 
@@ -145,7 +145,7 @@ def test_forecast_equals_what_is_allocated(path, variant):
         job.step(k)
     cost = estimate(job.assembly)
     # the pool also holds the task's gradients
-    pooled = job.run.device.pool.nbytes_of(lambda array: array.ndim == 2) - M * D * 4
+    pooled = job.context.device.pool.nbytes_of(lambda array: array.ndim == 2) - M * D * 4
     forecast = cost.memory["slots"] + cost.memory["exchange"] + cost.memory.get("compression", 0)
     # what a compressor needs in between may be recycled from, or into, the rest
     assert abs(forecast - pooled) <= (0.03 * pooled if job.algorithm.uses_compress else 0)

@@ -12,7 +12,7 @@ from coopmpi.record.checkpoint import Checkpoint
 from coopmpi.run import ballot
 from coopmpi.streams import Purpose, stream
 from coopmpi.topology import cooperation
-from coopmpi.topology.mixing import Mixing
+from coopmpi.topology.mixing import mixing_table
 from tests.runs import lockstep, write_quadratic
 from tests.test_resume import content, interrupted, run
 
@@ -91,7 +91,7 @@ def test_j_without_auxiliary_variables_is_full_averaging(path, tmp_path, kind, t
 
 
 def test_a_graph_alone_is_decentralised_periodic_averaging(path, tmp_path):
-    w = Mixing(graph="torus").bind(M, 0).matrix(0).toarray()
+    w = mixing_table(graph="torus").bind(M, 0).matrix(0).toarray()
     np.save(tmp_path / "w.npy", w)
     ours = train(path, {"kind": "cooperative", "matrix": str(tmp_path / "w.npy")})
     assert abs(ours.x - train(path, {"kind": "dpa"}, mixing={"graph": "torus"}).x).max() < 1e-12
@@ -113,7 +113,7 @@ def test_easgd_has_its_textbook_eigenvalues(m):
 
 @pytest.mark.parametrize("graph", ["ring", "star", "hypercube"])
 def test_the_centres_default_pull_is_the_best(graph):
-    w = Mixing(graph=graph).bind(M, 0).matrix(0)
+    w = mixing_table(graph=graph).bind(M, 0).matrix(0)
     ours = zeta(cooperation.with_centre(w, None)[0].toarray())
     grid = [zeta(cooperation.with_centre(w, alpha)[0].toarray()) for alpha in np.linspace(0.01, 2 / (M + 1), 400)]
     assert min(grid) - 1e-3 < ours <= min(grid) + 1e-12

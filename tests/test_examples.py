@@ -111,11 +111,15 @@ def test_every_key_is_documented_with_its_default():
     expected += [(kind, cls) for kind in ("task", "optimizer", "schedule", "algorithm", "period", "compress")
                  for cls in registry.parts(kind).values()]
     from coopmpi.tasks.nn.models import LAYERS
+    from coopmpi.topology.graphs import GraphFile
     from coopmpi.topology.mixing import Mixing
 
+    graphs = [Mixing, GraphFile, *registry.parts("graph").values()]
     tables = {"task", "optimizer", "schedule", "algorithm", "period", "mixing", "compress", "record", "compute", "network"}
-    for section, cls in [*expected, ("mixing", Mixing)]:
+    for section, cls in [*expected, *(("mixing", cls) for cls in graphs)]:
         for key, default, _ in catalogue.keys(cls):
+            if (cls, key) in ((Mixing, "graph"), (GraphFile, "path")):
+                continue
             if section != "Top level" or key not in tables:
                 if (cls.__name__, key) != ("Regress", "data"):  # told in words
                     assert default in documented[section].get(key, ()), (cls.__name__, key)
@@ -126,11 +130,13 @@ def test_every_key_is_documented_with_its_default():
 
 
 def test_no_documented_key_is_made_up():
+    from coopmpi.topology.graphs import GraphFile
     from coopmpi.topology.mixing import Mixing
 
-    fixed = {"mixing": Mixing, "record": config.Record, "Top level": config.Config}
+    mixing = [Mixing, GraphFile, *registry.parts("graph").values()]
+    fixed = {"record": config.Record, "Top level": config.Config}
     for section, keys in documented_keys().items():
-        classes = [fixed[section]] if section in fixed else registry.parts(section).values()
+        classes = mixing if section == "mixing" else [fixed[section]] if section in fixed else registry.parts(section).values()
         assert set(keys) <= {key for cls in classes for key in cls.__struct_fields__}, section
 
 

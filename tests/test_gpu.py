@@ -150,9 +150,9 @@ def test_steps_and_their_record_do_not_wait_for_the_gpu(monkeypatch):
     trainer = Trainer(assemble(config.resolve(tables(DIGITS, device="gpu")), Solo()), None, Silent())
 
     def step(k):
-        trainer.run.at(k)
+        trainer.context.at(k)
         trainer.driver.at(k)
-        trainer.log.add(trainer.driver.drive(trainer.algorithm.step(trainer.state, trainer.run)), 0.0, 1)
+        trainer.log.add(trainer.driver.drive(trainer.algorithm.step(trainer.state, trainer.context)), 0.0, 1)
 
     step(0)  # compiles the kernels
     with cupyx.allow_synchronize(False):

@@ -7,8 +7,8 @@ import pytest
 from coopmpi import registry
 from coopmpi.errors import UserError
 from coopmpi.topology import files
-from coopmpi.topology.graphs import Adjacency, PeriodicGrid
-from coopmpi.topology.mixing import Mixing
+from coopmpi.topology.links import Adjacency, PeriodicGrid
+from coopmpi.topology.mixing import mixing_table
 
 BUILTIN = ["complete", "erdos-renyi", "exponential", "hypercube", "one-peer-exponential", "random-regular", "ring",
            "star", "torus"]
@@ -130,7 +130,7 @@ def write(path, text):
 
 
 def from_file(path, workers, **keys):
-    return Mixing(graph=str(path), **keys).bind(workers, 0)
+    return mixing_table(graph=str(path), **keys).bind(workers, 0)
 
 
 def test_edge_list_gives_its_links(tmp_path):
@@ -157,7 +157,7 @@ def test_graphml_gives_its_links(tmp_path, directed):
 
 @pytest.mark.parametrize("suffix", [".npy", ".h5"])
 def test_matrix_file_is_w_to_the_last_bit(tmp_path, suffix):
-    w = Mixing(graph="star", weights="best-constant").bind(6, 0).matrix(0)
+    w = mixing_table(graph="star", weights="best-constant").bind(6, 0).matrix(0)
     files.write(tmp_path / f"w{suffix}", w)
     mixing = from_file(tmp_path / f"w{suffix}", 6, weights="uniform")
     assert (mixing.matrix(0) != w).nnz == 0 and mixing.symmetric and not mixing.average(0)
@@ -169,7 +169,7 @@ def test_matrix_file_of_j_averages(tmp_path):
 
 
 def test_truncated_files_are_refused(tmp_path):
-    w = Mixing(graph="ring").bind(40, 0).matrix(0)
+    w = mixing_table(graph="ring").bind(40, 0).matrix(0)
     for name in ("w.npy", "w.h5"):
         files.write(tmp_path / name, w)
         whole = (tmp_path / name).read_bytes()
@@ -237,7 +237,7 @@ def test_irregular_directed_graph_is_refused(tmp_path):
 def test_damaged_files_are_read_or_refused_but_never_a_crash(tmp_path, name):
     path = tmp_path / name
     if path.suffix in (".npy", ".h5"):
-        files.write(path, Mixing(graph="ring").bind(6, 0).matrix(0))
+        files.write(path, mixing_table(graph="ring").bind(6, 0).matrix(0))
     elif path.suffix == ".graphml":
         networkx.write_graphml(networkx.cycle_graph(6), path)
     else:

@@ -54,7 +54,7 @@ def same_numbers(given):
     # sums of an evaluation depend on how many samples are taken at once
     with simulated(), mock.patch.object(models, "DEVICE_BLOCK", models.HOST_BLOCK):
         device = lockstep(given | {"device": "gpu"})
-        assert device.run.device.name == "gpu"
+        assert device.context.device.name == "gpu"
         assert np.array_equal(device.state.x.get(), host.state.x)
         assert device.figures == host.figures and np.isfinite(host.state.x).all()
 

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -80,7 +81,7 @@ FLOORS = [
     ["step"],
     ["device", "record"],
     ["inputs"],
-    ["registry", "streams"],
+    ["registry", "streams", "ranges"],
     ["errors"],
 ]
 PURE = {"algorithms", "step", "topology", "compression", "local"}  # no MPI, no files of ours, no clock
@@ -102,6 +103,19 @@ def test_imports_run_downwards_only(path):
         parts = name.split(".")
         if parts[0] == "coopmpi" and parts[1] in LEVEL:
             assert LEVEL[parts[1]] <= LEVEL[room(path)], f"{name} is above"
+
+
+def test_no_file_imports_itself_by_way_of_others():
+    """Imports inside functions count, too."""
+    names = {".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
+    graph = {}
+    for name, path in names.items():
+        found = [imported if imported in names else imported.rpartition(".")[0] for imported in imports(path)]
+        graph[name] = {imported for imported in found if imported in names}
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        raise AssertionError(" -> ".join(error.args[1])) from None
 
 
 @each([path for path in FILES if room(path) in PURE])

@@ -5,7 +5,7 @@ import pytest
 from scipy.signal import correlate2d
 from scipy.special import log_softmax
 
-from coopmpi.tasks.nn.layers import Conv, Dense, Flatten, Pool, Relu, Scratch, Tanh
+from coopmpi.tasks.nn.layers import Conv, Dense, Flatten, Pooling, Relu, Scratch, Tanh
 from coopmpi.tasks.nn.losses import count_correct, cross_entropy, squared_error
 from coopmpi.tasks.nn.models import LAYERS
 
@@ -18,10 +18,10 @@ CASES = [
     (Conv(channels=3, kernel=2, stride=2), (2, 5, 6)),
     (Conv(channels=1, kernel=4, stride=3, padding=2), (3, 6, 5)),
     (Conv(channels=2, kernel=1, stride=2), (2, 3, 5)),
-    (Pool(kind="max"), (2, 5, 4)),
-    (Pool(kind="max", size=3), (1, 7, 6)),
-    (Pool(kind="mean"), (2, 5, 4)),
-    (Pool(kind="mean", size=3), (1, 7, 6)),
+    (Pooling(kind="max"), (2, 5, 4)),
+    (Pooling(kind="max", size=3), (1, 7, 6)),
+    (Pooling(kind="mean"), (2, 5, 4)),
+    (Pooling(kind="mean", size=3), (1, 7, 6)),
     (Flatten(), (2, 3, 2)),
     (Relu(), (6,)),
     (Relu(), (2, 3, 3)),
@@ -96,19 +96,19 @@ def test_convolution_is_cross_correlation(stride, padding):
 def test_pooling_reduces_windows_side_by_side():
     x = np.arange(2 * 1 * 1 * 5 * 4, dtype=float).reshape(2, 1, 1, 5, 4) % 7
     for kind, reduce in (("max", np.max), ("mean", np.mean)):
-        y = Pool(kind=kind).forward(Scratch(np, x.dtype), [], x)
+        y = Pooling(kind=kind).forward(Scratch(np, x.dtype), [], x)
         for worker, i, j in np.ndindex(2, 2, 2):
             assert y[worker, 0, 0, i, j] == reduce(x[worker, 0, 0, 2 * i:2 * i + 2, 2 * j:2 * j + 2])
 
 
 def test_the_first_of_equal_maxima_gets_the_whole_gradient():
-    layer, scratch, x = Pool(), Scratch(np, np.dtype(float)), np.ones((1, 1, 1, 2, 2))
+    layer, scratch, x = Pooling(), Scratch(np, np.dtype(float)), np.ones((1, 1, 1, 2, 2))
     y = layer.forward(scratch, [], x)
     dx = layer.backward(scratch, [], [], x, y, np.ones_like(y), inputs_too=True)
     assert dx.ravel().tolist() == [1, 0, 0, 0]
 
 
-@pytest.mark.parametrize("layer", [Pool(), Pool(kind="mean"), Relu(), Tanh()], ids=lambda layer: layer.name)
+@pytest.mark.parametrize("layer", [Pooling(), Pooling(kind="mean"), Relu(), Tanh()], ids=lambda layer: layer.name)
 @pytest.mark.parametrize("place", range(4))
 def test_nan_is_not_hidden(layer, place):
     x = np.ones((1, 1, 1, 2, 2))

@@ -14,7 +14,7 @@ from coopmpi.run.cost import estimate
 from coopmpi.step import State
 from coopmpi.topology import spectra
 from coopmpi.topology.matcha import activation, best_weight, contraction, edge_colouring, laplacian
-from coopmpi.topology.mixing import Mixing
+from coopmpi.topology.mixing import mixing_table
 from tests.runs import lockstep, write_quadratic
 
 # the 8-node graph of the paper, in the matchings of its authors' code
@@ -88,8 +88,8 @@ def test_the_formula_of_rho_is_what_draws_give(budget):
 
 
 def test_rounds_are_drawn_with_the_probabilities_and_mix():
-    mixing = Mixing(graph="matcha", base="hypercube", budget=0.4).bind(8, 1)
-    base = Mixing(graph="hypercube").bind(8, 1)
+    mixing = mixing_table(graph="matcha", base="hypercube", budget=0.4).bind(8, 1)
+    base = mixing_table(graph="hypercube").bind(8, 1)
     assert mixing.symmetric and not mixing.fixed and mixing.cycle is None
     rounds, used = 3000, np.zeros((8, 8))
     for t in range(rounds):
@@ -110,7 +110,7 @@ def test_rounds_are_drawn_with_the_probabilities_and_mix():
 
 
 def test_measured_disagreement_shrinks_as_zeta_says():
-    mixing = Mixing(graph="matcha", base="star").bind(8, 0)
+    mixing = mixing_table(graph="matcha", base="star").bind(8, 0)
     values = [np.linalg.norm(mixing.matrix(t).toarray() - 1 / 8, 2) for t in range(20)]
     assert min(values) < 1 + 1e-12 and len(set(np.round(values, 9))) > 1
     moment = np.mean([(w := mixing.matrix(t).toarray()).T @ w for t in range(20000)], axis=0)
@@ -118,7 +118,7 @@ def test_measured_disagreement_shrinks_as_zeta_says():
 
 
 def test_rounds_depend_on_seed_and_round_alone():
-    one, again, other = (Mixing(graph="matcha", base="torus").bind(12, seed) for seed in (5, 5, 6))
+    one, again, other = (mixing_table(graph="matcha", base="torus").bind(12, seed) for seed in (5, 5, 6))
     phases = [one.phase(t) for t in range(40)]
     assert [again.phase(t) for t in reversed(range(40))] == phases[::-1]
     assert [other.phase(t) for t in range(40)] != phases
@@ -128,9 +128,9 @@ def test_rounds_depend_on_seed_and_round_alone():
 def test_a_base_from_a_file_and_a_random_one(tmp_path):
     networkx.write_edgelist(networkx.ladder_graph(4), tmp_path / "ladder.txt", data=False)
     for base in (str(tmp_path / "ladder.txt"), "erdos-renyi"):
-        mixing = Mixing(graph="matcha", base=base, budget=1.0).bind(8, 2)
+        mixing = mixing_table(graph="matcha", base=base, budget=1.0).bind(8, 2)
         assert mixing.phase(0) == mixing.phase(7) == 2 ** len(mixing.topology.probabilities) - 1
-        all_links = Mixing(graph=base).bind(8, 2)
+        all_links = mixing_table(graph=base).bind(8, 2)
         assert [mixing.receivers(j, 3) for j in range(8)] == [all_links.receivers(j, 0) for j in range(8)]
 
 
@@ -173,11 +173,11 @@ def test_impossible_choices_are_refused(tmp_path, monkeypatch, keys, words):
     monkeypatch.chdir(tmp_path)
     np.save("w.npy", np.full((8, 8), 1 / 8))
     with pytest.raises(UserError) as error:
-        Mixing(graph="matcha", **keys).bind(8, 0)
+        mixing_table(graph="matcha", **keys).bind(8, 0)
     assert all(word in str(error.value) for word in words), str(error.value)
 
 
 def test_base_and_budget_belong_to_matcha():
     for keys in ({"base": "ring"}, {"budget": 0.5}):
         with pytest.raises(UserError, match="'matcha'"):
-            Mixing(graph="ring", **keys).bind(8, 0)
+            mixing_table(graph="ring", **keys).bind(8, 0)

@@ -13,15 +13,16 @@ from coopmpi import registry
 from coopmpi.errors import UserError
 from coopmpi.theory.consensus import stationary_consensus
 from coopmpi.topology import spectra
-from coopmpi.topology.graphs import Adjacency, Graph, PeriodicGrid
-from coopmpi.topology.mixing import Mixing
+from coopmpi.topology.graphs import Graph
+from coopmpi.topology.links import Adjacency, PeriodicGrid
+from coopmpi.topology.mixing import mixing_table
 
 GRAPHS = [name for name in registry.parts("graph") if name != "matcha"]  # it never repeats: tests/test_matcha.py
 WEIGHTS = ["metropolis", "uniform", "best-constant"]
 
 
 def bind(graph, workers, weights="metropolis", seed=0, **keys):
-    return Mixing(graph=graph, weights=weights, **keys).bind(workers, seed)
+    return mixing_table(graph=graph, weights=weights, **keys).bind(workers, seed)
 
 
 def dense(mixing, t=0):
@@ -200,13 +201,11 @@ def test_zeta_of_a_cycle_takes_its_matrices_in_turn(dense_up_to, monkeypatch):
 
 
 def test_large_best_constant_weights_agree_with_dense_ones(tmp_path, monkeypatch):
-    from coopmpi.topology import weights
-
     networkx.write_edgelist(networkx.ladder_graph(30), tmp_path / "ladder.txt", data=False)
     for graph in ("erdos-renyi", "random-regular", str(tmp_path / "ladder.txt")):
-        monkeypatch.setattr(weights, "DENSE", 100)
+        monkeypatch.setattr(spectra, "DENSE", 100)
         small = dense(bind(graph, 60, "best-constant"))
-        monkeypatch.setattr(weights, "DENSE", 10)
+        monkeypatch.setattr(spectra, "DENSE", 10)
         np.testing.assert_allclose(dense(bind(graph, 60, "best-constant")), small, atol=1e-9)
 
 
@@ -245,7 +244,7 @@ def test_mixing_of_65536_workers_is_built_at_once():
 def test_impossible_choices_are_refused_with_a_way_out(keys, words, monkeypatch, request):
     monkeypatch.syspath_prepend(request.path.parent)
     with pytest.raises(UserError) as error:
-        Mixing(**keys).bind(8, 0)
+        mixing_table(**keys).bind(8, 0)
     assert all(word in str(error.value) for word in words), str(error.value)
 
 
@@ -257,7 +256,7 @@ def test_impossible_choices_are_refused_with_a_way_out(keys, words, monkeypatch,
 ])
 def test_mixing_table_is_validated(table, words):
     with pytest.raises(UserError) as error:
-        registry.convert(table, Mixing, "[mixing]")
+        mixing_table(**table)
     assert all(word in str(error.value) for word in words), str(error.value)
 
 

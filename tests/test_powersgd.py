@@ -153,6 +153,6 @@ def test_dry_run_foretells_bytes_and_memory(rank):
     cost = estimate(assembly)
     assert cost.bytes_sent == pytest.approx(2 * 3 / 4 * 4 * numbers(rank)) and cost.messages == "2 all-reduce"
     trainer = lockstep(digits("powersgd", rank=rank) | {"steps": 5})
-    held = trainer.run.device.pool.nbytes_of(lambda array: array.ndim == 2)
+    held = trainer.context.device.pool.nbytes_of(lambda array: array.ndim == 2)
     held -= 4 * assembly.driver.task.dimension * 4  # the task's gradients
     assert cost.memory["slots"] + cost.memory["exchange"] == held

@@ -15,7 +15,7 @@ from coopmpi.record.checkpoint import Checkpoint
 from coopmpi.run import ballot
 from coopmpi.run.assemble import assemble
 from coopmpi.step import Mix, Start, State
-from coopmpi.topology.mixing import Mixing
+from coopmpi.topology.mixing import mixing_table
 from tests.runs import lockstep, write_quadratic
 from tests.test_resume import content, interrupted, run
 
@@ -67,9 +67,9 @@ def test_files_of_arrows_give_the_senders_weights(tmp_path, suffix, keys):
     for seed in range(5):
         graph = strongly_connected(8, 10, seed)
         path = write(graph, tmp_path / f"{seed}.{suffix}")
-        p = Mixing(graph=str(path), **keys).push_sum(8, 0)
+        p = mixing_table(graph=str(path), **keys).push_sum(8, 0)
         np.testing.assert_allclose(p.matrix(0).toarray(), sender_weights(graph), atol=1e-15)
-        lazy = Mixing(graph=str(path), lazy=True, **keys).push_sum(8, 0)
+        lazy = mixing_table(graph=str(path), lazy=True, **keys).push_sum(8, 0)
         np.testing.assert_allclose(lazy.matrix(3).toarray(), (np.eye(8) + sender_weights(graph)) / 2, atol=1e-15)
         for j in range(8):
             assert p.receivers(j, 0) == tuple(sorted(graph.successors(j)))
@@ -80,7 +80,7 @@ def test_files_of_arrows_give_the_senders_weights(tmp_path, suffix, keys):
 @settings(max_examples=60, deadline=None)
 def test_sums_are_kept_and_masses_follow_the_matrices(graph, workers, seed):
     try:
-        p = Mixing(graph=graph).push_sum(workers, seed)
+        p = mixing_table(graph=graph).push_sum(workers, seed)
     except UserError:
         return  # this graph is not for this many workers
     w = np.ones(workers)
@@ -96,7 +96,7 @@ def test_sums_are_kept_and_masses_follow_the_matrices(graph, workers, seed):
 @settings(max_examples=30, deadline=None)
 def test_debiased_models_agree_on_the_mean(tmp_path_factory, workers, arrows, seed):
     path = write(strongly_connected(workers, arrows, seed), tmp_path_factory.mktemp("arrows") / "a.txt")
-    p = Mixing(graph=str(path), directed=True).push_sum(workers, 0)
+    p = mixing_table(graph=str(path), directed=True).push_sum(workers, 0)
     y = x = np.random.default_rng(seed).normal(size=(workers, 3))
     rounds, matrix = 1500, p.matrix(0)
     for t in range(rounds):
@@ -167,7 +167,7 @@ def test_equals_explicit_messages_on_a_lopsided_graph(folder, kind, optimizer, g
 def test_the_mass_weighted_mean_moves_as_in_sgd(folder, kind):
     """sum_i w_i z_i falls by lr times the sum of the gradients in every step: nothing is scaled by the masses."""
     assembly = assemble(config.resolve(tables(folder, kind)), Solo())
-    driver, run = assembly.driver, assembly.run
+    driver, run = assembly.driver, assembly.context
     state = State(assembly.slots, driver.task.initial(), driver)
     for k in range(40):
         run.at(k)
@@ -196,8 +196,8 @@ def test_on_regular_graphs_it_is_decentralised_sgd(tmp_path, graph):
 def test_overlap_sgp_posts_its_messages_before_the_gradient(folder):
     assembly = assemble(config.resolve(tables(folder, "overlap-sgp")), Solo())
     state = State(assembly.slots, assembly.driver.task.initial(), assembly.driver)
-    assembly.run.at(0)
-    request = next(assembly.config.algorithm.step(state, assembly.run))
+    assembly.context.at(0)
+    request = next(assembly.config.algorithm.step(state, assembly.context))
     assert isinstance(request, Start) and isinstance(request.request, Mix)
 
 
@@ -214,7 +214,7 @@ def test_a_stopped_run_goes_on_with_its_masses(folder, tmp_path, monkeypatch, ki
 def test_a_weighted_matrix_is_p_itself(tmp_path):
     p = sender_weights(strongly_connected(5, 6, 1))
     np.save(tmp_path / "p.npy", p)
-    mixing = SGP().bind_mixing(Mixing(graph=str(tmp_path / "p.npy")), 5, 0)
+    mixing = SGP().bind_mixing(mixing_table(graph=str(tmp_path / "p.npy")), 5, 0)
     np.testing.assert_array_equal(mixing.matrix(0).toarray(), p)
     np.testing.assert_allclose(mixing.mass(6), np.linalg.matrix_power(p, 6) @ np.ones(5), atol=1e-14)
 
@@ -232,7 +232,7 @@ def test_impossible_files_are_refused(tmp_path, monkeypatch, name, keys, words):
     (tmp_path / "one-way.txt").write_text("0 1\n1 2\n2 0\n2 3\n3 4\n")
     (tmp_path / "weights.txt").write_text("0 1 0.5\n1 0 0.5\n")
     with pytest.raises(UserError) as error:
-        Mixing(graph=name, **keys).push_sum(5, 0)
+        mixing_table(graph=name, **keys).push_sum(5, 0)
     assert all(word in str(error.value) for word in words), str(error.value)
 
 

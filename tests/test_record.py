@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coopmpi import __version__, config
-from coopmpi.drivers.rank_layout import Placement
+from coopmpi.drivers.rank_layout import RankLayout
 from coopmpi.drivers.solo import Solo
 from coopmpi.report.console import Silent
 from coopmpi.run.assemble import assemble
@@ -213,14 +213,14 @@ def test_rows_are_written_in_order_however_they_arrive(data):
     """Every rank hands over its steps in blocks of any length, ranks run ahead of each other, nothing is lost."""
     steps, ranks = data.draw(st.integers(1, 300)), data.draw(st.integers(1, 4))
     workers = data.draw(st.integers(ranks, 6))
-    placement, written = Placement(workers, ranks), Written()
-    table = Table(placement, 0)
+    rank_layout, written = RankLayout(workers, ranks), Written()
+    table = Table(rank_layout, 0)
     full = np.arange(steps * workers * len(COLUMNS), dtype=float).reshape(steps, workers, len(COLUMNS))
     reached = [0] * ranks
     while min(reached) < steps:
         rank = data.draw(st.sampled_from([r for r in range(ranks) if reached[r] < steps]))
         begin, end = reached[rank], min(steps, reached[rank] + data.draw(st.sampled_from([1, 7, 63, 64, 150])))
-        hosted = placement.hosted(rank)
+        hosted = rank_layout.hosted(rank)
         walls = [(k / 10, 8, k / 5) for k in range(begin, end)] if rank == 0 else ()
         table.put(rank, begin, full[begin:end, hosted.start:hosted.stop], walls)
         reached[rank] = end

@@ -16,7 +16,7 @@ from coopmpi.run.assemble import assemble
 from coopmpi.run.loop import Trainer
 from coopmpi.run.session import train
 from coopmpi.step import Finish, Grad, Mean, Mix, Now, Start
-from coopmpi.topology.mixing import Mixing
+from coopmpi.topology.mixing import mixing_table
 from tests.runs import lockstep, write_quadratic
 
 M, D = 8, 5
@@ -268,7 +268,7 @@ def test_neighbours_wait_for_neighbours_only(path, tmp_path_factory, algorithm, 
     network = {"kind": "links", "latency": latency, "bandwidth": 100.0}
     found = record(tables(path, algorithm, period={"tau": 3}, mixing={"graph": graph}, network=network,
                           compute={"kind": "trace", "file": str(folder / "times.npy")}), folder)
-    mixing = Mixing(graph=graph).bind(M, 0)
+    mixing = mixing_table(graph=graph).bind(M, 0)
     t = np.zeros(M)
     for k in range(12):
         departure = t

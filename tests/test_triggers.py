@@ -44,7 +44,7 @@ def watched(given):
     def look(*step):
         if trainer.done % TAU == 0:
             spoke.append(trainer.driver.sent > 0)
-            c.append(triggers.thresholds(trainer.state.sized, trainer.run.device))
+            c.append(triggers.thresholds(trainer.state.sized, trainer.context.device))
         add(*step)
 
     trainer.log.add = look

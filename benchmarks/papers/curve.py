@@ -26,7 +26,7 @@ class Notes(Silent):
     def evaluated(self, done, wall_time, figures):
         trainer = self.trainer
         row = {"step": done, "virtual_time": figures.pop("virtual seconds"), "waiting": trainer.waiting,
-               "megabytes": trainer.log.sent / 1e6, "tau": trainer.run.tau} | figures
+               "megabytes": trainer.log.sent / 1e6, "tau": trainer.context.tau} | figures
         if self.centre is not None:
             total, count = trainer.driver.task.evaluate(getattr(trainer.state, self.centre))["train_loss"]
             row["centre"] = total / count

@@ -1,9 +1,8 @@
 """BMUF: blockwise model-update filtering, a momentum on the averaged displacement of a period."""
 
-from typing import Annotated
 
-from msgspec import Meta
 
+from coopmpi.ranges import Fraction
 from coopmpi.registry import register
 from coopmpi.step import Algorithm, Mean, Slot
 
@@ -23,15 +22,15 @@ class BMUF(Algorithm, frozen=True, kw_only=True):
              Slot("u", "replica", "zero", "block momentum"))
     uses_period = True
 
-    beta: Annotated[float, Meta(ge=0, lt=1)] = 0.3
+    beta: Fraction = 0.3
 
-    def step(self, state, run):
-        loss = yield from run.local_step(state)
-        if run.round_due:
+    def step(self, state, context):
+        loss = yield from context.local_step(state)
+        if context.round_due:
             mean = yield Mean(state.x)
             # u <- beta u + (z - mean x);  z <- z - u;  x_i <- z
-            state.u = run.combine((self.beta, 1.0, -1.0), (state.u, state.z, mean))
-            state.z = run.combine((1.0, -1.0), (state.z, state.u))
-            state.x = run.spread(state.z, like=state.x)
-            run.optimizer.forget(state)
+            state.u = context.combine((self.beta, 1.0, -1.0), (state.u, state.z, mean))
+            state.z = context.combine((1.0, -1.0), (state.z, state.u))
+            state.x = context.spread(state.z, like=state.x)
+            context.optimizer.forget(state)
         return loss

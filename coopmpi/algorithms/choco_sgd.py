@@ -1,10 +1,9 @@
 """CHOCO-SGD: decentralised SGD in which only compressed differences travel."""
 
-from typing import Annotated
 
-from msgspec import Meta
 
 from coopmpi.compression.gossip import gossip
+from coopmpi.ranges import Share
 from coopmpi.registry import register
 from coopmpi.step import Algorithm, Slot
 
@@ -29,9 +28,9 @@ class ChocoSGD(Algorithm, frozen=True, kw_only=True):
     needs_agreement = False  # of W
     needs_contraction = True  # of C
 
-    gamma: Annotated[float, Meta(gt=0, le=1)] = 0.3
+    gamma: Share = 0.3
 
-    def step(self, state, run):
-        loss = yield from run.local_step(state)
-        yield from gossip(state, run, self.gamma)
+    def step(self, state, context):
+        loss = yield from context.local_step(state)
+        yield from gossip(state, context, self.gamma)
         return loss

@@ -21,16 +21,16 @@ class CoCoDSGD(Algorithm, frozen=True, kw_only=True):
              Slot("mean", "ticket", "none", "that mean while it is under way"))
     uses_period = True
 
-    def step(self, state, run):
-        loss = yield from run.local_step(state)
-        if run.round_due:
-            yield from self.finish(state, run)
+    def step(self, state, context):
+        loss = yield from context.local_step(state)
+        if context.round_due:
+            yield from self.finish(state, context)
             # x_i <- mean(s) + (x_i - s_i)
-            state.snapshot = run.combine((1.0, -1.0, 1.0), (state.x, state.snapshot, state.average))
+            state.snapshot = context.combine((1.0, -1.0, 1.0), (state.x, state.snapshot, state.average))
             state.mean = yield Start(Mean(state.snapshot))
-            state.x = run.copy(state.snapshot)  # local steps work in place
+            state.x = context.copy(state.snapshot)  # local steps work in place
         return loss
 
-    def finish(self, state, run):
+    def finish(self, state, context):
         if state.mean is not None:
             state.average, state.mean = (yield Finish(state.mean)), None

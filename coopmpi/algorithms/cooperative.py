@@ -1,14 +1,13 @@
 """Cooperative SGD: local steps, then any symmetric mixing of workers and auxiliary variables."""
 
-from typing import Annotated, Literal
-
-from msgspec import Meta
+from typing import Literal
 
 from coopmpi.errors import UserError
+from coopmpi.ranges import Count, Share
 from coopmpi.registry import register
 from coopmpi.step import Algorithm, Finish, Mean, Mix, Slot, Start
 from coopmpi.topology import cooperation
-from coopmpi.topology.mixing import agrees
+from coopmpi.topology.spectra import reaches_consensus
 
 
 @register("algorithm", "cooperative")
@@ -32,9 +31,9 @@ class Cooperative(Algorithm, frozen=True, kw_only=True):
 
     matrix: str | None = None
     generator: Literal["easgd", "graph-and-centre", "hierarchical"] = "graph-and-centre"
-    alpha: Annotated[float, Meta(gt=0, le=1)] | None = None
-    group: Annotated[int, Meta(ge=1)] = 2  # workers per group
-    outer: Annotated[int, Meta(ge=1)] = 4  # rounds between averages over all
+    alpha: Share | None = None
+    group: Count = 2  # workers per group
+    outer: Count = 4  # rounds between averages over all
 
     def bind_mixing(self, mixing, workers, seed):
         if self.alpha is not None and (self.matrix or self.generator == "hierarchical"):
@@ -49,7 +48,7 @@ class Cooperative(Algorithm, frozen=True, kw_only=True):
         what = graph.description if graph else self.matrix or f"{workers} workers"
         matrices = self._matrices(workers, graph and graph.matrix(0))
         bound = cooperation.Cooperation(matrices, workers, f"cooperation of {what}")
-        if self.matrix is not None and not agrees(matrices[0]):
+        if self.matrix is not None and not reaches_consensus(matrices[0]):
             raise UserError(f"[algorithm] matrix = {self.matrix!r} never brings its variables together: it has more "
                             "than one eigenvalue of modulus 1. Connect all of them, or take (I + W) / 2")
         return bound
@@ -68,22 +67,22 @@ class Cooperative(Algorithm, frozen=True, kw_only=True):
     def bound_slots(self, mixing):
         return (self.slots[0]._replace(rows=mixing.auxiliary),)
 
-    def step(self, state, run):
-        loss = yield from run.local_step(state)
-        if run.round_due:
-            phase = run.mixing.phase(run.round)
-            from_workers, among = run.mixing.from_workers[phase], run.mixing.among_auxiliary[phase]
+    def step(self, state, context):
+        loss = yield from context.local_step(state)
+        if context.round_due:
+            phase = context.mixing.phase(context.round)
+            from_workers, among = context.mixing.from_workers[phase], context.mixing.among_auxiliary[phase]
             tickets = []
             for weights in from_workers:
                 # sum_i w_ci x_i is m times the mean of w_ci x_i
-                shares = (run.workers * weights[run.hosted]).tolist()
-                tickets.append((yield Start(Mean(run.scale(shares, state.x)))))
-            mixed = yield Mix(state.x, run.round)
+                shares = (context.workers * weights[context.hosted]).tolist()
+                tickets.append((yield Start(Mean(context.scale(shares, state.x)))))
+            mixed = yield Mix(state.x, context.round)
             sums = []
             for ticket in tickets:
                 sums.append((yield Finish(ticket))[0])
-            state.x, state.z = (_add(run, mixed, from_workers.T[run.hosted], state.z),
-                                _add(run, sums, among, state.z))
+            state.x, state.z = (_add(context, mixed, from_workers.T[context.hosted], state.z),
+                                _add(context, sums, among, state.z))
         return loss
 
     def matrix_form(self, workers, tau, mixing):
@@ -93,9 +92,9 @@ class Cooperative(Algorithm, frozen=True, kw_only=True):
         return None if others else (tau, w.toarray(), w.shape[0] - workers)
 
 
-def _add(run, rows, weights, z):
+def _add(context, rows, weights, z):
     """rows[i] + sum_c weights[i, c] z_c in a fresh array."""
-    out = run.device.empty((len(rows), z.shape[1]), z.dtype)
+    out = context.device.empty((len(rows), z.shape[1]), z.dtype)
     for row, own, target in zip(rows, weights.tolist(), out):
-        run.device.weighted_sum([row, *z], [1.0, *own], target)
+        context.device.weighted_sum([row, *z], [1.0, *own], target)
     return out

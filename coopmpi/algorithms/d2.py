@@ -19,7 +19,7 @@ class D2(Algorithm, frozen=True, kw_only=True):
     uses_mixing = True
 
     def check(self, workers, mixing, config):
-        from coopmpi.topology.mixing import smallest_eigenvalue
+        from coopmpi.topology.spectra import smallest_eigenvalue
 
         rule = "d2 needs a fixed symmetric W whose smallest eigenvalue is above -1/3"
         if not (mixing.fixed and mixing.symmetric):
@@ -33,12 +33,12 @@ class D2(Algorithm, frozen=True, kw_only=True):
             raise UserError("d2 needs an optimiser whose direction is linear in the gradients, or its models agree on "
                             f"a wrong point; {config.optimizer.name} is not. Take sgd, or gradient-tracking")
 
-    def step(self, state, run):
+    def step(self, state, context):
         loss, gradient = yield Grad(state.x)
-        half = run.copy(state.x)
-        run.descend(state, half, gradient)
+        half = context.copy(state.x)
+        context.descend(state, half, gradient)
         # x <- W (x + h - h_old)
-        ahead = run.combine((1.0, 1.0, -1.0), (state.x, half, state.half))
+        ahead = context.combine((1.0, 1.0, -1.0), (state.x, half, state.half))
         state.half = half
-        state.x = yield Mix(ahead, run.k)
+        state.x = yield Mix(ahead, context.k)
         return loss

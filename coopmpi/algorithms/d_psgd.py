@@ -15,11 +15,11 @@ class DPSGD(Algorithm, frozen=True, kw_only=True):
     bibtex = ("lian2017decentralized",)
     uses_mixing = True
 
-    def step(self, state, run):
-        ticket = yield Start(Mix(state.x, run.k))
+    def step(self, state, context):
+        ticket = yield Start(Mix(state.x, context.k))
         loss, gradient = yield Grad(state.x)
         mixed = yield Finish(ticket)
         # x <- W x - lr direction(g(x)); weight decay, too, is taken at the un-mixed x
-        run.descend(state, mixed, gradient)
+        context.descend(state, mixed, gradient)
         state.x = mixed
         return loss

@@ -1,10 +1,9 @@
 """DeepSqueeze: gossip of compressed models with error feedback."""
 
-from typing import Annotated
 
-from msgspec import Meta
 
 from coopmpi.compression.feedback import compress_with_feedback
+from coopmpi.ranges import Share
 from coopmpi.registry import register
 from coopmpi.step import Algorithm, Mix, Packed, Slot
 
@@ -26,13 +25,13 @@ class DeepSqueeze(Algorithm, frozen=True, kw_only=True):
     needs_agreement = False  # of W
     needs_contraction = True  # of C
 
-    gamma: Annotated[float, Meta(gt=0, le=1)] = 0.1
+    gamma: Share = 0.1
 
-    def step(self, state, run):
-        loss = yield from run.local_step(state)
-        sent = compress_with_feedback(run.codec, state.x, state.left_out, run.hosted, run.k)
-        mixed = yield Mix(Packed(run.codec, sent.packed, run.k), run.k)
+    def step(self, state, context):
+        loss = yield from context.local_step(state)
+        sent = compress_with_feedback(context.codec, state.x, state.left_out, context.hosted, context.k)
+        mixed = yield Mix(Packed(context.codec, sent.packed, context.k), context.k)
         # x <- x + gamma (W q - q);  e <- p - q
-        state.x = run.combine((1.0, self.gamma, -self.gamma), (state.x, mixed, sent.value))
+        state.x = context.combine((1.0, self.gamma, -self.gamma), (state.x, mixed, sent.value))
         state.left_out = sent.memory
         return loss

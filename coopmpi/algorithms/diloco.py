@@ -1,9 +1,8 @@
 """DiLoCo: an outer Nesterov step on the averaged displacement of a long inner period."""
 
-from typing import Annotated
 
-from msgspec import Meta
 
+from coopmpi.ranges import Fraction, Positive
 from coopmpi.registry import register
 from coopmpi.step import Algorithm, Mean, Slot
 
@@ -23,16 +22,16 @@ class DiLoCo(Algorithm, frozen=True, kw_only=True):
              Slot("u", "replica", "zero", "outer momentum"))
     uses_period = True
 
-    outer_lr: Annotated[float, Meta(gt=0)] = 0.7
-    beta: Annotated[float, Meta(ge=0, lt=1)] = 0.9
+    outer_lr: Positive = 0.7
+    beta: Fraction = 0.9
 
-    def step(self, state, run):
-        loss = yield from run.local_step(state)
-        if run.round_due:
+    def step(self, state, context):
+        loss = yield from context.local_step(state)
+        if context.round_due:
             mean = yield Mean(state.x)
-            gradient = run.combine((1.0, -1.0), (state.z, mean))
+            gradient = context.combine((1.0, -1.0), (state.z, mean))
             # u <- beta u + D;  z <- z - outer_lr (D + beta u);  x_i <- z
-            state.u = run.combine((self.beta, 1.0), (state.u, gradient))
-            state.z = run.combine((1.0, -self.outer_lr, -self.outer_lr * self.beta), (state.z, gradient, state.u))
-            state.x = run.spread(state.z, like=state.x)
+            state.u = context.combine((self.beta, 1.0), (state.u, gradient))
+            state.z = context.combine((1.0, -self.outer_lr, -self.outer_lr * self.beta), (state.z, gradient, state.u))
+            state.x = context.spread(state.z, like=state.x)
         return loss

@@ -1,10 +1,9 @@
 """Local SGD with error-compensated compression in both directions."""
 
-from typing import Annotated, Literal
-
-from msgspec import Meta
+from typing import Literal
 
 from coopmpi.compression.feedback import compress_with_feedback
+from coopmpi.ranges import Fraction
 from coopmpi.registry import register
 from coopmpi.step import Algorithm, Mean, Packed, Slot
 
@@ -34,22 +33,22 @@ class DoubleCompressed(Algorithm, frozen=True, kw_only=True):
     needs_contraction = True  # of C
 
     momentum: Literal["kept", "reset", "block"] = "kept"
-    beta: Annotated[float, Meta(ge=0, lt=1)] = 0.3  # block
+    beta: Fraction = 0.3  # block
 
-    def step(self, state, run):
-        loss = yield from run.local_step(state)
-        if run.round_due:
-            away = run.combine((1.0, -1.0), (state.common, state.x))
-            up = compress_with_feedback(run.codec, away, state.left_out, run.hosted, run.round)
-            mean = yield Mean(Packed(run.codec, up.packed, run.round))
+    def step(self, state, context):
+        loss = yield from context.local_step(state)
+        if context.round_due:
+            away = context.combine((1.0, -1.0), (state.common, state.x))
+            up = compress_with_feedback(context.codec, away, state.left_out, context.hosted, context.round)
+            mean = yield Mean(Packed(context.codec, up.packed, context.round))
             # the way back has the random numbers of a worker of its own
-            down = compress_with_feedback(run.codec, mean, state.left_out_down, (run.workers,), run.round)
+            down = compress_with_feedback(context.codec, mean, state.left_out_down, (context.workers,), context.round)
             state.left_out, state.left_out_down, move = up.memory, down.memory, down.value
             # xhat <- xhat - Q, or with block momentum u <- beta u + Q; xhat <- xhat - u
             if self.momentum == "block":
-                state.u = move = run.combine((self.beta, 1.0), (state.u, move))
-            state.common = run.combine((1.0, -1.0), (state.common, move))
-            state.x = run.spread(state.common, like=state.x)
+                state.u = move = context.combine((self.beta, 1.0), (state.u, move))
+            state.common = context.combine((1.0, -1.0), (state.common, move))
+            state.x = context.spread(state.common, like=state.x)
             if self.momentum == "reset":
-                run.optimizer.forget(state)
+                context.optimizer.forget(state)
         return loss

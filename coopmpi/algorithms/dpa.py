@@ -16,10 +16,10 @@ class DPA(Algorithm, frozen=True, kw_only=True):
     uses_period = True
     uses_mixing = True
 
-    def step(self, state, run):
-        loss = yield from run.local_step(state)
-        if run.round_due:
-            state.x = yield Mix(state.x, run.round)
+    def step(self, state, context):
+        loss = yield from context.local_step(state)
+        if context.round_due:
+            state.x = yield Mix(state.x, context.round)
         return loss
 
     def matrix_form(self, workers, tau, mixing):

@@ -1,10 +1,9 @@
 """Elastic averaging SGD: workers are tied to a centre by a spring."""
 
-from typing import Annotated
 
 import numpy as np
-from msgspec import Meta
 
+from coopmpi.ranges import Share
 from coopmpi.registry import register
 from coopmpi.step import Algorithm, Finish, Mean, Slot, Start
 
@@ -27,30 +26,30 @@ class EASGD(Algorithm, frozen=True, kw_only=True):
              Slot("sum", "ticket", "none", "mean of the models, under way during a period"))
     uses_period = True
 
-    alpha: Annotated[float, Meta(gt=0, le=1)] | None = None
+    alpha: Share | None = None
     overlap: bool = False
 
     def elasticity(self, m):
         return 2 / (m + 2) if self.alpha is None else self.alpha
 
-    def step(self, state, run):
-        loss = yield from run.local_step(state)
-        if run.round_due:
-            yield from self.finish(state, run)  # overlapped: the centre of the round before
-            alpha = self.elasticity(run.workers)
+    def step(self, state, context):
+        loss = yield from context.local_step(state)
+        if context.round_due:
+            yield from self.finish(state, context)  # overlapped: the centre of the round before
+            alpha = self.elasticity(context.workers)
             state.sum = yield Start(Mean(state.x))
             # x_i <- (1 - alpha) x_i + alpha z
-            state.x = run.combine((1 - alpha, alpha), (state.x, state.z))
+            state.x = context.combine((1 - alpha, alpha), (state.x, state.z))
             if not self.overlap:
-                yield from self.finish(state, run)
+                yield from self.finish(state, context)
         return loss
 
-    def finish(self, state, run):
+    def finish(self, state, context):
         if state.sum is not None:
             mean = yield Finish(state.sum)
             # z <- (1 - m alpha) z + m alpha mean_i x_i
-            pull = run.workers * self.elasticity(run.workers)
-            state.z, state.sum = run.combine((1 - pull, pull), (state.z, mean)), None
+            pull = context.workers * self.elasticity(context.workers)
+            state.z, state.sum = context.combine((1 - pull, pull), (state.z, mean)), None
 
     def matrix_form(self, workers, tau, mixing):
         alpha = self.elasticity(workers)

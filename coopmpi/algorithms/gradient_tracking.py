@@ -17,15 +17,15 @@ class GradientTracking(Algorithm, frozen=True, kw_only=True):
              Slot("gradient", "worker", "zero", "G of the step before"))
     uses_mixing = True
 
-    def step(self, state, run):
+    def step(self, state, context):
         loss, gradient = yield Grad(state.x)
         # y <- W y + g_new - g_old; at first, y_0 = g_0
-        y = run.combine((1.0, 1.0, -1.0), (state.tracked, gradient, state.gradient))
-        state.gradient = run.copy(gradient)
-        ahead = run.copy(state.x)
-        run.descend(state, ahead, run.copy(y))
+        y = context.combine((1.0, 1.0, -1.0), (state.tracked, gradient, state.gradient))
+        state.gradient = context.copy(gradient)
+        ahead = context.copy(state.x)
+        context.descend(state, ahead, context.copy(y))
         # x <- W (x - lr direction(y)), and W y for the next step: both travel together
-        tickets = (yield Start(Mix(ahead, run.k))), (yield Start(Mix(y, run.k)))
+        tickets = (yield Start(Mix(ahead, context.k))), (yield Start(Mix(y, context.k)))
         state.x = yield Finish(tickets[0])
         state.tracked = yield Finish(tickets[1])
         return loss

@@ -18,10 +18,10 @@ class LocalSGD(Algorithm, frozen=True, kw_only=True):
     bibtex = ("stich2019local", "wang2021cooperative")
     uses_period = True
 
-    def step(self, state, run):
-        loss = yield from run.local_step(state)
-        if run.round_due:
-            state.x = run.replicate((yield Mean(state.x)), like=state.x)
+    def step(self, state, context):
+        loss = yield from context.local_step(state)
+        if context.round_due:
+            state.x = context.replicate((yield Mean(state.x)), like=state.x)
         return loss
 
     def matrix_form(self, workers, tau, mixing):

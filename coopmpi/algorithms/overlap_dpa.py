@@ -21,16 +21,16 @@ class OverlapDPA(Algorithm, frozen=True, kw_only=True):
     uses_period = True
     uses_mixing = True
 
-    def step(self, state, run):
-        loss = yield from run.local_step(state)
-        if run.round_due:
-            yield from self.finish(state, run)
+    def step(self, state, context):
+        loss = yield from context.local_step(state)
+        if context.round_due:
+            yield from self.finish(state, context)
             # x <- W s + (x - s)
-            state.snapshot = run.combine((1.0, -1.0, 1.0), (state.x, state.snapshot, state.mixed))
-            state.mixing = yield Start(Mix(state.snapshot, run.round))
-            state.x = run.copy(state.snapshot)  # local steps work in place
+            state.snapshot = context.combine((1.0, -1.0, 1.0), (state.x, state.snapshot, state.mixed))
+            state.mixing = yield Start(Mix(state.snapshot, context.round))
+            state.x = context.copy(state.snapshot)  # local steps work in place
         return loss
 
-    def finish(self, state, run):
+    def finish(self, state, context):
         if state.mixing is not None:
             state.mixed, state.mixing = (yield Finish(state.mixing)), None

@@ -1,14 +1,10 @@
 """Overlap Local-SGD: an anchor model hides the averaging behind the next period's local steps."""
 
-from typing import Annotated
 
-from msgspec import Meta
 
+from coopmpi.ranges import Fraction, Share
 from coopmpi.registry import register
 from coopmpi.step import Algorithm, Finish, Mean, Slot, Start
-
-Weight = Annotated[float, Meta(gt=0, le=1)]
-Momentum = Annotated[float, Meta(ge=0, lt=1)]
 
 
 @register("algorithm", "overlap-local-sgd")
@@ -30,22 +26,22 @@ class OverlapLocalSGD(Algorithm, frozen=True, kw_only=True):
              Slot("mean", "ticket", "none", "mean of the models, under way during a period"))
     uses_period = True
 
-    alpha: Weight = 0.6
-    beta: Momentum = 0.7
+    alpha: Share = 0.6
+    beta: Fraction = 0.7
 
-    def step(self, state, run):
-        loss = yield from run.local_step(state)
-        if run.round_due:
-            yield from self.finish(state, run)
+    def step(self, state, context):
+        loss = yield from context.local_step(state)
+        if context.round_due:
+            yield from self.finish(state, context)
             # x_i <- (1 - alpha) x_i + alpha z
-            pulled = run.combine((1 - self.alpha, self.alpha), (state.x, state.z))
+            pulled = context.combine((1 - self.alpha, self.alpha), (state.x, state.z))
             state.mean = yield Start(Mean(pulled))
-            state.x = run.copy(pulled)  # local steps work in place
+            state.x = context.copy(pulled)  # local steps work in place
         return loss
 
-    def finish(self, state, run):
+    def finish(self, state, context):
         if state.mean is not None:
             mean = yield Finish(state.mean)
             # u <- beta u + (mean - z);  z <- z + u
-            state.u = run.combine((self.beta, 1.0, -1.0), (state.u, mean, state.z))
-            state.z, state.mean = run.combine((1.0, 1.0), (state.z, state.u)), None
+            state.u = context.combine((self.beta, 1.0, -1.0), (state.u, mean, state.z))
+            state.z, state.mean = context.combine((1.0, 1.0), (state.z, state.u)), None

@@ -17,11 +17,11 @@ class OverlapSGP(SGP, frozen=True, kw_only=True):
 
     source = "Assran, Loizou, Ballas & Rabbat, Stochastic gradient push, ICML 2019, Algorithm 2 (1-OSGP)"
 
-    def step(self, state, run):
-        ticket = yield Start(Mix(numerator(run, state.x), run.k))
+    def step(self, state, context):
+        ticket = yield Start(Mix(numerator(context, state.x), context.k))
         loss, gradient = yield Grad(state.x)
         # y <- P y - lr direction(g(z))
         y = yield Finish(ticket)
-        run.descend(state, y, gradient)
-        state.x = debiased(run, y)
+        context.descend(state, y, gradient)
+        state.x = debiased(context, y)
         return loss

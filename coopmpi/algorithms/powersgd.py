@@ -1,10 +1,9 @@
 """PowerSGD: synchronous SGD in which two thin factors of every gradient matrix travel."""
 
-from typing import Annotated
 
-from msgspec import Meta
 
 from coopmpi.compression.factors import ThinFactors, joined, parted
+from coopmpi.ranges import Count
 from coopmpi.registry import register
 from coopmpi.step import Algorithm, Grad, Mean, Slot
 
@@ -26,16 +25,16 @@ class PowerSGD(Algorithm, frozen=True, kw_only=True):
     slots = (Slot("left_out", "worker", "zero", "error feedback memory"),
              Slot("factors", "replica", "zero", "the matrices' Q, each where its matrix begins"))
 
-    rank: Annotated[int, Meta(ge=1)] = 2
+    rank: Count = 2
 
-    def step(self, state, run):
-        device, xp = run.device, run.device.xp
-        thin = ThinFactors(self.rank, run.tensors)
-        if run.k == 0:
-            state.factors = run.device.asarray(thin.first(state.factors.shape, state.factors.dtype, run.seed))
+    def step(self, state, context):
+        device, xp = context.device, context.device.xp
+        thin = ThinFactors(self.rank, context.tensors)
+        if context.k == 0:
+            state.factors = context.device.asarray(thin.first(state.factors.shape, state.factors.dtype, context.seed))
         loss, gradient = yield Grad(state.x)
         # M_i = G_i + e_i
-        target = run.combine((1.0, 1.0), (gradient, state.left_out))
+        target = context.combine((1.0, 1.0), (gradient, state.left_out))
         ms = thin.matrices(target)
 
         # P = orth(mean M_i Q), and the mean of what is sent as it is
@@ -46,7 +45,7 @@ class PowerSGD(Algorithm, frozen=True, kw_only=True):
 
         # Q_i = M_i^T P;  Q <- mean Q_i
         own = [xp.matmul(xp.swapaxes(m, 1, 2), p) for m, p in zip(ms, ps)]
-        factors = run.copy(state.factors)
+        factors = context.copy(state.factors)
         if own:
             for old, q in zip(thin.views(factors), parted((yield Mean(joined(own, device))), own)):
                 old[...] = q[0]
@@ -61,7 +60,7 @@ class PowerSGD(Algorithm, frozen=True, kw_only=True):
             average[:, span] = numbers
             target[:, span] = 0
         state.left_out, state.factors = target, factors
-        run.descend(state, state.x, run.replicate(average, like=target))
+        context.descend(state, state.x, context.replicate(average, like=target))
         return loss
 
     def miniature(self, tensors):

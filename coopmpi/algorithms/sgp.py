@@ -22,22 +22,22 @@ class SGP(Algorithm, frozen=True, kw_only=True):
     def bind_mixing(self, mixing, workers, seed):
         return mixing.push_sum(workers, seed)
 
-    def step(self, state, run):
+    def step(self, state, context):
         loss, gradient = yield Grad(state.x)
         # y <- P (w z - lr direction)
-        y = numerator(run, state.x)
-        run.descend(state, y, gradient)
-        state.x = debiased(run, (yield Mix(y, run.k)))
+        y = numerator(context, state.x)
+        context.descend(state, y, gradient)
+        state.x = debiased(context, (yield Mix(y, context.k)))
         return loss
 
 
-def numerator(run, z):
+def numerator(context, z):
     """y_i = w_i z_i before round k; z itself where all w_i are 1."""
-    mass = run.mixing.mass(run.k)[run.hosted]
-    return z if (mass == 1).all() else run.scale(mass.tolist(), z)
+    mass = context.mixing.mass(context.k)[context.hosted]
+    return z if (mass == 1).all() else context.scale(mass.tolist(), z)
 
 
-def debiased(run, y):
+def debiased(context, y):
     """z_i = y_i / w_i after round k; y itself where all w_i are 1."""
-    mass = run.mixing.mass(run.k + 1)[run.hosted]
-    return y if (mass == 1).all() else run.scale((1 / mass).tolist(), y)
+    mass = context.mixing.mass(context.k + 1)[context.hosted]
+    return y if (mass == 1).all() else context.scale((1 / mass).tolist(), y)

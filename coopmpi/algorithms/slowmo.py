@@ -1,9 +1,8 @@
 """SlowMo: slow momentum on top of periodic averaging."""
 
-from typing import Annotated
 
-from msgspec import Meta
 
+from coopmpi.ranges import Fraction, Positive
 from coopmpi.registry import register
 from coopmpi.step import Algorithm, Mean, Slot
 
@@ -23,17 +22,17 @@ class SlowMo(Algorithm, frozen=True, kw_only=True):
              Slot("u", "replica", "zero", "slow momentum"))
     uses_period = True
 
-    alpha: Annotated[float, Meta(gt=0)] = 1.0
-    beta: Annotated[float, Meta(ge=0, lt=1)] = 0.6
+    alpha: Positive = 1.0
+    beta: Fraction = 0.6
 
-    def step(self, state, run):
-        loss = yield from run.local_step(state)
-        if run.round_due:
+    def step(self, state, context):
+        loss = yield from context.local_step(state)
+        if context.round_due:
             mean = yield Mean(state.x)
             # u <- beta u + (z - mean x) / lr
-            state.u = run.combine((self.beta, 1 / run.lr, -1 / run.lr), (state.u, state.z, mean))
+            state.u = context.combine((self.beta, 1 / context.lr, -1 / context.lr), (state.u, state.z, mean))
             # z <- z - alpha lr u;  x_i <- z
-            state.z = run.combine((1.0, -self.alpha * run.lr), (state.z, state.u))
-            state.x = run.spread(state.z, like=state.x)
-            run.optimizer.forget(state)
+            state.z = context.combine((1.0, -self.alpha * context.lr), (state.z, state.u))
+            state.x = context.spread(state.z, like=state.x)
+            context.optimizer.forget(state)
         return loss

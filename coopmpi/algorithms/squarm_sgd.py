@@ -7,6 +7,7 @@ from msgspec import Meta
 from coopmpi.compression import triggers
 from coopmpi.compression.gossip import gossip
 from coopmpi.errors import UserError
+from coopmpi.ranges import Count, NonNegative, Share
 from coopmpi.registry import register
 from coopmpi.step import Algorithm, Slot
 
@@ -28,10 +29,10 @@ class Triggered(Algorithm, frozen=True, kw_only=True):
     needs_agreement = False  # of W
     needs_contraction = True  # of C
 
-    gamma: Annotated[float, Meta(gt=0, le=1)] = 0.3
-    threshold: Annotated[float, Meta(ge=0)] = 0.0
-    growth: Annotated[float, Meta(ge=0)] = 0.0
-    growth_every: Annotated[int, Meta(ge=1)] = 1000  # steps
+    gamma: Share = 0.3
+    threshold: NonNegative = 0.0
+    growth: NonNegative = 0.0
+    growth_every: Count = 1000  # steps
     share: Annotated[float, Meta(gt=0, lt=1)] | None = None
 
     def bound_slots(self, mixing):
@@ -46,17 +47,17 @@ class Triggered(Algorithm, frozen=True, kw_only=True):
             raise UserError(f"[algorithm] share = {self.share:g} sizes the threshold from data, but threshold = "
                             f"{self.threshold:g} and growth = {self.growth:g} prescribe it; give one or the other")
 
-    def step(self, state, run):
-        loss = yield from run.local_step(state)
-        if run.round_due:
+    def step(self, state, context):
+        loss = yield from context.local_step(state)
+        if context.round_due:
             if self.share is None:
-                threshold = run.lr**2 * (self.threshold + self.growth * (run.k // self.growth_every))
+                threshold = context.lr**2 * (self.threshold + self.growth * (context.k // self.growth_every))
             else:
-                threshold = triggers.thresholds(state.sized, run.device)
-            distances = yield from gossip(state, run, self.gamma, threshold)
-            if self.share is not None and run.k >= run.schedule.warmup:
+                threshold = triggers.thresholds(state.sized, context.device)
+            distances = yield from gossip(state, context, self.gamma, threshold)
+            if self.share is not None and context.k >= context.schedule.warmup:
                 # the step's last request has been answered: from here on in place
-                triggers.resize(state.sized, distances, self.share, run.device)
+                triggers.resize(state.sized, distances, self.share, context.device)
         return loss
 
 

@@ -1,14 +1,11 @@
 """Streaming DiLoCo: the model is averaged in fragments, one after the other, each while training goes on."""
 
-from typing import Annotated
 
-from msgspec import Meta
 
 from coopmpi.errors import UserError
+from coopmpi.ranges import Count, Fraction, Positive, Whole
 from coopmpi.registry import register
 from coopmpi.step import Algorithm, Finish, Mean, Slot, Start
-
-Share = Annotated[float, Meta(ge=0, lt=1)]
 
 
 @register("algorithm", "streaming-diloco")
@@ -30,11 +27,11 @@ class StreamingDiLoCo(Algorithm, frozen=True, kw_only=True):
              Slot("tickets", "ticket", "none", "the fragments' means that are under way"))
     uses_period = True
 
-    fragments: Annotated[int, Meta(ge=1)] = 4
-    delay: Annotated[int, Meta(ge=0)] = 1  # steps
-    merge: Share = 0.5
-    outer_lr: Annotated[float, Meta(gt=0)] = 0.4
-    beta: Share = 0.9
+    fragments: Count = 4
+    delay: Whole = 1  # steps
+    merge: Fraction = 0.5
+    outer_lr: Positive = 0.4
+    beta: Fraction = 0.9
 
     def check(self, workers, mixing, config):
         super().check(workers, mixing, config)
@@ -44,18 +41,18 @@ class StreamingDiLoCo(Algorithm, frozen=True, kw_only=True):
             raise UserError('streaming-diloco needs [period] kind = "every" with tau greater than '
                             f"[algorithm] delay = {self.delay}, given {given}")
 
-    def step(self, state, run):
-        loss = yield from run.local_step(state)
+    def step(self, state, context):
+        loss = yield from context.local_step(state)
         tickets = list(state.tickets or [None] * self.fragments)
-        for f in self.scheduled(run.k, run.tau):
-            tickets[f] = yield Start(Mean(run.copy(state.x[:, self.span(f, state.x)])))
+        for f in self.scheduled(context.k, context.tau):
+            tickets[f] = yield Start(Mean(context.copy(state.x[:, self.span(f, state.x)])))
         state.tickets = tuple(tickets)
-        if run.k >= self.delay:
-            due = self.scheduled(run.k - self.delay, run.tau)
+        if context.k >= self.delay:
+            due = self.scheduled(context.k - self.delay, context.tau)
             yield from self.arrive(due, state)
             # the step's last request has been answered: from here on in place
             for f in due:
-                self.outer_step(self.span(f, state.x), state, run)
+                self.outer_step(self.span(f, state.x), state, context)
         return loss
 
     def scheduled(self, k, tau):
@@ -77,15 +74,15 @@ class StreamingDiLoCo(Algorithm, frozen=True, kw_only=True):
         for span, mean in arrived:
             state.mean[:, span] = mean
 
-    def outer_step(self, span, state, run):
+    def outer_step(self, span, state, context):
         x, z, u = state.x[:, span], state.z[:, span], state.u[:, span]
-        gradient = run.combine((1.0, -1.0), (z, state.mean[:, span]))
+        gradient = context.combine((1.0, -1.0), (z, state.mean[:, span]))
         # u <- beta u + D;  z <- z - outer_lr (D + beta u);  x_i <- merge x_i + (1 - merge) z
-        u[...] = run.combine((self.beta, 1.0), (u, gradient))
-        z[...] = run.combine((1.0, -self.outer_lr, -self.outer_lr * self.beta), (z, gradient, u))
-        x[...] = run.combine((self.merge, 1 - self.merge), (x, z))
+        u[...] = context.combine((self.beta, 1.0), (u, gradient))
+        z[...] = context.combine((1.0, -self.outer_lr, -self.outer_lr * self.beta), (z, gradient, u))
+        x[...] = context.combine((self.merge, 1 - self.merge), (x, z))
 
-    def finish(self, state, run):
+    def finish(self, state, context):
         if state.tickets:
             yield from self.arrive(range(self.fragments), state)
 

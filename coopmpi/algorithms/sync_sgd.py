@@ -16,10 +16,10 @@ class SyncSGD(Algorithm, frozen=True, kw_only=True):
     source = "Wang & Joshi, Cooperative SGD, JMLR 22(213), 2021, sec. 3: A(1, J, 0)"
     bibtex = ("wang2021cooperative",)
 
-    def step(self, state, run):
+    def step(self, state, context):
         loss, gradient = yield Grad(state.x)
         average = yield Mean(gradient)
-        run.descend(state, state.x, run.replicate(average, like=gradient))
+        context.descend(state, state.x, context.replicate(average, like=gradient))
         return loss
 
     def matrix_form(self, workers, tau, mixing):

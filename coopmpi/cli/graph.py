@@ -1,6 +1,5 @@
 """coopmpi graph: what a communication graph costs, and how fast it brings the workers together."""
 
-from pathlib import Path
 from typing import NamedTuple
 
 import click
@@ -10,59 +9,71 @@ from coopmpi.errors import UserError
 ITEMSIZE = {"float32": 4, "float64": 8}
 
 
-@click.command("graph")
+@click.command("graph", context_settings={"ignore_unknown_options": True})
 @click.argument("graph", required=False)
+@click.argument("keys", nargs=-1, type=click.UNPROCESSED, metavar="[--KEY VALUE]...")
 @click.option("-m", "--workers", type=click.IntRange(min=1),
               help="Number of workers.  [default: 8, or as in the file]")
 @click.option("--weights", default="metropolis", show_default=True, help="metropolis, uniform or best-constant.")
-@click.option("--shape", type=int, nargs=2, metavar="ROWS COLUMNS", help="Of a torus.  [default: most square]")
-@click.option("--probability", type=float, help="Of a link of erdos-renyi.  [default: 2 ln m / m]")
-@click.option("--degree", type=int, help="Of random-regular.  [default: 3, or 4 if m is odd]")
-@click.option("--base", metavar="GRAPH", help="Of matcha: name or file.  [default: ring]")
-@click.option("--budget", type=float, help="Of matcha: share of the links in use.  [default: 0.5]")
-@click.option("--directed", is_flag=True, default=None, help='Edge list: "i j" is i sends to j, not j to i.')
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random graphs.")
 @click.option("--size", type=click.FloatRange(min=1), default=1e6, show_default="1e6",
               help="Parameters of the model.")
 @click.option("--dtype", type=click.Choice(list(ITEMSIZE)), default="float32", show_default=True)
 @click.option("--save", type=click.Path(dir_okay=False), metavar="W.npy|W.h5", help="Write the mixing matrix.")
-def command(graph, workers, seed, size, dtype, save, **keys):
-    """Degree, spectral gap, messages and bytes of GRAPH: a built-in name or a file (edge list "i j" or "i j w",
-    .graphml, or a mixing matrix in .npy or .h5).
+def command(graph, keys, workers, weights, seed, size, dtype, save):
+    """Degree, spectral gap, messages and bytes of GRAPH: a built-in name, a file (edge list "i j" or "i j w",
+    .graphml, or a mixing matrix in .npy or .h5), or your own as package.module:Class.
 
-    Without GRAPH, all built-in graphs are compared.
+    After it come its own keys, as in [mixing]; `coopmpi algorithms --parts` lists those of the built-in graphs. An edge
+    list takes --directed: "i j" is i sends to j, not j to i. Without GRAPH, all built-in graphs are compared.
 
     \b
     coopmpi graph
     coopmpi graph ring -m 16 --weights best-constant
     coopmpi graph torus -m 12 --shape 3 4 --save W.npy
+    coopmpi graph matcha --base torus --budget 0.4
     coopmpi graph my_edges.txt
     coopmpi graph my_arrows.txt --directed
     """
     model_bytes = round(size) * ITEMSIZE[dtype]
     model = f"{size:,.0f} {dtype} parameters"
-    if graph:
-        mixing = _bind(graph, workers, seed, keys)
+    if graph and not graph.startswith("-"):
+        mixing = _bind(graph, workers, seed, weights, _own_keys(keys))
         if save:
             _save(mixing, save)
         _print(_sheet(mixing, model_bytes, model))
-    elif save or any(keys[key] for key in ("shape", "probability", "degree", "base", "budget", "directed")):
-        raise UserError("--save, --shape, --probability, --degree, --base, --budget, --directed belong to one graph: "
-                        "name it")
+    elif graph or save:
+        raise UserError(f"{graph or '--save'} belongs to one graph: name it first, as in: coopmpi graph ring "
+                        f"{graph or '--save W.npy'}")
     else:
-        _print(*_comparison(workers or 8, seed, keys, model_bytes, model))
+        _print(*_comparison(workers or 8, seed, weights, model_bytes, model))
 
 
-def _bind(graph, workers, seed, keys):
-    from coopmpi.registry import convert, parts
-    from coopmpi.topology import files
-    from coopmpi.topology.mixing import Mixing
+def _own_keys(words):
+    """{key: value} of the words --key value ...: several values make a list, none stands for true."""
+    from coopmpi.config import toml_value
 
+    found = {}
+    for word in words:
+        if word.startswith("--"):
+            key, *values = word.removeprefix("--").split("=", 1)
+            found[key.replace("-", "_")] = values
+        elif found:
+            found[key.replace("-", "_")].append(word)
+        else:
+            raise UserError(f"one graph at a time, given {word!r} as well")
+    values = {key: [toml_value(word) for word in given] for key, given in found.items()}
+    return {key: True if not given else given[0] if len(given) == 1 else given for key, given in values.items()}
+
+
+def _bind(graph, workers, seed, weights, keys):
+    from coopmpi.topology.graphs import GraphFile
+    from coopmpi.topology.mixing import mixing_table
+
+    mixing = mixing_table(graph=graph, weights=weights, **keys)
     if workers is None:
-        from_file = graph not in parts("graph") and Path(graph).is_file()
-        workers = files.read(graph, bool(keys["directed"]))[0].shape[0] if from_file else 8
-    table = {key: value for key, value in keys.items() if value is not None}
-    return convert({"graph": graph, **table}, Mixing, "[mixing]").bind(workers, seed)
+        workers = mixing.graph.size() if isinstance(mixing.graph, GraphFile) else 8
+    return mixing.bind(workers, seed)
 
 
 def _save(mixing, path):
@@ -133,14 +144,14 @@ def _sheet(mixing, model_bytes, model):
     return table
 
 
-def _comparison(workers, seed, keys, model_bytes, model):
+def _comparison(workers, seed, weights, model_bytes, model):
     from rich import box
     from rich.markup import escape
     from rich.table import Table
 
     from coopmpi.registry import parts
 
-    table = Table(title=f"workers = {workers}, weights = {keys['weights']}, {model}", title_justify="left",
+    table = Table(title=f"workers = {workers}, weights = {weights}, {model}", title_justify="left",
                   box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("graph", no_wrap=True)
     for heading in ("degree", "zeta", "gap", "rounds\nto 1/10", "sent per\nround", "sent\nto 1/10"):
@@ -148,7 +159,7 @@ def _comparison(workers, seed, keys, model_bytes, model):
     impossible = []
     for name in parts("graph"):
         try:
-            f = _figures(_bind(name, workers, seed, keys), model_bytes)
+            f = _figures(_bind(name, workers, seed, weights, {}), model_bytes)
         except UserError as error:
             impossible.append(f"[bold]{name}[/bold]: {escape(str(error))}")
             continue
@@ -157,7 +168,7 @@ def _comparison(workers, seed, keys, model_bytes, model):
         table.add_row(name, degree, _number(f.zeta), _number(1 - f.zeta), _rounds(f.rounds), _size(f.bytes),
                       _size(whole_rounds * f.bytes))
     if not table.row_count:
-        _bind("ring", workers, seed, keys)  # raises what keeps all of them from working
+        _bind("ring", workers, seed, weights, {})  # raises what keeps all of them from working
     notes = ("zeta = ||W - J||_2 over a cycle of rounds, gap = 1 - zeta; to 1/10: until the workers disagree ten "
              "times less; sent: by the busiest worker, an all-reduce where W averages over all workers.")
     return table, notes, *impossible

@@ -86,7 +86,7 @@ def run(assembly, world, output, quiet, checkpoint=None):
     from coopmpi.run.session import train
 
     watched = world.rank == 0 and not quiet
-    watcher = console.watcher(assembly.run.steps, launch.columns()) if watched else console.Silent()
+    watcher = console.watcher(assembly.context.steps, launch.columns()) if watched else console.Silent()
     outcome = train(assembly, world, output, watcher, checkpoint)
     if watched:
         console.summary(assembly, world, outcome, output)

@@ -12,9 +12,9 @@ from msgspec import Meta
 from coopmpi.compression.codec import Codec
 from coopmpi.compression.selection import largest, scatter
 from coopmpi.compression.wire import Integers, Numbers, index_width
+from coopmpi.ranges import Count, Share
 from coopmpi.registry import Part, register
 
-Share = Annotated[float, Meta(gt=0, le=1)]
 LARGEST_HALF = 65504.0  # of float16
 LARGEST_BRAIN = float(2 ** 128 - 2 ** 120)  # of bfloat16
 
@@ -284,7 +284,7 @@ class LowRank(Compressor, frozen=True, kw_only=True):
     source = "Vogels, Karimireddy, Jaggi, PowerSGD, NeurIPS 2019, algorithm 1"
     random = "shared"
 
-    rank: Annotated[int, Meta(ge=1)] = 2
+    rank: Count = 2
 
     def factored(self, shape):
         """(n, c) of a tensor that two factors are smaller than, or None."""

@@ -5,7 +5,7 @@ import numpy as np
 from coopmpi.step import Advance, Recall
 
 
-def gossip(state, run, gamma, threshold=None):
+def gossip(state, context, gamma, threshold=None):
     """One consensus step on the copies h, a generator of requests that rebinds state.x and state.copies:
 
         q_i = C(x_i - h_i);  h_i <- h_i + q_i everywhere;  x_i <- x_i + gamma sum_j w_ij (h_j - h_i)
@@ -15,13 +15,13 @@ def gossip(state, run, gamma, threshold=None):
     gamma and trigger, since W is symmetric.
     """
     b, distances, silent = state.x.shape[0], None, ()
-    apart = run.combine((1.0, -1.0), (state.x, state.copies[:b]))
+    apart = context.combine((1.0, -1.0), (state.x, state.copies[:b]))
     if threshold is not None:
-        distances = _squared_norms(apart, run.device)
+        distances = _squared_norms(apart, context.device)
         silent = tuple(np.flatnonzero(distances <= threshold).tolist())
-    state.copies = yield Advance(state.copies, run.pack(apart, run.round, silent))
-    mixed = yield Recall(state.copies, run.round)
-    state.x = run.combine((1.0, gamma, -gamma), (state.x, mixed, state.copies[:b]))
+    state.copies = yield Advance(state.copies, context.pack(apart, context.round, silent))
+    mixed = yield Recall(state.copies, context.round)
+    state.x = context.combine((1.0, gamma, -gamma), (state.x, mixed, state.copies[:b]))
     return distances
 
 

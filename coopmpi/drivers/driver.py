@@ -10,23 +10,23 @@ from time import perf_counter
 
 import numpy as np
 
-from coopmpi.drivers.exchange_schedule import Plan
-from coopmpi.drivers.rank_layout import Placement
+from coopmpi.drivers.exchange_schedule import ExchangeSchedule
+from coopmpi.drivers.rank_layout import RankLayout
 from coopmpi.step import Advance, Finish, Grad, Mean, Mix, Now, Packed, Recall, Start
 
-MOST_PLANS = 1000  # that are kept: random graphs have many
+MOST_SCHEDULES = 1000  # that are kept: random graphs have many
 LONG = 2e-3  # seconds of a gradient during which it is worth moving messages
 
 
 class Exchange:
-    """Rows on their way to the workers that need them, in one plan; what arrives joins the local rows."""
+    """Rows on their way to the workers that need them, in one schedule; what arrives joins the local rows."""
 
-    def __init__(self, driver, rows, plan, silent=()):
-        self.driver, self.rows, self.plan = driver, rows, plan
+    def __init__(self, driver, rows, schedule, silent=()):
+        self.driver, self.rows, self.schedule = driver, rows, schedule
         # a silent worker's message is empty, and stands for zeros
-        sends = [(peer, rows[i, :0] if i in silent else rows[i]) for peer, local in plan.sends.items() for i in local]
-        self.arrived = driver.device.empty((len(plan.remote), rows.shape[1]), rows.dtype) if plan.remote else rows[:0]
-        sources = [peer for peer, workers in plan.receives.items() for _ in workers]
+        sends = [(peer, rows[i, :0] if i in silent else rows[i]) for peer, local in schedule.sends.items() for i in local]
+        self.arrived = driver.device.empty((len(schedule.remote), rows.shape[1]), rows.dtype) if schedule.remote else rows[:0]
+        sources = [peer for peer, workers in schedule.receives.items() for _ in workers]
         self.transfer = driver.world.exchange(sends, list(zip(sources, self.arrived)), driver.device)
 
     def mixed(self, local, arrived, weights):
@@ -42,8 +42,8 @@ class Exchange:
 class MixTicket(Exchange):
     """A neighbour exchange under way; its value is W x for the local rows."""
 
-    def __init__(self, driver, x, plan, weights):
-        super().__init__(driver, x, plan)
+    def __init__(self, driver, x, schedule, weights):
+        super().__init__(driver, x, schedule)
         self.weights = weights
 
     def value(self):
@@ -54,29 +54,29 @@ class MixTicket(Exchange):
 class PackedMixTicket(Exchange):
     """The same for packed rows: they are unpacked where they arrive."""
 
-    def __init__(self, driver, packed, plan, weights):
-        super().__init__(driver, packed.rows, plan)
+    def __init__(self, driver, packed, schedule, weights):
+        super().__init__(driver, packed.rows, schedule)
         self.packed, self.weights = packed, weights
 
     def value(self):
         self.driver.wait(self.transfer)
         packed, unpack = self.packed, self.driver.unpack
-        local, arrived = unpack(packed, packed.rows, self.plan.hosted), unpack(packed, self.arrived, self.plan.remote)
+        local, arrived = unpack(packed, packed.rows, self.schedule.hosted), unpack(packed, self.arrived, self.schedule.remote)
         return self.mixed(local, arrived, self.weights)
 
 
 class AdvanceTicket(Exchange):
     """Packed increments on their way to everybody who remembers a copy; its value is the advanced copies."""
 
-    def __init__(self, driver, copies, packed, plan):
-        super().__init__(driver, packed.rows, plan, silent=packed.silent)
+    def __init__(self, driver, copies, packed, schedule):
+        super().__init__(driver, packed.rows, schedule, silent=packed.silent)
         self.copies, self.packed = copies, packed
 
     def value(self):
         self.driver.wait(self.transfer)
-        packed, unpack, b = self.packed, self.driver.unpack, len(self.plan.hosted)
-        for copies, rows, workers in ((self.copies[:b], packed.rows, self.plan.hosted),
-                                      (self.copies[b:], self.arrived, self.plan.remote)):
+        packed, unpack, b = self.packed, self.driver.unpack, len(self.schedule.hosted)
+        for copies, rows, workers in ((self.copies[:b], packed.rows, self.schedule.hosted),
+                                      (self.copies[b:], self.arrived, self.schedule.remote)):
             if len(workers):
                 copies += unpack(packed, rows, workers)
         return self.copies
@@ -133,10 +133,10 @@ class Driver:
     def __init__(self, workers, task, mixing, device, world, deterministic=False):
         self.workers, self.task, self.mixing = workers, task, mixing
         self.device, self.world, self.deterministic = device, world, deterministic
-        self.placement = Placement(workers, world.size)
-        self.hosted = self.placement.hosted(world.rank)
+        self.rank_layout = RankLayout(workers, world.size)
+        self.hosted = self.rank_layout.hosted(world.rank)
         self.wall_time = perf_counter  # the trainer puts its own clock here
-        self._plans = {}
+        self._schedules = {}
         self._tickets = []
         self._gradient_seconds = 0.0  # of the host, last time
         self._answers = {Grad: self.grad, Mix: self.mix, Mean: self.mean, Advance: self.advance, Recall: self.recall,
@@ -217,9 +217,9 @@ class Driver:
             return AdvanceTicket(self, request.copies, request.packed, self.audience)
         if self.mixing.average(request.round) and type(request.x) is not Packed:
             return self.post_mean(request.x, request.x.shape[0])  # W = J
-        plan, weights = self.plan(request.round)
-        self.sent += plan.degree * _nbytes(request.x)
-        return (PackedMixTicket if type(request.x) is Packed else MixTicket)(self, request.x, plan, weights)
+        schedule, weights = self.schedule(request.round)
+        self.sent += schedule.degree * _nbytes(request.x)
+        return (PackedMixTicket if type(request.x) is Packed else MixTicket)(self, request.x, schedule, weights)
 
     def post_mean(self, x, rows=1):
         if type(x) is Packed:
@@ -234,7 +234,7 @@ class Driver:
         if self.world.size == 1:
             return rows, self.world.done
         target = self.device.empty((self.workers, rows.shape[1]), rows.dtype)
-        return target, self.world.all_gather(rows, target, self.placement, self.device.staging)
+        return target, self.world.all_gather(rows, target, self.rank_layout, self.device.staging)
 
     def unpack(self, packed, rows, workers):
         """The dense values (k, d) of packed rows (k, nbytes) that came from `workers`."""
@@ -245,19 +245,19 @@ class Driver:
 
     @cached_property
     def audience(self):
-        """The plan over the links of all rounds: who ever needs a worker's model remembers a copy of it."""
+        """The schedule over the links of all rounds: who ever needs a worker's model remembers a copy of it."""
         whole = self.mixing.whole
-        return Plan(whole, range(whole.cycle), self.placement, self.world.rank)
+        return ExchangeSchedule(whole, range(whole.cycle), self.rank_layout, self.world.rank)
 
-    def plan(self, round):
-        """The Plan of a round, and the weights that go with it."""
+    def schedule(self, round):
+        """The ExchangeSchedule of a round, and the weights that go with it."""
         phase = self.mixing.phase(round)
-        if phase not in self._plans:
-            if len(self._plans) >= MOST_PLANS:
-                self._plans.clear()
-            plan = Plan(self.mixing, [round], self.placement, self.world.rank)
-            self._plans[phase] = plan, plan.weights(self.mixing, round)
-        return self._plans[phase]
+        if phase not in self._schedules:
+            if len(self._schedules) >= MOST_SCHEDULES:
+                self._schedules.clear()
+            schedule = ExchangeSchedule(self.mixing, [round], self.rank_layout, self.world.rank)
+            self._schedules[phase] = schedule, schedule.weights(self.mixing, round)
+        return self._schedules[phase]
 
     def wait(self, transfer):
         begin = perf_counter()

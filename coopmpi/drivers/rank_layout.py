@@ -1,7 +1,7 @@
 """Which rank hosts which workers."""
 
 
-class Placement:
+class RankLayout:
     """m workers on n ranks in contiguous blocks; the first m % n ranks host one more."""
 
     def __init__(self, workers, ranks):

@@ -43,7 +43,7 @@ class Solo:
     def abort(self, error):
         """End all ranks because of an error that only this one met."""
 
-    def collect(self, rows, placement):
+    def collect(self, rows, rank_layout):
         """On rank 0, the rows (b, d) of all ranks one by one, in ascending worker index; nothing elsewhere."""
         yield from rows
 

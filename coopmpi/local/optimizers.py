@@ -1,16 +1,11 @@
 """Local optimisers: the direction in which one worker goes. Buffers stay local and are never exchanged."""
 
-from typing import Annotated, ClassVar
-
-from msgspec import Meta
+from typing import ClassVar
 
 from coopmpi.errors import UserError
+from coopmpi.ranges import Fraction, NonNegative, Positive
 from coopmpi.registry import Part, register
 from coopmpi.step import Slot
-
-Positive = Annotated[float, Meta(gt=0)]
-NonNegative = Annotated[float, Meta(ge=0)]
-Fraction = Annotated[float, Meta(ge=0, lt=1)]
 
 
 class Optimizer(Part, frozen=True, kw_only=True):
@@ -27,7 +22,7 @@ class Optimizer(Part, frozen=True, kw_only=True):
     def slots(self):
         return ()
 
-    def direction(self, state, x, gradient, run):
+    def direction(self, state, x, gradient, context):
         raise NotImplementedError
 
     def forget(self, state):
@@ -59,11 +54,11 @@ class SGD(Optimizer, frozen=True, kw_only=True):
         if self.momentum:
             state.velocity[:] = 0
 
-    def direction(self, state, x, gradient, run):
-        xp = run.device.xp
+    def direction(self, state, x, gradient, context):
+        xp = context.device.xp
         if self.weight_decay:
             # g + weight_decay x
-            decay = xp.multiply(x, self.weight_decay, out=run.device.empty(x.shape, x.dtype))
+            decay = xp.multiply(x, self.weight_decay, out=context.device.empty(x.shape, x.dtype))
             xp.add(gradient, decay, out=gradient)
         if not self.momentum:
             return gradient
@@ -76,7 +71,7 @@ class SGD(Optimizer, frozen=True, kw_only=True):
             return v
 
         # g + momentum v
-        ahead = xp.multiply(v, self.momentum, out=run.device.empty(v.shape, v.dtype))
+        ahead = xp.multiply(v, self.momentum, out=context.device.empty(v.shape, v.dtype))
         return xp.add(gradient, ahead, out=gradient)
 
 
@@ -98,9 +93,9 @@ class Adam(Optimizer, frozen=True, kw_only=True):
         return (Slot("first_moment", "worker", "zero", "running mean of the gradient"),
                 Slot("second_moment", "worker", "zero", "running mean of its square"))
 
-    def direction(self, state, x, gradient, run):
-        xp = run.device.xp
-        work = run.device.empty(x.shape, x.dtype)
+    def direction(self, state, x, gradient, context):
+        xp = context.device.xp
+        work = context.device.empty(x.shape, x.dtype)
         if self.weight_decay:
             xp.add(gradient, xp.multiply(x, self.weight_decay, out=work), out=gradient)
 
@@ -118,7 +113,7 @@ class Adam(Optimizer, frozen=True, kw_only=True):
         xp.add(m, gradient, out=m)
 
         # (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon)
-        t = run.k + 1
+        t = context.k + 1
         xp.multiply(v, 1 / (1 - self.beta2**t), out=work)
         xp.sqrt(work, out=work)
         xp.add(work, self.epsilon, out=work)

@@ -6,10 +6,9 @@ from typing import Annotated, ClassVar
 from msgspec import Meta
 
 from coopmpi.errors import UserError
+from coopmpi.ranges import Count, NonNegative, Positive, Whole
 from coopmpi.registry import Part, register
 from coopmpi.step import Finish, Mean, Now, Start
-
-Steps = Annotated[int, Meta(ge=1)]
 
 
 class Period(Part, frozen=True, kw_only=True):
@@ -36,7 +35,7 @@ class Rounds:
     def due(self, k):
         return k - self._last >= self.tau
 
-    def replay(self, taus, first_loss, run, now):
+    def replay(self, taus, first_loss, context, now):
         """Go to where an earlier run stopped: taus in force at its steps, mean loss of its first period, seconds."""
         for k, tau in enumerate(taus):
             self.tau = tau
@@ -44,7 +43,7 @@ class Rounds:
                 self.index, self._last = self.index + 1, k
                 self.tau = self.period.tau_from(k + 1)
 
-    def after_step(self, k, loss, run):
+    def after_step(self, k, loss, context):
         """Called after step k with its losses (b,): a generator of requests."""
         if self.due(k):
             self.index, self._last = self.index + 1, k
@@ -60,7 +59,7 @@ class Rounds:
 class Every(Period, frozen=True, kw_only=True):
     """A round after every tau steps: when (k + 1) % tau == 0."""
 
-    tau: Steps = 8
+    tau: Count = 8
 
     def tau_from(self, k):
         return self.tau
@@ -70,8 +69,8 @@ class Every(Period, frozen=True, kw_only=True):
 class PostLocal(Period, frozen=True, kw_only=True):
     """A round after every step until `switch`, then after every tau steps [Lin et al., ICLR 2020]."""
 
-    switch: Steps = 1000
-    tau: Steps = 16
+    switch: Count = 1000
+    tau: Count = 16
 
     def tau_from(self, k):
         return 1 if k < self.switch else self.tau
@@ -81,7 +80,7 @@ class PostLocal(Period, frozen=True, kw_only=True):
 class Listed(Period, frozen=True, kw_only=True):
     """Periods as given: `taus = [[0, 32], [500, 8], [1500, 1]]` is 32 at first, 8 from step 500 on, then 1."""
 
-    taus: tuple[tuple[Annotated[int, Meta(ge=0)], Steps], ...] = ((0, 8),)
+    taus: tuple[tuple[Whole, Count], ...] = ((0, 8),)
 
     def __post_init__(self):
         starts = [start for start, _ in self.taus]
@@ -103,11 +102,11 @@ class AdaComm(Period, frozen=True, kw_only=True):
     one. Block momentum on top is `bmuf`. Source: Wang & Joshi, MLSys 2019, sec. 4 (rules 17 to 20).
     """
 
-    tau: Steps = 16  # tau_0
-    interval: Annotated[float, Meta(gt=0)] = 60.0  # seconds
+    tau: Count = 16  # tau_0
+    interval: Positive = 60.0  # seconds
     fallback: Annotated[float, Meta(gt=0, lt=1)] = 0.5
-    coupling: Annotated[float, Meta(ge=0)] = 0.0
-    largest: Steps = 10**6
+    coupling: NonNegative = 0.0
+    largest: Count = 10**6
 
     def tau_from(self, k):
         return self.tau
@@ -138,13 +137,13 @@ class AdaptiveRounds(Rounds):
         self._first = None  # (loss, lr) of the first round
         self._deadline = period.interval
 
-    def replay(self, taus, first_loss, run, now):
-        super().replay(taus, first_loss, run, now)
+    def replay(self, taus, first_loss, context, now):
+        super().replay(taus, first_loss, context, now)
         self.tau, self._deadline = taus[-1], now + self.period.interval
-        run.at(taus[0] - 1)
-        self._first = first_loss, run.lr
+        context.at(taus[0] - 1)
+        self._first = first_loss, context.lr
 
-    def after_step(self, k, loss, run):
+    def after_step(self, k, loss, context):
         self._loss, self._steps = self._loss + loss, self._steps + 1
         if not self.due(k):
             return
@@ -152,11 +151,11 @@ class AdaptiveRounds(Rounds):
         decision = self.tau
         if self._news is not None:
             news = yield Finish(self._news)
-            mean_loss, tau = run.device.to_host(news)[0].tolist()
+            mean_loss, tau = context.device.to_host(news)[0].tolist()
             self.tau = decision = round(tau)
-            if run.hosted[0] == 0:
-                decision = self._decide(mean_loss, run.lr, (yield Now()))
-        self._news = yield Start(Mean(self._message(decision, run)))
+            if context.hosted[0] == 0:
+                decision = self._decide(mean_loss, context.lr, (yield Now()))
+        self._news = yield Start(Mean(self._message(decision, context)))
         self._loss, self._steps = 0.0, 0
 
     def finish(self):
@@ -164,12 +163,12 @@ class AdaptiveRounds(Rounds):
             yield Finish(self._news)
             self._news = None
 
-    def _message(self, decision, run):
+    def _message(self, decision, context):
         """(b, 2): mean loss of each local worker; m times the decision from worker 0, and 0 from all others."""
-        message = run.device.xp.zeros((len(run.hosted), 2), "float64")
+        message = context.device.xp.zeros((len(context.hosted), 2), "float64")
         message[:, 0] = self._loss / self._steps
-        if run.hosted[0] == 0:
-            message[0, 1] = run.workers * decision
+        if context.hosted[0] == 0:
+            message[0, 1] = context.workers * decision
         return message
 
     def _decide(self, loss, lr, now):

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 from msgspec import Meta
 
 from coopmpi.errors import UserError
+from coopmpi.ranges import Positive, Whole
 from coopmpi.registry import Part, register
 
 
@@ -13,7 +14,7 @@ class Schedule(Part, frozen=True, kw_only=True):
     """Base: factor(k, steps) for step k of a run of `steps` steps."""
 
     name: ClassVar[str]
-    warmup: Annotated[int, Meta(ge=0)] = 0  # steps of linear increase at the start
+    warmup: Whole = 0  # steps of linear increase at the start
 
     def factor(self, k, steps):
         ramp = min(1.0, (k + 1) / self.warmup) if self.warmup else 1.0
@@ -36,7 +37,7 @@ class Step(Schedule, frozen=True, kw_only=True):
     """Multiply by `factor_each` at every milestone, given in steps or as fractions of the run."""
 
     milestones: tuple[float, ...] = (0.5, 0.75)
-    factor_each: Annotated[float, Meta(gt=0)] = 0.1
+    factor_each: Positive = 0.1
 
     def __post_init__(self):
         if sorted(self.milestones) != list(self.milestones) or min(self.milestones, default=0) < 0:

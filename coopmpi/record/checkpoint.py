@@ -4,20 +4,7 @@ import numpy as np
 
 from coopmpi.errors import UserError
 from coopmpi.record.reader import open_run
-
-STATE = "state"
-
-
-def make_state(file, slots, workers, dimension, dtype):
-    """Room for every slot, a row per worker or a few for all; nothing is allocated before it is written."""
-    state = file.create_group(STATE)
-    state.attrs["step"] = np.int64(0)  # steps done when it was written; 0: never
-    for slot in slots:
-        if slot.kind != "ticket":
-            rows = slot.rows if slot.kind == "replica" else workers
-            columns = slot.columns or dimension
-            data = state.create_dataset(slot.name, (rows, columns), dtype, chunks=(1, columns) if rows else None)
-            data.attrs.update({"units": "1", "description": slot.purpose})
+from coopmpi.record.schema import STATE
 
 
 def copy_run(old, file, step):

@@ -5,7 +5,7 @@ from pathlib import Path
 import h5py
 
 from coopmpi.errors import UserError
-from coopmpi.record.writer import FORMAT
+from coopmpi.record.schema import FORMAT
 
 
 def open_run(path):

@@ -8,42 +8,10 @@ import numpy as np
 
 from coopmpi import __version__
 from coopmpi.errors import CoopError, UserError
+from coopmpi.record import schema
+from coopmpi.record.checkpoint import copy_run
 
-FORMAT, FORMAT_VERSION = "coopmpi-run", 1
 METADATA = 65536  # bytes that HDF5 may need for its own when something is added
-STATUS = "S16"  # fixed width: rewritten in place while readers look on
-
-# step record: name -> (dtype, per worker?, units, description)
-TRAIN = {
-    "wall_time": ("f8", False, "s", "since the start of training, without evaluation and writing"),
-    "tau": ("i4", False, "1", "period in force, in steps"),
-    "loss": ("f4", True, "1", "mini-batch loss of each worker"),
-    "compute_time": ("f4", True, "s", "gradient computation of the rank that hosts the worker"),
-    "wait_time": ("f4", True, "s", "blocked on communication, on the rank that hosts the worker"),
-    "bytes_sent": ("f8", True, "B", "sent by each worker in this step, as with one rank per worker; "
-                                    "an average counts as a ring all-reduce"),
-}
-# ... and what is added or means something else when virtual clocks measure
-SIMULATED = {
-    "virtual_time": ("f8", False, "s", "latest of the workers' virtual clocks"),
-    "compute_time": ("f8", True, "s", "gradient computation of the worker, virtual"),
-    "wait_time": ("f8", True, "s", "worker blocked on communication, virtual"),
-}
-EVAL = {
-    "loss": "loss of the mean model on held-out data (classify, regress) or the objective (quadratic)",
-    "train_loss": "loss of the mean model on training data: as many samples as are held out",
-    "accuracy": "share of correct predictions of the mean model on held-out data",
-    "consensus": "(1/m) sum_i ||x_i - mean||^2",
-    "wall_time": "since the start of training, without evaluation and writing",
-}
-# name -> (units, description)
-ROUNDS = {
-    "posted": ("s", "when rank 0 posted a transfer, since the start of training"),
-    "finished": ("s", "when its result was there and used, since the start of training"),
-    "waited": ("s", "how long the transfer blocked rank 0 between the two"),
-    "hidden": ("1", "share of the time between the two in which it did not"),
-}
-EVENT = np.dtype([("step", "i8"), ("wall_time", "f8"), ("kind", "S32"), ("text", "S256")])
 
 
 def check_output(path, overwrite):
@@ -69,11 +37,9 @@ class Writer:
 
     def __init__(self, path, config_text, workers, dimension, dtype, attributes=(), layout=(), slots=(),
                  simulated=False, checkpoint=None):
-        from coopmpi.record.checkpoint import copy_run, make_state
-
         self.path = Path(path)
-        self._train = TRAIN | (SIMULATED if simulated else {})
-        self._rounds = {} if simulated else ROUNDS  # one process hides nothing
+        self._train = schema.TRAIN | (schema.SIMULATED if simulated else {})
+        self._rounds = {} if simulated else schema.ROUNDS  # one process hides nothing
         self.broken = False  # a write has failed: no more rows can be added
         place = self.path.resolve()
         draft = place.with_name(f".{place.name}.new")
@@ -81,15 +47,15 @@ class Writer:
             with self._guarded():
                 self._file = file = h5py.File(draft, "w", libver="latest")
                 self._make_room(len(config_text) + 8 * workers + 256 * len(layout))
-                file.attrs.update({"format": FORMAT, "format_version": FORMAT_VERSION, "coopmpi": __version__,
+                file.attrs.update({"format": schema.FORMAT, "format_version": schema.FORMAT_VERSION, "coopmpi": __version__,
                                    "mode": "simulate" if simulated else "train"})
                 file.attrs.update(dict(attributes))
-                file.attrs["status"] = np.array("running", STATUS)
+                file.attrs["status"] = np.array("running", schema.STATUS)
                 file["config"] = config_text
                 self._make_series(workers)
-                self._events = file.create_dataset("events", (0,), EVENT, maxshape=(None,), chunks=(64,))
+                self._events = file.create_dataset("events", (0,), schema.EVENT, maxshape=(None,), chunks=(64,))
                 self._make_final(workers, dimension, dtype, layout)
-                make_state(file, slots, workers, dimension, dtype)
+                schema.make_state(file, slots, workers, dimension, dtype)
                 if checkpoint is not None:
                     self._make_room(os.path.getsize(checkpoint.path))
                     copy_run(checkpoint.file, file, checkpoint.step)
@@ -117,7 +83,7 @@ class Writer:
             self._describe(data, train["step"], units, description)
             if each:
                 data.dims[1].attach_scale(file["worker"])
-        for name, description in EVAL.items():
+        for name, description in schema.EVAL.items():
             data = evaluation.create_dataset(name, (0,), "f8", maxshape=(None,), chunks=(256,))
             self._describe(data, evaluation["step"], "s" if name == "wall_time" else "1", description)
         for name, (units, description) in self._rounds.items():
@@ -160,7 +126,7 @@ class Writer:
 
     def evaluation(self, step, wall_time, figures):
         """Append one row of /eval; figures that the task does not have are NaN."""
-        columns = {name: [figures.get(name, np.nan)] for name in EVAL}
+        columns = {name: [figures.get(name, np.nan)] for name in schema.EVAL}
         self._append("eval", columns | {"step": [step], "wall_time": [wall_time]})
 
     def _append(self, group, columns):
@@ -179,7 +145,7 @@ class Writer:
     def event(self, step, wall_time, kind, text):
         """Append to /events what happened at a step."""
         with self._guarded():
-            self._make_room(self._events.chunks[0] * EVENT.itemsize)
+            self._make_room(self._events.chunks[0] * schema.EVENT.itemsize)
             self._events.resize(self._events.shape[0] + 1, axis=0)
             self._events[-1] = (step, wall_time, kind.encode(), text.encode()[:256])
             self._file.flush()
@@ -210,7 +176,7 @@ class Writer:
     def close(self, status):
         """Write the status (finished, interrupted, failed) and close the file."""
         with self._guarded():
-            self._file.attrs.modify("status", np.array(status, STATUS))
+            self._file.attrs.modify("status", np.array(status, schema.STATUS))
             self._file.flush()
             # give back the room that was not needed
             os.ftruncate(self._file.id.get_vfd_handle(), self._file.id.get_filesize())

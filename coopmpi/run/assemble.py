@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from coopmpi.config import Config
 from coopmpi.device.choice import choose
 from coopmpi.drivers.driver import Driver
-from coopmpi.drivers.rank_layout import Placement
+from coopmpi.drivers.rank_layout import RankLayout
 from coopmpi.errors import CoopError, UserError
 from coopmpi.inputs import read_numbers
 from coopmpi.local.periods import Every
 from coopmpi.simulation.clocks import Clocks
-from coopmpi.step import MODEL, Run
+from coopmpi.step import MODEL, Context
 from coopmpi.tasks.problem import Place
 
 DEFAULT_STEPS = 2000
@@ -21,7 +21,7 @@ class Assembly:
     """Everything a Trainer needs, checked and ready, on one rank."""
 
     config: Config  # with workers and steps filled in
-    run: Run
+    context: Context
     driver: Driver
     slots: tuple
     eval_every: int
@@ -62,7 +62,7 @@ def assemble(config, world, simulated=False):
         return mixing, choose(config.device, world.local_rank, config.device_buffers)
 
     def data():
-        hosted = Placement(workers, world.size).hosted(world.rank)
+        hosted = RankLayout(workers, world.size).hosted(world.rank)
         return config.task.prepare(Place(workers, hosted, config.seed, config.dtype, device, world))
 
     mixing, device = together(world, parts)
@@ -77,11 +77,11 @@ def assemble(config, world, simulated=False):
     codec, tensors = None, getattr(problem, "layout", None) or [("x", (problem.dimension,), 0)]
     if config.algorithm.uses_compress:
         codec = config.compress.bind(tensors, config.dtype, device, config.seed)
-    run = Run(workers, driver.hosted, steps, config.optimizer, config.schedule, period, device, tensors, config.seed,
+    context = Context(workers, driver.hosted, steps, config.optimizer, config.schedule, period, device, tensors, config.seed,
               codec, mixing)
     slots = (MODEL, *config.algorithm.bound_slots(mixing), *config.optimizer.slots)
     if simulated:
         clocks = Clocks(driver, compute, config.network, config.seed)
     else:
         clocks, config = None, msgspec.structs.replace(config, compute=None, network=None)
-    return Assembly(config, run, driver, slots, config.record.eval_every or max(1, steps // 20), clocks)
+    return Assembly(config, context, driver, slots, config.record.eval_every or max(1, steps // 20), clocks)

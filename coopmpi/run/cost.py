@@ -12,7 +12,7 @@ from coopmpi.device.host import Host
 from coopmpi.drivers.driver import Driver
 from coopmpi.drivers.solo import Solo
 from coopmpi.local.periods import Every
-from coopmpi.step import Advance, Mean, Mix, Run, Start, State, relay
+from coopmpi.step import Advance, Context, Mean, Mix, Start, State, relay
 from coopmpi.tasks.problem import Problem
 
 RANDOM_ROUNDS = 100  # that stand for all rounds where graphs are drawn
@@ -66,7 +66,7 @@ class Rehearsal(Solo):
     def all_sum(self, source, target, device):
         return self.done
 
-    def all_gather(self, source, target, placement, device):
+    def all_gather(self, source, target, rank_layout, device):
         return self.done
 
 
@@ -74,22 +74,22 @@ def estimate(assembly):
     """The Cost of an assembled run on this rank."""
     real, config, problem = assembly.driver, assembly.config, assembly.driver.task
     device, requests = Host(), []
-    tensors = config.algorithm.miniature(assembly.run.tensors)
+    tensors = config.algorithm.miniature(assembly.context.tensors)
     dimension = sum(prod(shape) for _, shape, _ in tensors)
     scale = problem.dimension / dimension
     driver = Driver(config.workers, Slope(len(real.hosted), dimension, config.dtype), real.mixing, device,
                     Rehearsal(real.world.rank, real.world.size), config.deterministic)
-    codec = assembly.run.codec and StillCodec(assembly.run.codec, scale, device)
-    run = Run(config.workers, driver.hosted, config.steps, config.optimizer, config.schedule,
-              Every(tau=assembly.run.tau), device, tensors, config.seed, codec, real.mixing)
+    codec = assembly.context.codec and StillCodec(assembly.context.codec, scale, device)
+    context = Context(config.workers, driver.hosted, config.steps, config.optimizer, config.schedule,
+              Every(tau=assembly.context.tau), device, tensors, config.seed, codec, real.mixing)
     state = State(assembly.slots, driver.task.initial(), driver)
     sent = 0.0
     cycle = (real.mixing.cycle or RANDOM_ROUNDS) if real.mixing else 1
-    for k in range(2 * run.tau * cycle):
-        run.at(k)
+    for k in range(2 * context.tau * cycle):
+        context.at(k)
         driver.at(k)
-        loss = driver.drive(_noting(config.algorithm.step(state, run), requests))
-        driver.drive(run.rounds.after_step(k, loss, run))
+        loss = driver.drive(_noting(config.algorithm.step(state, context), requests))
+        driver.drive(context.rounds.after_step(k, loss, context))
         sent += driver.sent.mean()
     sizes = [(getattr(state, s.name).nbytes, s.columns) for s in assembly.slots if s.kind != "ticket"]
     narrow = sum(nbytes for nbytes, columns in sizes if columns)  # does not grow with the model
@@ -102,13 +102,13 @@ def estimate(assembly):
         memory["compression"] = _workspace(assembly, len(real.hosted))
     memory |= problem.memory()
     rounds = 2 * cycle
-    return Cost(memory, run.tau, sent / rounds * scale, _messages(requests, driver, rounds))
+    return Cost(memory, context.tau, sent / rounds * scale, _messages(requests, driver, rounds))
 
 
 def _workspace(assembly, b):
     """Bytes that packing and unpacking need beside packets and models: found by doing it once."""
     device, config = Host(), assembly.config
-    codec = config.compress.bind(assembly.run.tensors, config.dtype, device, config.seed)
+    codec = config.compress.bind(assembly.context.tensors, config.dtype, device, config.seed)
     x = np.zeros((b, assembly.driver.task.dimension), config.dtype)
     packed = codec.encode(x, range(b), 0)
     codec.decode(packed, range(b), 0, x)
@@ -134,7 +134,7 @@ def _messages(requests, driver, rounds):
         elif kind is Mean or driver.mixing.average(round):
             averages += 1
         else:
-            neighbours += driver.plan(round)[0].degree.mean()
+            neighbours += driver.schedule(round)[0].degree.mean()
     parts = [f"{neighbours / rounds:.3g} to neighbours"] if neighbours else []
     parts += [f"{averages / rounds:.3g} all-reduce"] if averages else []
     return " + ".join(parts)

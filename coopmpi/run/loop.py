@@ -16,7 +16,7 @@ class Trainer:
     """
 
     def __init__(self, assembly, writer, watcher, checkpoint=None):
-        self.algorithm, self.run, self.driver = assembly.config.algorithm, assembly.run, assembly.driver
+        self.algorithm, self.context, self.driver = assembly.config.algorithm, assembly.context, assembly.driver
         self.writer, self.watcher, self.eval_every = writer, watcher, assembly.eval_every
         driver, self.clocks = self.driver, assembly.clocks
         self.state = State(assembly.slots, driver.task.initial(), driver)
@@ -31,22 +31,22 @@ class Trainer:
 
     def train(self):
         """Run all steps; raises Interrupted or NumericalFailure, on all ranks alike."""
-        driver, run, state = self.driver, self.run, self.state
+        driver, context, state = self.driver, self.context, self.state
         self.started = perf_counter() - self.trained
         driver.wall_time = lambda: self.wall_time
         if not self.done:
             self.evaluate()
-        for k in range(self.done, run.steps):
-            run.at(k)
+        for k in range(self.done, context.steps):
+            context.at(k)
             driver.at(k)
-            tau = run.tau
-            loss = self.drive(self.algorithm.step(state, run))
-            self.drive(run.rounds.after_step(k, loss, run))
+            tau = context.tau
+            loss = self.drive(self.algorithm.step(state, context))
+            self.drive(context.rounds.after_step(k, loss, context))
             self.done = k + 1
-            ends = self.ballot.stops(self.done, self.wall_time) or self.done == run.steps
+            ends = self.ballot.stops(self.done, self.wall_time) or self.done == context.steps
             if ends:
-                self.drive(self.algorithm.finish(state, run))
-                self.drive(run.rounds.finish())
+                self.drive(self.algorithm.finish(state, context))
+                self.drive(context.rounds.finish())
             pauses = ends or self.done % self.eval_every == 0
             if pauses:
                 self.meet()
@@ -57,7 +57,7 @@ class Trainer:
             if ends:
                 break
         self.pause(self.log.close, self.done, state.x)
-        self.ballot.agree(self.done, run.steps)
+        self.ballot.agree(self.done, context.steps)
 
     def drive(self, generator):
         """Let the driver answer a generator, with the virtual clocks beside it where there are any."""
@@ -113,7 +113,7 @@ class Trainer:
         """Go on where the checkpoint was made."""
         driver, device = self.driver, self.driver.device
         self.trained = checkpoint.wall_time
-        self.run.rounds.replay(checkpoint.periods, checkpoint.first_loss, self.run, self.trained)
+        self.context.rounds.replay(checkpoint.periods, checkpoint.first_loss, self.context, self.trained)
         for slot in self.state.slots:
             if slot.kind != "ticket":
                 owners = [*driver.hosted, *(driver.audience.remote if slot.kind == "memory" else ())]
@@ -130,7 +130,7 @@ class Trainer:
             if slot.kind == "replica":
                 rows = rows if driver.world.rank == 0 else ()
             else:
-                rows = driver.world.collect(rows[:len(driver.hosted)], driver.placement)
+                rows = driver.world.collect(rows[:len(driver.hosted)], driver.rank_layout)
             for place, row in enumerate(rows):
                 writer.state(slot.name, place, row)
         if writer is not None:
@@ -140,7 +140,7 @@ class Trainer:
         """Write the final models and their mean; every rank takes part."""
         driver = self.driver
         mean = driver.device.to_host(driver.mean(self.state.x))[0]
-        rows = driver.world.collect(driver.device.to_host(self.state.x), driver.placement)
+        rows = driver.world.collect(driver.device.to_host(self.state.x), driver.rank_layout)
         for worker, row in enumerate(rows):
             writer.final(worker, row)
         if writer is not None:

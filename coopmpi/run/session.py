@@ -71,7 +71,7 @@ def open_result(assembly, world, output, checkpoint=None):
 
         problem, config = assembly.driver.task, assembly.config
         return Writer(output, description.dump(config), config.workers, problem.dimension, config.dtype,
-                      attributes={"ranks": world.size, "mpi": world.name, "device": assembly.run.device.name},
+                      attributes={"ranks": world.size, "mpi": world.name, "device": assembly.context.device.name},
                       layout=getattr(problem, "layout", ()), slots=assembly.slots, checkpoint=checkpoint,
                       simulated=assembly.clocks is not None)
 

@@ -26,7 +26,7 @@ class StepLog:
         self._first = first
         self._handed_over = perf_counter()
         if writer is not None:
-            self._table = Table(driver.placement, first)
+            self._table = Table(driver.rank_layout, first)
 
     def add(self, loss, wall_time, tau):
         """Record the step that the driver has just done."""
@@ -101,11 +101,11 @@ class StepLog:
 class Table:
     """Rows that have arrived on rank 0 but are not complete yet."""
 
-    def __init__(self, placement, first):
-        self._placement = placement
-        self._reached = np.full(placement.ranks, first)
+    def __init__(self, rank_layout, first):
+        self._placement = rank_layout
+        self._reached = np.full(rank_layout.ranks, first)
         self.written = first
-        self._rows = np.empty((BLOCK, placement.workers, len(COLUMNS)))
+        self._rows = np.empty((BLOCK, rank_layout.workers, len(COLUMNS)))
         self._walls = []
 
     def put(self, rank, first, block, walls=()):

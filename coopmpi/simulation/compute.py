@@ -6,10 +6,9 @@ import numpy as np
 from msgspec import Meta
 
 from coopmpi.errors import UserError
+from coopmpi.ranges import NonNegative, Positive, Whole
 from coopmpi.registry import Part, register
 from coopmpi.streams import Purpose, stream
-
-Seconds = Annotated[float, Meta(ge=0)]
 
 
 class Compute(Part, frozen=True, kw_only=True):
@@ -29,7 +28,7 @@ class Compute(Part, frozen=True, kw_only=True):
 class Constant(Compute, frozen=True, kw_only=True):
     """Every gradient takes the same time."""
 
-    seconds: Seconds = 1.0
+    seconds: NonNegative = 1.0
 
     def bind(self, workers, seed, read):
         return lambda k: np.full(workers, self.seconds)
@@ -42,7 +41,7 @@ class Exponential(Compute, frozen=True, kw_only=True):
     seconds: the mean; shift: the part of it that never varies. [Wang & Joshi 2019, arXiv 1810.08313, sec. 2]
     """
 
-    seconds: Seconds = 1.0
+    seconds: NonNegative = 1.0
     shift: Annotated[float, Meta(ge=0, le=1)] = 0.0
 
     def bind(self, workers, seed, read):
@@ -60,7 +59,7 @@ class Pareto(Compute, frozen=True, kw_only=True):
     seconds: the mean; the variance is finite for shape > 2 only.
     """
 
-    seconds: Seconds = 1.0
+    seconds: NonNegative = 1.0
     shape: Annotated[float, Meta(gt=1)] = 2.5
 
     def bind(self, workers, seed, read):
@@ -77,9 +76,9 @@ class Pareto(Compute, frozen=True, kw_only=True):
 class SlowWorker(Compute, frozen=True, kw_only=True):
     """One worker takes `factor` times as long as the others."""
 
-    seconds: Seconds = 1.0
-    worker: Annotated[int, Meta(ge=0)] = 0
-    factor: Annotated[float, Meta(gt=0)] = 3.0
+    seconds: NonNegative = 1.0
+    worker: Whole = 0
+    factor: Positive = 3.0
 
     def bind(self, workers, seed, read):
         if self.worker >= workers:

@@ -4,17 +4,13 @@ Bytes, seconds, bytes per second. A message costs its link's latency + bytes / b
 """
 
 from math import ceil, log2
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
-from msgspec import Meta
 
 from coopmpi.errors import UserError
+from coopmpi.ranges import Count, NonNegative, Positive
 from coopmpi.registry import Part, register
-
-Seconds = Annotated[float, Meta(ge=0)]
-Rate = Annotated[float, Meta(gt=0)]
-Count = Annotated[int, Meta(ge=1)]
 
 
 # all-reduce among m workers; transmission: the seconds that all bytes take over one link
@@ -40,7 +36,7 @@ class Network(Part, frozen=True, kw_only=True):
     """Base. jitter: mean of an exponential delay that every message meets on top."""
 
     name: ClassVar[str]
-    jitter: Seconds = 0.0
+    jitter: NonNegative = 0.0
 
     def links(self, sources, targets):
         """(latency in seconds, seconds per byte) of the links sources[e] -> targets[e], two arrays or numbers."""
@@ -56,7 +52,7 @@ class Delay(Network, frozen=True, kw_only=True):
     """A round takes a fixed time, whatever its size: the D of the runtime model of AdaComm [Wang & Joshi 2019]."""
 
     egress: ClassVar[None] = None
-    seconds: Seconds = 1.0
+    seconds: NonNegative = 1.0
 
     def links(self, sources, targets):
         return self.seconds, 0.0
@@ -69,7 +65,7 @@ class Wires(Network, frozen=True, kw_only=True):
     """Base of networks with links. egress: what a worker can send in all, None: as much as its links take."""
 
     allreduce: Literal["ring", "tree", "recursive-doubling"] = "ring"
-    egress: Rate | None = None
+    egress: Positive | None = None
 
     def slowest(self, workers):
         """(latency, bandwidth) of the slowest link between any two of the workers."""
@@ -81,11 +77,11 @@ class Wires(Network, frozen=True, kw_only=True):
 
 
 @register("network", "links")
-class Links(Wires, frozen=True, kw_only=True):
+class UniformLinks(Wires, frozen=True, kw_only=True):
     """All links are alike, full duplex, and do not disturb each other: neighbours are served at the same time."""
 
-    latency: Seconds = 1e-4
-    bandwidth: Rate = 1.25e8
+    latency: NonNegative = 1e-4
+    bandwidth: Positive = 1.25e8
 
     def links(self, sources, targets):
         return self.latency, 1 / self.bandwidth
@@ -103,8 +99,8 @@ class Hierarchy(Wires, frozen=True, kw_only=True):
     """
 
     groups: tuple[Count, ...] = (8, 16)
-    latency: tuple[Seconds, ...] = (1e-6, 1e-5, 1e-4)
-    bandwidth: tuple[Rate, ...] = (1e10, 1.25e9, 1.25e8)
+    latency: tuple[NonNegative, ...] = (1e-6, 1e-5, 1e-4)
+    bandwidth: tuple[Positive, ...] = (1e10, 1.25e9, 1.25e8)
 
     def __post_init__(self):
         levels = len(self.groups) + 1

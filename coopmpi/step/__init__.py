@@ -6,9 +6,9 @@ the b workers that live on this rank, (1, d) for what all workers share.
 """
 
 from coopmpi.step.algorithm import Algorithm
-from coopmpi.step.context import Run
+from coopmpi.step.context import Context
 from coopmpi.step.requests import Advance, Finish, Grad, Mean, Mix, Now, Packed, Recall, Start, relay
 from coopmpi.step.slots import MODEL, Slot, State
 
-__all__ = ["MODEL", "Advance", "Algorithm", "Finish", "Grad", "Mean", "Mix", "Now", "Packed", "Recall", "Run", "Slot", "Start", "State",
+__all__ = ["MODEL", "Advance", "Algorithm", "Finish", "Grad", "Mean", "Mix", "Now", "Packed", "Recall", "Context", "Slot", "Start", "State",
            "relay"]

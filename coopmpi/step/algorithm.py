@@ -43,11 +43,11 @@ class Algorithm(Part, frozen=True, kw_only=True):
             raise UserError(f"{self.name} needs a contractive compressor, ||x - C(x)||^2 < ||x||^2, but "
                             f"{config.compress.name} says it is none; leave out the factor that frees it from bias")
 
-    def step(self, state, run):
+    def step(self, state, context):
         """One step of every worker: a generator of requests that returns the losses (b,)."""
         raise NotImplementedError
 
-    def finish(self, state, run):
+    def finish(self, state, context):
         """Complete what is still under way after the last step: a generator of requests."""
         yield from ()
 

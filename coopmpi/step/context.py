@@ -3,7 +3,7 @@
 from coopmpi.step.requests import Grad, Packed
 
 
-class Run:
+class Context:
     """What a step is told: the parts it was put together with, and where the run stands."""
 
     def __init__(self, workers, hosted, steps, optimizer, schedule, period, device, tensors, seed, codec=None,

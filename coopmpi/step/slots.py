@@ -24,7 +24,7 @@ MODEL = Slot("x", "worker", "model", "the workers' models")
 
 
 class State:
-    """The slots of one run, as attributes: state.x, state.momentum, ..."""
+    """The slots of one context, as attributes: state.x, state.momentum, ..."""
 
     def __init__(self, slots, initial, driver):
         self.slots = slots

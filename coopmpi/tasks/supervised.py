@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from msgspec import Meta
 
+from coopmpi.ranges import Count, NonNegative, Positive, Seed, Whole
 from coopmpi.registry import Part, register
 from coopmpi.streams import Purpose, stream
 from coopmpi.tasks.data import node_copy
@@ -14,8 +15,6 @@ from coopmpi.tasks.data.partition import partition
 from coopmpi.tasks.data.sets import load
 from coopmpi.tasks.nn.models import build_model
 from coopmpi.tasks.problem import Problem
-
-Count = Annotated[int, Meta(ge=1)]
 
 
 class Supervised(Part, frozen=True, kw_only=True):
@@ -26,16 +25,16 @@ class Supervised(Part, frozen=True, kw_only=True):
     model: str = "mlp"  # linear, mlp, cnn
     hidden: tuple[Count, ...] = (128,)  # widths of an mlp
     layers: list[dict[str, Any]] | None = None  # any stack of layers, instead of `model`
-    batch: Annotated[int, Meta(ge=0)] = 32
+    batch: Whole = 32
     partition: str = "iid"  # iid, dirichlet, shards, same
-    concentration: Annotated[float, Meta(gt=0)] = 0.5  # dirichlet: smaller is less alike
+    concentration: Positive = 0.5  # dirichlet: smaller is less alike
     shards_per_worker: Count = 2  # shards
     test_fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.2  # split off where the data has no test part
     standardize: bool = False
     samples: Count = 10000  # the teacher's, and so on
     features: Count = 32
-    noise: Annotated[float, Meta(ge=0)] = 0.0
-    data_seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0  # not the run's seed: runs that are compared share the data
+    noise: NonNegative = 0.0
+    data_seed: Seed = 0  # not the run's seed: runs that are compared share the data
 
     def prepare(self, place):
         return SupervisedProblem(self, place)

@@ -7,8 +7,8 @@ import numpy as np
 
 from coopmpi.errors import UserError
 from coopmpi.topology import files
-from coopmpi.topology.graphs import Topology
-from coopmpi.topology.mixing import TOLERANCE, MixingMatrix, require_doubly_stochastic, require_no_growth, row_of
+from coopmpi.topology.links import Topology
+from coopmpi.topology.matrix import TOLERANCE, MixingMatrix, require_doubly_stochastic, require_no_growth, row_of
 
 
 class Cooperation(MixingMatrix):
@@ -36,11 +36,11 @@ class Cooperation(MixingMatrix):
         averages = {t for t, block in enumerate(blocks)
                     if block.nnz == m * m and np.allclose(block.data, 1 / m, rtol=1e-12, atol=0)}
         # a worker may take nothing from any worker, itself included
-        super().__init__(Links(blocks), lambda i, t: row_of(blocks[t], i) or ((i, 0.0),), averages,
+        super().__init__(SparseBlocks(blocks), lambda i, t: row_of(blocks[t], i) or ((i, 0.0),), averages,
                          symmetric=True, description=description)
 
 
-class Links(Topology):
+class SparseBlocks(Topology):
     """The off-diagonal entries of symmetric sparse blocks, which need not be connected."""
 
     regular = False

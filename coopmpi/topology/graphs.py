@@ -1,146 +1,22 @@
-"""Communication graphs: who receives whose model.
-
-A registered graph is a choice of the user; `bind` puts it on m workers and gives a topology:
-`PeriodicGrid` and `Hub` answer by formula, `Adjacency` holds the whole graph.
-"""
+"""Communication graphs to choose from: a registered graph owns its keys, and `bind` puts it on m workers."""
 
 from math import ceil, isqrt, log, log2
-from typing import Annotated, ClassVar
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
-from msgspec import Meta
 
-from coopmpi.errors import UserError
+from coopmpi import registry
+from coopmpi.errors import UserError, unknown
+from coopmpi.ranges import Count, Share
 from coopmpi.registry import Part, register
 from coopmpi.streams import Purpose, stream
+from coopmpi.topology import files
+from coopmpi.topology.links import Adjacency, Hub, PeriodicGrid, Topology
+from coopmpi.topology.matcha import Matchings
 
+TABLE = ("graph", "weights", "lazy")  # keys of [mixing] that belong to no graph
 ATTEMPTS = 100  # draws of a random graph before its parameters are held responsible for being disconnected
-
-Probability = Annotated[float, Meta(gt=0, le=1)]
-Share = Annotated[float, Meta(gt=0, le=1)]
-Degree = Annotated[int, Meta(ge=1)]
-Shape = tuple[Annotated[int, Meta(ge=1)], Annotated[int, Meta(ge=1)]]
-
-
-class Topology:
-    """Who receives from whom among `workers`, in round t = 0 .. cycle - 1. Base of the three below."""
-
-    workers: int
-    cycle = 1  # rounds until the same graph comes again; None: graphs are drawn at random
-    directed = False
-    regular = True  # every worker receives from, and sends to, the same number of others
-    weight = None  # of every link, where the graph prescribes it
-    grid = None  # shape of the periodic grid on which all workers look alike, if there is one
-
-    def phase(self, t):
-        """Which graph it is in round t, whatever number it is: the `t` of the methods below is a phase."""
-        return t % self.cycle
-
-    def sources(self, i, t):
-        """Workers other than i that i receives from in round t, ascending."""
-        raise NotImplementedError
-
-    def receivers(self, j, t):
-        """Workers other than j that receive from j in round t, ascending."""
-        return self.sources(j, t)
-
-    def degree(self, i, t):
-        """How many workers i receives from in round t."""
-        return len(self.sources(i, t))
-
-    def mean_degree(self, i):
-        """The same, averaged over all rounds."""
-        return sum(self.degree(i, t) for t in range(self.cycle)) / self.cycle
-
-    def averages(self):
-        """The phases in which everybody is linked with everybody else."""
-        return {t for t in range(self.cycle) if self.regular and self.degree(0, t) == self.workers - 1}
-
-
-class PeriodicGrid(Topology):
-    """Workers on a periodic grid, numbered in C order; in round t each sends along all of rounds[t].
-
-    grid: (m,) is a circle, (rows, columns) a torus, (2, 2, ..., 2) a hypercube. rounds: per round a list of
-    hops, each with one step per axis. Hops that lead to the same worker count once.
-    """
-
-    def __init__(self, grid, rounds):
-        self.grid = grid
-        self.workers = int(np.prod(grid))
-        self.cycle = len(rounds)
-        self._hops = [np.array(hops, dtype=np.int64).reshape(len(hops), len(grid)).T for hops in rounds]
-        self.directed = any(self.sources(0, t) != self.receivers(0, t) for t in range(self.cycle))
-
-    def _reached(self, start, steps):
-        place = np.array(np.unravel_index(start, self.grid))[:, None]
-        reached = np.unique(np.ravel_multi_index(tuple(place + steps), self.grid, mode="wrap"))
-        return tuple(reached[reached != start].tolist())
-
-    def sources(self, i, t):
-        return self._reached(i, -self._hops[t])
-
-    def receivers(self, j, t):
-        return self._reached(j, self._hops[t])
-
-
-class Hub(Topology):
-    """Worker 0 linked with all others."""
-
-    def __init__(self, workers):
-        self.workers = workers
-        self.regular = workers <= 2
-
-    def sources(self, i, t):
-        return tuple(range(1, self.workers)) if i == 0 else (0,)
-
-    def degree(self, i, t):
-        return self.workers - 1 if i == 0 else 1
-
-
-class Adjacency(Topology):
-    """Any connected graph, from a sparse m x m matrix: i receives from j where entry (i, j) is stored.
-
-    The diagonal is ignored. Raises UserError, with `what` in front, if the graph is not connected.
-    """
-
-    def __init__(self, matrix, what):
-        from scipy import sparse
-
-        links = sparse.coo_array(matrix)
-        off_diagonal = links.row != links.col
-        row, col = links.row[off_diagonal], links.col[off_diagonal]
-        self.workers = links.shape[0]
-        self._incoming = sparse.csr_array((np.ones(row.size), (row, col)), shape=links.shape)
-        self._outgoing = self._incoming.T.tocsr()
-        for links in (self._incoming, self._outgoing):
-            links.sum_duplicates()
-            links.sort_indices()
-        self._require_connected(what)
-        self.directed = (self._incoming != self._outgoing).nnz > 0
-        degrees = np.concatenate([np.diff(self._incoming.indptr), np.diff(self._outgoing.indptr)])
-        self.regular = bool(degrees.min() == degrees.max())
-
-    def _require_connected(self, what):
-        from scipy.sparse import csgraph
-
-        components, label = csgraph.connected_components(self._incoming, connection="strong")
-        if components > 1:
-            stray = int(np.flatnonzero(label != label[0])[0])
-            raise UserError(f"{what} is not connected: nothing leads from worker 0 to worker {stray} and back, so "
-                            f"they never agree ({components} separate parts; 1 is allowed)")
-
-    @staticmethod
-    def _others(links, worker):
-        return tuple(links.indices[links.indptr[worker]:links.indptr[worker + 1]].tolist())
-
-    def sources(self, i, t):
-        return self._others(self._incoming, i)
-
-    def receivers(self, j, t):
-        return self._others(self._outgoing, j)
-
-    def degree(self, i, t):
-        return int(self._incoming.indptr[i + 1] - self._incoming.indptr[i])
 
 
 class Graph(Part):
@@ -149,8 +25,38 @@ class Graph(Part):
     name: ClassVar[str]
 
     def bind(self, workers, seed):
-        """The topology on this many workers; UserError if there is none."""
+        """The Topology on this many workers, or their mixing matrix (m, m), scipy.sparse; UserError if there is none."""
         raise NotImplementedError
+
+    def describe(self, workers):
+        """What `bind` gives, in a few words for people."""
+        return f"{self.name} of {workers} worker{'s' * (workers != 1)}"
+
+
+class GraphFile(Graph):
+    """A graph or a mixing matrix from a file, see coopmpi.topology.files."""
+
+    path: str
+    directed: bool = False  # an edge list: "i j" is i sends to j, not the other way round
+
+    @property
+    def name(self):
+        return self.path
+
+    def size(self):
+        """How many workers the file is for."""
+        return files.read(self.path, self.directed)[0].shape[0]
+
+    def bind(self, workers, seed):
+        matrix, weighted = files.read(self.path, self.directed)
+        size = matrix.shape[0]
+        if size != workers:
+            raise UserError(f"[mixing] graph = {self.path!r} is for {size} workers, but there are {workers}; "
+                            f"set workers = {size} or give another graph")
+        return matrix if weighted else Adjacency(matrix, self.path)
+
+    def describe(self, workers):
+        return f"{self.path}, {workers} workers"
 
 
 @register("graph", "complete")
@@ -173,7 +79,7 @@ class Ring(Graph):
 class Torus(Graph):
     """A grid of rows x columns whose borders are joined; links that coincide (2 rows or columns) count once."""
 
-    shape: Shape | None = None
+    shape: tuple[Count, Count] | None = None
 
     def bind(self, workers, seed):
         rows, columns = self.shape or self._most_square(workers)
@@ -250,7 +156,7 @@ def _first_connected(draw, seed, what, advice):
 class ErdosRenyi(Graph):
     """Each pair of workers linked with the given probability; drawn again until connected."""
 
-    probability: Probability | None = None  # default 2 ln(m) / m, at most 1
+    probability: Share | None = None  # default 2 ln(m) / m, at most 1
 
     def bind(self, workers, seed):
         import networkx
@@ -267,7 +173,7 @@ class ErdosRenyi(Graph):
 class RandomRegular(Graph):
     """A random graph in which every worker has the same degree; drawn again until connected."""
 
-    degree: Degree | None = None  # default 3, or 4 for an odd number of workers
+    degree: Count | None = None  # default 3, or 4 for an odd number of workers
 
     def bind(self, workers, seed):
         import networkx
@@ -298,10 +204,38 @@ class Matcha(Graph):
     budget: Share | None = None  # default 0.5
 
     def bind(self, workers, seed):
-        from coopmpi.topology.matcha import Matchings
-        from coopmpi.topology.mixing import Mixing
-
-        base, what = Mixing(graph=self.base or "ring").links(workers, seed)
+        graph = choose(self.base or "ring", {})
+        base = graph.bind(workers, seed)
         if not isinstance(base, Topology) or base.directed or base.cycle != 1:
-            raise UserError(f"[mixing] base: matcha needs a fixed undirected graph without weights, given {what}")
+            raise UserError("[mixing] base: matcha needs a fixed undirected graph without weights, given "
+                            f"{graph.describe(workers)}")
         return Matchings(base, self.budget or 0.5, seed)
+
+
+def choose(name, keys):
+    """The graph of that name, file, or "package.module:Class" with its keys; UserError says who takes a key."""
+    known = registry.parts("graph")
+    if isinstance(name, str) and name not in known and Path(name).is_file():
+        _refuse_keys_except(("directed",), keys, "a graph from a file")
+        return registry.convert({"path": name} | keys, GraphFile, "[mixing]")
+    if name not in known and ":" not in str(name):
+        raise UserError(f"{unknown('graph', name, known, where='[mixing] ')}, or a file: there is none of this name")
+    cls = registry.find("graph", name)
+    if not issubclass(cls, Graph):
+        raise UserError(f"[mixing] graph = {name!r} must be a subclass of coopmpi.topology.graphs.Graph, found {cls!r}")
+    _refuse_keys_except(cls.__struct_fields__, keys, f"graph = {name!r}")
+    return registry.convert(keys, cls, "[mixing]")
+
+
+def _refuse_keys_except(own, keys, what):
+    """UserError for a key that is not the graph's own: says whose it is, or which name is near."""
+    owners = {"directed": ["a file"]}
+    for name, cls in registry.parts("graph").items():
+        for key in cls.__struct_fields__:
+            owners.setdefault(key, []).append(f"graph = {name!r}")
+    for key, value in keys.items():
+        if key in own:
+            continue
+        if key not in owners:
+            raise unknown("key", key, {*own, *TABLE}, where="[mixing] ")
+        raise UserError(f"[mixing] {key} = {value!r} does not go with {what}; it belongs to {', '.join(owners[key])}")

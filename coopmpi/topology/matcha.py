@@ -7,7 +7,7 @@ import numpy as np
 
 from coopmpi.errors import UserError
 from coopmpi.streams import Purpose, stream
-from coopmpi.topology.graphs import Topology
+from coopmpi.topology.links import Topology
 
 TOLERANCE = 1e-6  # of the smallest non-zero eigenvalue that is maximised, relative
 ITERATIONS = 1000

@@ -3,8 +3,8 @@
 import numpy as np
 
 from coopmpi.errors import UserError
-from coopmpi.topology.graphs import Adjacency
-from coopmpi.topology.mixing import TOLERANCE, MixingMatrix, row_of
+from coopmpi.topology.links import Adjacency
+from coopmpi.topology.matrix import TOLERANCE, MixingMatrix, row_of
 
 
 class PushSum(MixingMatrix):
@@ -16,8 +16,8 @@ class PushSum(MixingMatrix):
 
     doubly_stochastic = False
 
-    def __init__(self, topology, row, averages, symmetric, description):
-        super().__init__(topology, row, averages, symmetric, description)
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
         self._matrices = {}
         self._mass = 0, np.ones(self.workers)
 
@@ -44,7 +44,7 @@ def evenly(topology, what):
     return PushSum(topology, row, topology.averages(), symmetric, f"{what}, push-sum weights")
 
 
-def given(matrix, what):
+def from_matrix(matrix, what):
     """The PushSum whose P is this sparse matrix as it stands; UserError if its columns do not divide a model."""
     sums = np.asarray(matrix.sum(axis=0)).ravel()
     worst = int(np.argmax(abs(sums - 1)))

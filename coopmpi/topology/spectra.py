@@ -1,4 +1,4 @@
-"""How fast a mixing matrix W brings the workers together: eigenvalues, zeta = ||W - J||_2, stationary consensus.
+"""How fast a mixing matrix W brings the workers together: eigenvalues, and zeta = ||W - J||_2.
 
 J = 11^T / m. For directed graphs W is not symmetric and zeta is the largest singular value of W - J.
 """
@@ -7,8 +7,10 @@ from functools import reduce
 
 import numpy as np
 
-from coopmpi.errors import CoopError
-from coopmpi.topology.weights import DENSE, chirp
+from coopmpi.errors import CoopError, UserError
+
+DENSE = 2000  # workers up to which dense eigenvalues are faster than Lanczos iterations
+TOLERANCE = 1e-6  # how far from 1 a modulus is to be that tells it apart
 
 
 def zeta(w):
@@ -63,6 +65,65 @@ def eigenvalues(mixing):
     return np.linalg.eigvalsh(mixing.matrix(0).toarray())
 
 
+def reaches_consensus(matrix):
+    """Has no eigenvalue of this doubly stochastic matrix modulus 1, but the one of consensus?"""
+    from scipy.sparse import csgraph
+
+    parts, _ = csgraph.connected_components(matrix, connection="strong")
+    if parts == 1 and matrix.data.min() >= 0 and matrix.diagonal().max() > 0:
+        return True  # Perron and Frobenius
+    moduli = np.sort(abs(np.linalg.eigvals(matrix.toarray())))
+    return bool((moduli[:-1] < 1 - TOLERANCE).all())
+
+
+def smallest_eigenvalue(mixing):
+    """Of a fixed symmetric MixingMatrix."""
+    from scipy.sparse.linalg import eigsh
+
+    matrix = mixing.matrix(0)
+    if mixing.workers <= 500:
+        return float(np.linalg.eigvalsh(matrix.toarray())[0])
+    return float(eigsh(matrix, k=1, which="SA", v0=np.cos(np.arange(mixing.workers)), return_eigenvectors=False)[0])
+
+
+def norm(matrix):
+    """||W||_2 of a sparse matrix."""
+    from scipy.sparse.linalg import svds
+
+    return float(svds(matrix, k=1, v0=chirp(matrix.shape[0]), return_singular_vectors=False)[0])
+
+
+def laplacian_extremes(topology, t):
+    """(lambda_2, lambda_m): second smallest and largest eigenvalue of the graph Laplacian in round t."""
+    m = topology.workers
+    if topology.grid:
+        # all workers look alike, so the eigenvalues are a Fourier transform: degree - sum_hops cos(...)
+        links = np.zeros(m)
+        links[list(topology.sources(0, t))] = 1
+        values = links.sum() - np.fft.fftn(links.reshape(topology.grid)).real.ravel()
+        return values[1:].min(), values[1:].max()
+    laplacian = _laplacian(topology, t)
+    if m <= DENSE:
+        values = np.linalg.eigvalsh(laplacian.toarray())
+        return values[1], values[-1]
+    return _lanczos_extremes(laplacian)
+
+
+def _laplacian(topology, t):
+    from scipy import sparse
+
+    sources = [topology.sources(i, t) for i in range(topology.workers)]
+    degrees = np.array([len(s) for s in sources])
+    links = sparse.csr_array((np.ones(degrees.sum()), np.concatenate(sources).astype(np.int64),
+                              np.concatenate([[0], np.cumsum(degrees)])), shape=(topology.workers,) * 2)
+    return sparse.diags_array(degrees.astype(np.float64)) - links
+
+
+def chirp(m):
+    """A vector in which all frequencies are about equally strong: the start of Lanczos iterations."""
+    return np.cos(np.arange(m) ** 2.0)
+
+
 def _fourier_eigenvalues(mixing, t):
     # on a periodic grid every row is the first one, moved: the eigenvalues are its Fourier transform
     first = np.zeros(mixing.workers)
@@ -92,3 +153,19 @@ def _largest_singular_value(matrices):
         return float(linalg.svds(disagreement, k=1, tol=1e-8, v0=chirp(m), return_singular_vectors=False)[0])
     except linalg.ArpackError as error:
         raise CoopError(f"zeta of this matrix of {m} workers was not found: {error}") from error
+
+
+def _lanczos_extremes(laplacian):
+    from scipy.sparse import linalg
+
+    m = laplacian.shape[0]
+    start = chirp(m)
+    try:
+        largest = linalg.eigsh(laplacian, k=1, which="LA", v0=start, return_eigenvectors=False)[0]
+        # lambda_m (I - J) - L has eigenvalues lambda_m - lambda_j, and 0 for the constant vector
+        flipped = linalg.LinearOperator((m, m), lambda x: largest * (x - x.mean()) - laplacian @ x, dtype=float)
+        second = largest - linalg.eigsh(flipped, k=1, which="LA", v0=start, tol=1e-9, return_eigenvectors=False)[0]
+    except linalg.ArpackError as error:
+        raise UserError(f'weights = "best-constant": the eigenvalues of this graph of {m} workers were not found '
+                        f'({error}); take weights = "metropolis"') from error
+    return second, largest

@@ -6,12 +6,10 @@ goes on the diagonal. All give a doubly stochastic W or raise UserError.
 
 from math import fsum, isclose
 
-import numpy as np
-
 from coopmpi.errors import UserError
+from coopmpi.topology.spectra import laplacian_extremes
 
 ROUNDING = 1e-12
-DENSE = 2000  # workers up to which dense eigenvalues are faster than Lanczos iterations
 
 
 def uniform(topology):
@@ -61,50 +59,3 @@ def rest_on_diagonal(topology, edge):
         return tuple(sorted(others + [(i, own)] if own else others))
 
     return row
-
-
-def laplacian_extremes(topology, t):
-    """(lambda_2, lambda_m): second smallest and largest eigenvalue of the graph Laplacian in round t."""
-    m = topology.workers
-    if topology.grid:
-        # all workers look alike, so the eigenvalues are a Fourier transform: degree - sum_hops cos(...)
-        links = np.zeros(m)
-        links[list(topology.sources(0, t))] = 1
-        values = links.sum() - np.fft.fftn(links.reshape(topology.grid)).real.ravel()
-        return values[1:].min(), values[1:].max()
-    laplacian = _laplacian(topology, t)
-    if m <= DENSE:
-        values = np.linalg.eigvalsh(laplacian.toarray())
-        return values[1], values[-1]
-    return _lanczos_extremes(laplacian)
-
-
-def _laplacian(topology, t):
-    from scipy import sparse
-
-    sources = [topology.sources(i, t) for i in range(topology.workers)]
-    degrees = np.array([len(s) for s in sources])
-    links = sparse.csr_array((np.ones(degrees.sum()), np.concatenate(sources).astype(np.int64),
-                              np.concatenate([[0], np.cumsum(degrees)])), shape=(topology.workers,) * 2)
-    return sparse.diags_array(degrees.astype(np.float64)) - links
-
-
-def chirp(m):
-    """A vector in which all frequencies are about equally strong: the start of Lanczos iterations."""
-    return np.cos(np.arange(m) ** 2.0)
-
-
-def _lanczos_extremes(laplacian):
-    from scipy.sparse import linalg
-
-    m = laplacian.shape[0]
-    start = chirp(m)
-    try:
-        largest = linalg.eigsh(laplacian, k=1, which="LA", v0=start, return_eigenvectors=False)[0]
-        # lambda_m (I - J) - L has eigenvalues lambda_m - lambda_j, and 0 for the constant vector
-        flipped = linalg.LinearOperator((m, m), lambda x: largest * (x - x.mean()) - laplacian @ x, dtype=float)
-        second = largest - linalg.eigsh(flipped, k=1, which="LA", v0=start, tol=1e-9, return_eigenvectors=False)[0]
-    except linalg.ArpackError as error:
-        raise UserError(f'weights = "best-constant": the eigenvalues of this graph of {m} workers were not found '
-                        f'({error}); take weights = "metropolis"') from error
-    return second, largest

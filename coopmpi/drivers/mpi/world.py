@@ -57,9 +57,9 @@ class World:
         """target = sum over the ranks of source: a transfer under way."""
         return Collective(self._averages.Iallreduce, source, target, device)
 
-    def all_gather(self, source, target, placement, device):
+    def all_gather(self, source, target, rank_layout, device):
         """target = the rows of all ranks stacked in ascending worker index: a transfer under way."""
-        counts = [len(placement.hosted(rank)) * source.shape[1] for rank in range(self.size)]
+        counts = [len(rank_layout.hosted(rank)) * source.shape[1] for rank in range(self.size)]
 
         def post(sending, receiving):
             return self._averages.Iallgatherv(sending, (receiving, counts))
@@ -89,7 +89,7 @@ class World:
             some = "" if len(met) == self.size else f" (rank {', '.join(map(str, met))} of {self.size})"
             raise kind(message + some)
 
-    def collect(self, rows, placement):
+    def collect(self, rows, rank_layout):
         if self.rank:
             for row in rows:
                 self._control.Send(row, dest=0)
@@ -97,7 +97,7 @@ class World:
         yield from rows
         row = np.empty_like(rows[0])
         for rank in range(1, self.size):
-            for _ in placement.hosted(rank):
+            for _ in rank_layout.hosted(rank):
                 self._control.Recv(row, source=rank)
                 yield row
 

@@ -10,9 +10,8 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import Meta
 
 from coopmpi.errors import UserError
+from coopmpi.ranges import Count, Whole
 from coopmpi.registry import Part, register
-
-Count = Annotated[int, Meta(ge=1)]
 
 
 class Scratch:
@@ -154,7 +153,7 @@ class Conv(Layer, frozen=True, kw_only=True):
     channels: Count
     kernel: Count
     stride: Count = 1
-    padding: Annotated[int, Meta(ge=0)] = 0
+    padding: Whole = 0
 
     def build(self, shape):
         check_images(shape, self.kernel, self.padding)
@@ -230,7 +229,7 @@ class Conv(Layer, frozen=True, kw_only=True):
 
 
 @register("layer", "pool")
-class Pool(Layer, frozen=True, kw_only=True):
+class Pooling(Layer, frozen=True, kw_only=True):
     """The maximum or mean of windows side by side; rows and columns that fill no window are left out."""
 
     kind: Literal["max", "mean"] = "max"

@@ -8,10 +8,10 @@ import numpy as np
 
 from coopmpi.errors import UserError, unknown
 from coopmpi.registry import convert
-from coopmpi.tasks.nn.layers import Conv, Dense, Flatten, Pool, Relu, Scratch, Tanh
+from coopmpi.tasks.nn.layers import Conv, Dense, Flatten, Pooling, Relu, Scratch, Tanh
 from coopmpi.tasks.nn.losses import LOSSES, count_correct
 
-LAYERS = {layer.name: layer for layer in (Conv, Dense, Flatten, Pool, Relu, Tanh)}
+LAYERS = {layer.name: layer for layer in (Conv, Dense, Flatten, Pooling, Relu, Tanh)}
 CNN = (
     {"type": "conv", "channels": 16, "kernel": 3, "padding": 1}, {"type": "relu"}, {"type": "pool", "size": 2},
     {"type": "conv", "channels": 32, "kernel": 3, "padding": 1}, {"type": "relu"}, {"type": "pool", "size": 2},
@@ -53,7 +53,7 @@ class Layout(tuple):
         return [flat[:, span].reshape(b, *shape) for span, shape in self._spans]
 
 
-class Placed(NamedTuple):
+class LayerInModel(NamedTuple):
     """A layer at its place in a model."""
 
     layer: object
@@ -71,24 +71,24 @@ class Model:
     def __init__(self, layers, shape, loss):
         self.shape, self.loss = shape, LOSSES[loss]
         self.classifies = loss == "cross-entropy"
-        self.placed, tensors = [], []
+        self.stack, tensors = [], []
         for number, layer in enumerate(layers, start=1):
             if isinstance(layer, Dense) and len(shape) > 1:
-                self.placed.append(Placed(Flatten(), shape, slice(0, 0)))
+                self.stack.append(LayerInModel(Flatten(), shape, slice(0, 0)))
                 shape = Flatten().build(shape)
             try:
                 output = layer.build(shape)
             except UserError as error:
                 raise UserError(f"[task] layer {number} ({layer.name}) {error}") from error
             own = [(f"{number}.{layer.name}.{name}", size) for name, size in layer.parameters(shape).items()]
-            self.placed.append(Placed(layer, shape, slice(len(tensors), len(tensors) + len(own))))
+            self.stack.append(LayerInModel(layer, shape, slice(len(tensors), len(tensors) + len(own))))
             tensors += own
             shape = output
         self.layout = Layout(tensors)
-        self._first = next(i for i, placed in enumerate(self.placed) if placed.layer.parameters(placed.shape))
+        self._first = next(i for i, layer_in_model in enumerate(self.stack) if layer_in_model.layer.parameters(layer_in_model.shape))
         self._scratches = {}
         # numbers kept for one sample: by the layers, and by the loss (outputs by class, some single numbers)
-        sizes = [placed.layer.footprint(placed.shape, i > self._first) for i, placed in enumerate(self.placed)]
+        sizes = [layer_in_model.layer.footprint(layer_in_model.shape, i > self._first) for i, layer_in_model in enumerate(self.stack)]
         self._footprint = sum(sizes) + prod(shape) + 7
 
     def initial(self, generator, dtype):
@@ -96,13 +96,13 @@ class Model:
         (He et al., 2015) and 1 elsewhere. A model with one layer of parameters starts at zero.
         """
         x = np.zeros(self.layout.size, dtype)
-        trained = [i for i, placed in enumerate(self.placed) if placed.layer.parameters(placed.shape)]
+        trained = [i for i, layer_in_model in enumerate(self.stack) if layer_in_model.layer.parameters(layer_in_model.shape)]
         if len(trained) == 1:
             return x
         views = self.layout.views(x[None])
-        for i, end in zip(trained, [*trained[1:], len(self.placed)]):
-            layer, shape, tensors = self.placed[i]
-            gain = 2 if any(isinstance(p.layer, Relu) for p in self.placed[i:end]) else 1
+        for i, end in zip(trained, [*trained[1:], len(self.stack)]):
+            layer, shape, tensors = self.stack[i]
+            gain = 2 if any(isinstance(p.layer, Relu) for p in self.stack[i:end]) else 1
             weight = views[tensors][0]
             # row by row: numbers in float64 of the whole tensor would be its largest array
             for row in weight:
@@ -158,14 +158,14 @@ class Model:
         # back through the layers, down to the first that is trained
         dy, values = outputs, [*values, outputs]
         for i in range(len(layers) - 1, self._first - 1, -1):
-            layer, _, tensors = self.placed[i]
+            layer, _, tensors = self.stack[i]
             dy = layer.backward(layers[i], parameters[tensors], gradients[tensors], values[i], values[i + 1], dy,
                                 inputs_too=i > self._first)
 
     def _forward(self, scratches, parameters, inputs):
         """The inputs as the first layer takes them, and the outputs of every layer."""
         values = [inputs.reshape(*inputs.shape[:2], *self.shape)]
-        for (layer, _, tensors), scratch in zip(self.placed, scratches):
+        for (layer, _, tensors), scratch in zip(self.stack, scratches):
             values.append(layer.forward(scratch, parameters[tensors], values[-1]))
         return values
 
@@ -173,7 +173,7 @@ class Model:
         """One Scratch per layer and one for the loss. The inputs of the model are not ours to overwrite."""
         key = xp, dtype, shape[:2]
         if key not in self._scratches:
-            self._scratches[key] = [Scratch(xp, dtype, i > self._first) for i in range(len(self.placed) + 1)]
+            self._scratches[key] = [Scratch(xp, dtype, i > self._first) for i in range(len(self.stack) + 1)]
         return self._scratches[key]
 
     def _per_block(self, xp, n, dtype):
@@ -197,7 +197,7 @@ def build_model(kind, input_features, image_shape, outputs, hidden=(128,), layer
         layers = {"linear": [], "mlp": dense, "cnn": CNN}[kind]
     stack = [_layer(number, table) for number, table in enumerate(layers, start=1)]
     stack.append(Dense(width=outputs))
-    images = image_shape and any(isinstance(layer, (Conv, Pool)) for layer in stack)
+    images = image_shape and any(isinstance(layer, (Conv, Pooling)) for layer in stack)
     return Model(stack, tuple(image_shape) if images else (input_features,), loss)
 
 

@@ -1,0 +1,13 @@
+"""Numbers that keys may have."""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+Count = Annotated[int, Meta(ge=1)]
+Positive = Annotated[float, Meta(gt=0)]
+NonNegative = Annotated[float, Meta(ge=0)]
+Share = Annotated[float, Meta(gt=0, le=1)]  # a part of something, possibly all of it
+Fraction = Annotated[float, Meta(ge=0, lt=1)]  # possibly nothing, never all of it
+Whole = Annotated[int, Meta(ge=0)]
+Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]

@@ -1,0 +1,118 @@
+"""The mixing matrix W of a run: X <- W X, row i says what worker i receives and how much of it counts."""
+
+import numpy as np
+
+from coopmpi.errors import UserError
+from coopmpi.topology import spectra
+from coopmpi.topology.links import Adjacency
+from coopmpi.topology.weights import rest_on_diagonal
+
+TOLERANCE = 1e-6  # how far the rows and columns of a given W may be from summing to 1
+
+
+class MixingMatrix:
+    """A doubly stochastic m x m matrix W, or a sequence of them that rounds t = 0, 1, ... go through.
+
+    topology: the links, without the diagonal. averages: the phases in which W = J. cycle: rounds until the
+    sequence starts again, None if never; fixed: W is always the same. symmetric: W = W^T. agrees: X <- W X brings
+    the workers together in the end. description: one line for people.
+    """
+
+    doubly_stochastic = True
+    auxiliary = 0  # variables that belong to no worker
+
+    def __init__(self, topology, row, averages, symmetric, description, agrees=True):
+        self.topology = topology
+        self.workers, self.cycle = topology.workers, topology.cycle
+        self.fixed = self.cycle == 1
+        self.symmetric, self.agrees = symmetric, agrees
+        self.description = description
+        self._row, self._averages = row, averages
+
+    def phase(self, t):
+        """A key for the matrix of round t: rounds with equal keys have equal matrices."""
+        return self.topology.phase(t)
+
+    @property
+    def whole(self):
+        """A MixingMatrix that goes through every link that any round may use, in one cycle."""
+        if self.cycle is not None:
+            return self
+        return weighed_evenly(self.topology.base, self.topology.weight, self.description)
+
+    def row(self, i, t):
+        """((j, w_ij), ...) ascending in j, what worker i adds up in round t; j == i is left out if w_ii = 0."""
+        return self._row(i, self.phase(t))
+
+    def receivers(self, j, t):
+        """The workers other than j that need j's model in round t, ascending."""
+        return self.topology.receivers(j, self.phase(t))
+
+    def average(self, t):
+        """Is W the averaging matrix J = 11^T / m in round t, so that an all-reduce does the same?"""
+        return self.phase(t) in self._averages
+
+    def lazy(self):
+        """The MixingMatrix (I + W) / 2: it mixes half as much, and has no negative eigenvalues."""
+        def row(i, t):
+            halves = {j: w / 2 for j, w in self._row(i, t)}
+            halves[i] = halves.get(i, 0.0) + 0.5
+            return tuple(sorted(halves.items()))
+
+        alone = {0} if self.workers == 1 else set()
+        return type(self)(self.topology, row, alone, self.symmetric, f"{self.description}, lazy")
+
+    def matrix(self, t):
+        """W of round t as scipy.sparse.csr_array, float64."""
+        from scipy import sparse
+
+        rows = [self.row(i, t) for i in range(self.workers)]
+        counts = np.cumsum([0] + [len(row) for row in rows])
+        columns = np.fromiter((j for row in rows for j, _ in row), np.int64, counts[-1])
+        values = np.fromiter((w for row in rows for _, w in row), np.float64, counts[-1])
+        return sparse.csr_array((values, columns, counts), shape=(self.workers, self.workers))
+
+
+def weighed_evenly(topology, weight, what):
+    """The MixingMatrix I - weight L, L the Laplacian of an undirected topology."""
+    row = rest_on_diagonal(topology, lambda i, j, t: weight)
+    return MixingMatrix(topology, row, topology.averages(), True, f"{what}, all links with weight {weight:.4g}")
+
+
+def from_matrix(matrix, what):
+    """The MixingMatrix whose W is this sparse matrix as it stands; UserError if it cannot mix."""
+    require_doubly_stochastic(matrix, what)
+    require_no_growth(matrix, what)
+    topology = Adjacency(matrix, what)
+    m = topology.workers
+    # none of the m x m entries is missing then
+    averages = {0} if np.allclose(matrix.data, 1 / m, rtol=1e-12, atol=0) else set()
+    symmetric = bool(abs(matrix - matrix.T).max() <= 1e-12)
+    return MixingMatrix(topology, lambda i, t: row_of(matrix, i), averages, symmetric,
+                        f"{what}, {m} workers, weights from the file", spectra.reaches_consensus(matrix))
+
+
+def row_of(matrix, i):
+    """((j, w_ij), ...) of a scipy.sparse.csr_array, in the order in which it holds them."""
+    entries = slice(matrix.indptr[i], matrix.indptr[i + 1])
+    return tuple(zip(matrix.indices[entries].tolist(), matrix.data[entries].tolist()))
+
+
+def require_no_growth(matrix, what):
+    """UserError if mixing by this doubly stochastic matrix can increase the disagreement."""
+    # without negative entries ||W||_2 = 1 follows from the sums
+    if matrix.data.min() < 0:
+        norm = spectra.norm(matrix)
+        if norm > 1 + TOLERANCE:
+            raise UserError(f"{what} has negative entries and makes disagreement grow: ||W||_2 = {norm:.6g}, "
+                            f"allowed is 1")
+
+
+def require_doubly_stochastic(matrix, what):
+    """UserError unless all rows and columns sum to 1 within TOLERANCE."""
+    for axis, line in ((1, "row"), (0, "column")):
+        sums = np.asarray(matrix.sum(axis=axis)).ravel()
+        worst = int(np.argmax(abs(sums - 1)))
+        if abs(sums[worst] - 1) > TOLERANCE:
+            raise UserError(f"{what} is not doubly stochastic: {line} {worst} sums to {sums[worst]:.8g}, allowed "
+                            f"is 1 within {TOLERANCE:g} (plain links go into an edge list, without weights)")
