@@ -31,6 +31,7 @@ def _measure(repeats):
     from coopmpi.device.host import Host
     from coopmpi.drivers.driver import Driver
     from coopmpi.drivers.mpi.world import connect
+    from coopmpi.step import Mix
     from coopmpi.topology.mixing import mixing_table
 
     world, device = connect(), Host()
@@ -38,7 +39,8 @@ def _measure(repeats):
 
     comm = MPI.COMM_WORLD
     driver = Driver(2, None, mixing_table(graph="ring", weights="metropolis").bind(2, 0), device, world)
-    driver.mixing.average = lambda round: False  # two workers on a ring average: their rows are to travel all the same
+    # two workers on a ring average: their rows are to travel all the same
+    driver.wiring.averages = lambda round: False
     rows = []
     for label, nbytes in SIZES.items():
         x = np.ones((1, nbytes // 4), np.float32)
@@ -51,7 +53,7 @@ def _measure(repeats):
             np.add(x, arrived, out=out)
 
         def mix():
-            driver.mix(x, 0)
+            driver.ask(Mix(x, 0))
 
         timings = _interleaved({"bare": bare, "Mix": mix}, repeats, comm)
         for name, timing in timings.items():

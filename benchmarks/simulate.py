@@ -54,14 +54,15 @@ def _measure(algorithm, graph, workers, repeats):
     driver, run, clocks, steps = assembly.driver, assembly.context, assembly.clocks, count()
     state = State(assembly.slots, driver.task.initial(), driver)
 
-    def period(beside):
+    def period(clocks):
+        driver.clocks = clocks
         for _, k in zip(range(PERIOD), steps):
             run.at(k)
             driver.at(k)
-            loss = driver.drive(beside(assembly.config.algorithm.step(state, run)))
-            driver.drive(beside(run.rounds.after_step(k, loss, run)))
+            loss = driver.drive(assembly.config.algorithm.step(state, run))
+            driver.drive(run.rounds.after_step(k, loss, run))
 
-    candidates = {"without": lambda: period(lambda generator: generator), "with": lambda: period(clocks.beside)}
+    candidates = {"without": lambda: period(None), "with": lambda: period(clocks)}
     with threadpool_limits(1):
         times = interleaved(candidates, repeats)
     print(times["with"].seconds / PERIOD, times["with"].ratio, _held() - before, state.x.nbytes)

@@ -17,7 +17,7 @@ assembly = assemble(config.resolve(json.loads(Path(sys.argv[1]).read_text())), w
 trainer = Trainer(assembly, open_result(assembly, world, sys.argv[1] + ".h5"), Silent())
 trainer.train()
 driver, copies = trainer.driver, trainer.state.copies
-owners = [*driver.hosted, *driver.audience.remote]
+owners = [*driver.hosted, *driver.wiring.audience.remote]
 digests = {owner: hashlib.sha256(copy.tobytes()).hexdigest() for owner, copy in zip(owners, copies)}
-sent = trainer.log.sent / driver.audience.degree.sum() / trainer.context.codec.nbytes
+sent = trainer.log.sent / driver.wiring.audience.links.degree.sum() / trainer.context.codec.nbytes
 sys.stdout.write(json.dumps([digests, sent]) + "\n")

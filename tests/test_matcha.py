@@ -146,7 +146,7 @@ def tables(path, **more):
 
 def test_bytes_are_what_the_probabilities_say(path):
     trainer = lockstep(tables(path))
-    degree = np.mean([trainer.driver.mixing.topology.mean_degree(i) for i in range(8)])
+    degree = np.mean([trainer.driver.wiring.mixing.topology.mean_degree(i) for i in range(8)])
     assert trainer.log.sent / (8 * 400) == pytest.approx(degree * 7 * 8, rel=0.1)
     cost = estimate(assemble(config.resolve(tables(path)), Solo()))
     assert cost.bytes_sent == pytest.approx(degree * 7 * 8, rel=0.15)
@@ -157,7 +157,7 @@ def test_neighbours_remember_copies_over_every_link_of_the_base(path):
     assembly = assemble(config.resolve(run), Solo())
     state = State(assembly.slots, assembly.driver.task.initial(), assembly.driver)
     assert state.copies.shape == (8, 7)
-    assert assembly.driver.audience.degree.tolist() == [3.0] * 8
+    assert assembly.driver.wiring.audience.links.degree.tolist() == [3.0] * 8
 
 
 @pytest.mark.parametrize("keys, words", [

@@ -67,13 +67,14 @@ def test_a_round_knows_when_it_was_posted_and_how_long_it_blocked():
 
     before = time.perf_counter()
     blocked = driver.drive(overlapped())
-    (posted, finished, waited), = driver.rounds
+    (posted, finished, waited, nbytes), = driver.rounds
     after = time.perf_counter()
     assert before <= posted < finished <= after
     # what blocked the rank, a test of the transfer between gradients included, is not hidden; the gradient is
     start, end = driver.computing
     assert blocked <= waited <= finished - posted - (end - start)
     assert finished - posted >= TRAVEL and waited == pytest.approx(driver.waited, rel=1e-9)
+    assert nbytes == x.nbytes  # 2 (m - 1) / m of it, m = 2
     driver.at(1)
     assert driver.rounds == [] and driver.waited == 0
 
@@ -132,7 +133,7 @@ RENDEZVOUS = """
     world, n = connect(), 1 << 22
     row, arrived = np.full(n, world.rank, np.float32), np.full(n, -1, np.float32)
     world.sum([0.0])
-    transfer = world.exchange([(1 - world.rank, row)], [(1 - world.rank, arrived)], Host())
+    transfer = world.exchange([(1 - world.rank, row)], [(1 - world.rank, arrived)], Host(), 1)
     with world.moving:
         time.sleep(1.0)  # no call of MPI in here
     there = bool((arrived == 1 - world.rank).all())

@@ -50,6 +50,7 @@ LAYOUT = {
     "rounds/finished": ((0,), "float64", "s"),
     "rounds/waited": ((0,), "float64", "s"),
     "rounds/hidden": ((0,), "float64", "1"),
+    "rounds/bytes": ((0,), "float64", "B"),
     "final/x": ((M, D), "float64", "1"),
     "final/mean": ((D,), "float64", "1"),
     "state/x": ((M, D), "float64", "1"),

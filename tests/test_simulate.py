@@ -56,7 +56,7 @@ def record(tables, folder):
 def alone(tables, generator):
     """Clocks that have followed one generator; it gets the driver."""
     assembly = assemble(config.resolve(tables), Solo(), simulated=True)
-    assembly.driver.drive(assembly.clocks.beside(generator(assembly.driver.task)))
+    assembly.driver.drive(generator(assembly.driver.task))
     return assembly.clocks
 
 

@@ -35,6 +35,10 @@ class Cooperative(Algorithm, frozen=True, kw_only=True):
     group: Count = 2  # workers per group
     outer: Count = 4  # rounds between averages over all
 
+    @property
+    def hierarchical(self):
+        return self.matrix is None and self.generator == "hierarchical"
+
     def bind_mixing(self, mixing, workers, seed):
         if self.alpha is not None and (self.matrix or self.generator == "hierarchical"):
             raise UserError(f"[algorithm] alpha = {self.alpha:g} belongs to a generator with a centre, but W is from "
@@ -59,7 +63,7 @@ class Cooperative(Algorithm, frozen=True, kw_only=True):
 
         if self.matrix is not None:
             return cooperation.from_file(self.matrix, workers)
-        if self.generator == "hierarchical":
+        if self.hierarchical:
             return cooperation.hierarchical(workers, self.group, self.outer)
         own = sparse.eye_array(workers) if self.generator == "easgd" else graph
         return cooperation.with_centre(own, self.alpha)
@@ -69,7 +73,11 @@ class Cooperative(Algorithm, frozen=True, kw_only=True):
 
     def step(self, state, context):
         loss = yield from context.local_step(state)
-        if context.round_due:
+        if context.round_due and self.hierarchical:
+            everybody = (context.round + 1) % self.outer == 0
+            mean = yield Mean(state.x, group=None if everybody else self.group)
+            state.x = context.replicate(mean, like=state.x)
+        elif context.round_due:
             phase = context.mixing.phase(context.round)
             from_workers, among = context.mixing.from_workers[phase], context.mixing.among_auxiliary[phase]
             tickets = []
@@ -94,7 +102,6 @@ class Cooperative(Algorithm, frozen=True, kw_only=True):
 
 def _add(context, rows, weights, z):
     """rows[i] + sum_c weights[i, c] z_c in a fresh array."""
-    out = context.device.empty((len(rows), z.shape[1]), z.dtype)
-    for row, own, target in zip(rows, weights.tolist(), out):
-        context.device.weighted_sum([row, *z], [1.0, *own], target)
-    return out
+    n = len(rows)
+    sums = [([i, *range(n, n + len(z))], [1.0, *own]) for i, own in enumerate(weights.tolist())]
+    return context.device.mix(rows, z, sums, context.device.empty((n, z.shape[1]), z.dtype))

@@ -62,6 +62,3 @@ class PowerSGD(Algorithm, frozen=True, kw_only=True):
         state.left_out, state.factors = target, factors
         context.descend(state, state.x, context.replicate(average, like=target))
         return loss
-
-    def miniature(self, tensors):
-        return tensors

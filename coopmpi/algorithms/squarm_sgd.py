@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+import msgspec
 from msgspec import Meta
 
 from coopmpi.compression import triggers
@@ -15,7 +16,7 @@ from coopmpi.step import Algorithm, Slot
 class Triggered(Algorithm, frozen=True, kw_only=True):
     """Gossip on remembered copies every tau steps; worker i speaks if ||x_i - h_i||^2 > c lr^2.
 
-    c = threshold + growth * (step // growth_every): 0 speaks whenever anything changed. Or, given `share`, the
+    c = threshold + growth * (step // growth_every); 0 and no growth: everybody always speaks. Or, given `share`, the
     part of the rounds in which workers are to speak, every worker has a threshold of its own in place of c lr^2,
     sized from its distances in past rounds: about their (1 - share) quantile, see coopmpi.compression.triggers. All
     speak while the learning rate warms up.
@@ -35,6 +36,17 @@ class Triggered(Algorithm, frozen=True, kw_only=True):
     growth_every: Count = 1000  # steps
     share: Annotated[float, Meta(gt=0, lt=1)] | None = None
 
+    def follows_numbers(self):
+        return "its trigger compares models with their copies" if self.triggered else ""
+
+    def unconditional(self):
+        return msgspec.structs.replace(self, threshold=0.0, growth=0.0, share=None)
+
+    @property
+    def triggered(self):
+        """May a worker be silent? Without a threshold everybody speaks at every round."""
+        return self.share is not None or self.threshold > 0 or self.growth > 0
+
     def bound_slots(self, mixing):
         return self.slots if self.share is not None else self.slots[:1]
 
@@ -50,7 +62,9 @@ class Triggered(Algorithm, frozen=True, kw_only=True):
     def step(self, state, context):
         loss = yield from context.local_step(state)
         if context.round_due:
-            if self.share is None:
+            if not self.triggered:
+                threshold = None
+            elif self.share is None:
                 threshold = context.lr**2 * (self.threshold + self.growth * (context.k // self.growth_every))
             else:
                 threshold = triggers.thresholds(state.sized, context.device)

@@ -85,6 +85,3 @@ class StreamingDiLoCo(Algorithm, frozen=True, kw_only=True):
     def finish(self, state, context):
         if state.tickets:
             yield from self.arrive(range(self.fragments), state)
-
-    def miniature(self, tensors):
-        return [("x", (self.fragments,), 0)]

@@ -102,6 +102,33 @@ class Host:
                 if common != 1:
                     xp.multiply(total, common, out=total)
 
+    def combine(self, weights, arrays, out):
+        """out = sum_k weights[k] arrays[k], row by row; arrays (b, n), or (1, n) for what all rows share."""
+        for i in range(out.shape[0]):
+            self.weighted_sum([a[i if a.shape[0] > 1 else 0] for a in arrays], weights, out[i])
+        return out
+
+    def scale(self, weights, x, out):
+        """out_i = weights[i] x_i; weights: b floats."""
+        for i, weight in enumerate(weights):
+            self.weighted_sum([x[i]], [weight], out[i])
+        return out
+
+    def mix(self, local, others, weights, out):
+        """out_i = sum_j weights_ij x_j, added in the given order.
+
+        weights: for each row (sources, weights); a source counts the rows of `local`, and then those of `others`.
+        """
+        b = len(local)
+        for target, (sources, row_weights) in zip(out, weights):
+            self.weighted_sum([local[j] if j < b else others[j - b] for j in sources], row_weights, target)
+        return out
+
+    def sum(self, rows, out):
+        """out (1, n) = rows[0] + rows[1] + ..., in that order."""
+        self.weighted_sum(list(rows), [1.0] * len(rows), out[0])
+        return out
+
     def squared_distance(self, row, other):
         """||row - other||^2 as a float; 1-D arrays."""
         total = 0.0

@@ -23,8 +23,11 @@ class Solo:
     done = Done()
     moving = nullcontext()  # in it, transfers under way are moved on while the main thread computes
 
-    def exchange(self, sends, receives, device):
-        """Send rows [(rank, row)] and receive into rows [(rank, row)]: a transfer under way."""
+    def exchange(self, sends, receives, device, number):
+        """Send rows [(rank, row)] and receive into rows [(rank, row)]: a transfer under way.
+
+        number: of the communication, the same on all ranks and another for each that is under way.
+        """
         return self.done
 
     def sum(self, values):

@@ -34,6 +34,7 @@ ROUNDS = {
     "finished": ("s", "when its result was there and used, since the start of training"),
     "waited": ("s", "how long the transfer blocked rank 0 between the two"),
     "hidden": ("1", "share of the time between the two in which it did not"),
+    "bytes": ("B", "sent in it by the workers of rank 0, counted as in /train/bytes_sent"),
 }
 EVENT = np.dtype([("step", "i8"), ("wall_time", "f8"), ("kind", "S32"), ("text", "S256")])
 STATE = "state"

@@ -118,10 +118,10 @@ class Writer:
         self._append("train", {name: columns[name] for name in ("step", *self._train)})
 
     def rounds(self, rows):
-        """Append rows (step, posted, finished, waited) of /rounds."""
-        step, posted, finished, waited = np.transpose(rows)
+        """Append rows (step, posted, finished, waited, bytes) of /rounds."""
+        step, posted, finished, waited, nbytes = np.transpose(rows)
         hidden = 1 - waited / (finished - posted)
-        columns = {"posted": posted, "finished": finished, "waited": waited, "hidden": hidden}
+        columns = {"posted": posted, "finished": finished, "waited": waited, "hidden": hidden, "bytes": nbytes}
         self._append("rounds", {"step": step} | columns)
 
     def evaluation(self, step, wall_time, figures):

@@ -73,15 +73,14 @@ def assemble(config, world, simulated=False):
     if config.epochs is not None:
         steps = problem.steps(config.epochs, workers)
     config = msgspec.structs.replace(config, workers=workers, steps=steps, epochs=None)
-    driver = Driver(workers, problem, mixing, device, world, config.deterministic)
+    clocks = Clocks(workers, compute, config.network, config.seed) if simulated else None
+    driver = Driver(workers, problem, mixing, device, world, config.deterministic, clocks)
     codec, tensors = None, getattr(problem, "layout", None) or [("x", (problem.dimension,), 0)]
     if config.algorithm.uses_compress:
         codec = config.compress.bind(tensors, config.dtype, device, config.seed)
     context = Context(workers, driver.hosted, steps, config.optimizer, config.schedule, period, device, tensors, config.seed,
               codec, mixing)
     slots = (MODEL, *config.algorithm.bound_slots(mixing), *config.optimizer.slots)
-    if simulated:
-        clocks = Clocks(driver, compute, config.network, config.seed)
-    else:
-        clocks, config = None, msgspec.structs.replace(config, compute=None, network=None)
+    if not simulated:
+        config = msgspec.structs.replace(config, compute=None, network=None)
     return Assembly(config, context, driver, slots, config.record.eval_every or max(1, steps // 20), clocks)

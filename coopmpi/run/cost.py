@@ -1,64 +1,33 @@
-"""What a run will cost, before it starts: a rehearsal of two cycles of rounds with miniature models.
+"""What a run will cost, before it starts: a rehearsal of two cycles of rounds, with shapes in place of numbers."""
 
-All that an algorithm allocates and sends grows linearly from there: mostly from models of a single number.
-"""
-
-from dataclasses import dataclass
-from math import prod
+from collections import Counter
+from typing import NamedTuple
 
 import numpy as np
 
+from coopmpi.device.hollow import Hollow, HollowCodec, HollowProblem
 from coopmpi.device.host import Host
 from coopmpi.drivers.driver import Driver
 from coopmpi.drivers.solo import Solo
 from coopmpi.local.periods import Every
-from coopmpi.step import Advance, Context, Mean, Mix, Start, State, relay
-from coopmpi.tasks.problem import Problem
+from coopmpi.step import Context, State
 
 RANDOM_ROUNDS = 100  # that stand for all rounds where graphs are drawn
+WORDS = {"exchange": "to neighbours", "average": "all-reduce", "group average": "all-reduce in a group",
+         "packed average": "packet to all"}
 
 
-@dataclass
-class Cost:
+class Cost(NamedTuple):
     """Per rank: bytes of memory by what they hold. Per worker and round: steps, bytes sent, messages."""
 
-    memory: dict
+    memory: dict[str, float]
     tau: int
     bytes_sent: float
     messages: str
 
 
-class Slope(Problem):
-    """A problem that always goes down."""
-
-    def __init__(self, b, dimension, dtype):
-        self.dimension = dimension
-        self.answer = np.zeros(b, dtype), np.zeros((b, dimension), dtype)
-
-    def initial(self):
-        return np.zeros(self.dimension, self.answer[0].dtype)
-
-    def gradient(self, x, step):
-        self.answer[1][:] = 1
-        return self.answer
-
-
-class StillCodec:
-    """Packets of one byte, at the price of the real ones."""
-
-    def __init__(self, codec, scale, device):
-        self.nbytes, self.dtype, self.device = codec.nbytes / scale, codec.dtype, device
-
-    def encode(self, x, workers, round):
-        return self.device.empty((len(x), 1), np.uint8)
-
-    def decode(self, packed, workers, round, out):
-        out[:] = 0
-        return out
-
-
 class Rehearsal(Solo):
-    """A world of many ranks in which nothing is sent."""
+    """A world of many ranks in which nothing is sent; what transfers allocate, they do."""
 
     def __init__(self, rank, size):
         self.rank, self.size = rank, size
@@ -69,40 +38,45 @@ class Rehearsal(Solo):
     def all_gather(self, source, target, rank_layout, device):
         return self.done
 
+    def group_sum(self, rows, members, out, device, number, ordered):
+        others = sum(count if ordered else 1 for rank, count in members if rank != self.rank)
+        own = out.shape[0] // len(members)
+        device.empty((others, own), out.dtype), device.empty((1, own), out.dtype)
+        return self.done
 
-def estimate(assembly):
-    """The Cost of an assembled run on this rank."""
-    real, config, problem = assembly.driver, assembly.config, assembly.driver.task
-    device, requests = Host(), []
-    tensors = config.algorithm.miniature(assembly.context.tensors)
-    dimension = sum(prod(shape) for _, shape, _ in tensors)
-    scale = problem.dimension / dimension
-    driver = Driver(config.workers, Slope(len(real.hosted), dimension, config.dtype), real.mixing, device,
+
+def estimate(assembly) -> Cost:
+    """The Cost of an assembled run on this rank. Where a trigger decides who speaks, all do."""
+    real, config = assembly.driver, assembly.config
+    algorithm, device, tau = config.algorithm.unconditional(), Hollow(), assembly.context.tau
+    mixing = real.wiring.mixing
+    driver = Driver(config.workers, HollowProblem(real.task.dimension, config.dtype), mixing, device,
                     Rehearsal(real.world.rank, real.world.size), config.deterministic)
-    codec = assembly.context.codec and StillCodec(assembly.context.codec, scale, device)
-    context = Context(config.workers, driver.hosted, config.steps, config.optimizer, config.schedule,
-              Every(tau=assembly.context.tau), device, tensors, config.seed, codec, real.mixing)
-    state = State(assembly.slots, driver.task.initial(), driver)
-    sent = 0.0
-    cycle = (real.mixing.cycle or RANDOM_ROUNDS) if real.mixing else 1
-    for k in range(2 * context.tau * cycle):
+    codec = assembly.context.codec and HollowCodec(assembly.context.codec, device)
+    context = Context(config.workers, driver.hosted, config.steps, config.optimizer, config.schedule, Every(tau=tau),
+                      device, assembly.context.tensors, config.seed, codec, mixing)
+    state = State(assembly.slots, real.task.initial(), driver)
+
+    rounds = 2 * ((mixing.cycle or RANDOM_ROUNDS) if mixing else 1)
+    sent, messages = 0.0, Counter()
+    for k in range(tau * rounds):
         context.at(k)
         driver.at(k)
-        loss = driver.drive(_noting(config.algorithm.step(state, context), requests))
+        loss = driver.drive(algorithm.step(state, context))
         driver.drive(context.rounds.after_step(k, loss, context))
         sent += driver.sent.mean()
-    sizes = [(getattr(state, s.name).nbytes, s.columns) for s in assembly.slots if s.kind != "ticket"]
-    narrow = sum(nbytes for nbytes, columns in sizes if columns)  # does not grow with the model
-    slots = sum(nbytes for nbytes, columns in sizes if not columns) * scale + narrow
+        for traffic in driver.traffics:
+            messages[traffic.kind] += traffic.links.degree.mean() if traffic.links else 1
+
+    slots = sum(getattr(state, s.name).nbytes for s in assembly.slots if s.kind != "ticket")
     # scratch of chained sums is 1-D and stays small; all else has a row per worker
-    held = device.pool.nbytes_of(lambda array: array.ndim == 2 and array.dtype != np.uint8) * scale - narrow * (scale - 1)
-    held += device.pool.nbytes_of(lambda array: array.dtype == np.uint8) * (codec.nbytes * scale if codec else 0)
+    held = device.pool.nbytes_of(lambda array: array.ndim == 2)
     memory = {"slots": slots, "exchange": held - slots}
     if codec:
         memory["compression"] = _workspace(assembly, len(real.hosted))
-    memory |= problem.memory()
-    rounds = 2 * cycle
-    return Cost(memory, context.tau, sent / rounds * scale, _messages(requests, driver, rounds))
+    memory |= real.task.memory()
+    text = " + ".join(f"{number / rounds:.3g} {WORDS[kind]}" for kind, number in messages.items())
+    return Cost(memory, tau, sent / rounds, text)
 
 
 def _workspace(assembly, b):
@@ -113,28 +87,3 @@ def _workspace(assembly, b):
     packed = codec.encode(x, range(b), 0)
     codec.decode(packed, range(b), 0, x)
     return device.pool.nbytes_of(lambda array: array is not packed)
-
-
-def _noting(generator, requests):
-    """The generator itself; what it asks to be communicated is noted as (type, round), without the arrays."""
-    def note(request):
-        asked = request.request if type(request) is Start else request
-        if type(asked) in (Mix, Mean, Advance):
-            requests.append((type(asked), getattr(asked, "round", None)))
-        return (yield request)
-
-    return relay(generator, note)
-
-
-def _messages(requests, driver, rounds):
-    neighbours = averages = 0
-    for kind, round in requests:
-        if kind is Advance:
-            neighbours += driver.audience.degree.mean()
-        elif kind is Mean or driver.mixing.average(round):
-            averages += 1
-        else:
-            neighbours += driver.schedule(round)[0].degree.mean()
-    parts = [f"{neighbours / rounds:.3g} to neighbours"] if neighbours else []
-    parts += [f"{averages / rounds:.3g} all-reduce"] if averages else []
-    return " + ".join(parts)

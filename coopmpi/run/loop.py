@@ -40,13 +40,14 @@ class Trainer:
             context.at(k)
             driver.at(k)
             tau = context.tau
-            loss = self.drive(self.algorithm.step(state, context))
-            self.drive(context.rounds.after_step(k, loss, context))
+            loss = driver.drive(self.algorithm.step(state, context))
+            driver.drive(context.rounds.after_step(k, loss, context))
             self.done = k + 1
             ends = self.ballot.stops(self.done, self.wall_time) or self.done == context.steps
             if ends:
-                self.drive(self.algorithm.finish(state, context))
-                self.drive(context.rounds.finish())
+                driver.drive(self.algorithm.finish(state, context))
+                driver.drive(context.rounds.finish())
+                driver.nothing_left(self.algorithm.name)
             pauses = ends or self.done % self.eval_every == 0
             if pauses:
                 self.meet()
@@ -58,10 +59,6 @@ class Trainer:
                 break
         self.pause(self.log.close, self.done, state.x)
         self.ballot.agree(self.done, context.steps)
-
-    def drive(self, generator):
-        """Let the driver answer a generator, with the virtual clocks beside it where there are any."""
-        return self.driver.drive(self.clocks.beside(generator) if self.clocks else generator)
 
     def meet(self):
         """Wait for the other ranks now, while it counts as training time: an evaluation does not."""
@@ -116,7 +113,7 @@ class Trainer:
         self.context.rounds.replay(checkpoint.periods, checkpoint.first_loss, self.context, self.trained)
         for slot in self.state.slots:
             if slot.kind != "ticket":
-                owners = [*driver.hosted, *(driver.audience.remote if slot.kind == "memory" else ())]
+                owners = [*driver.hosted, *(driver.wiring.audience.remote if slot.kind == "memory" else ())]
                 getattr(self.state, slot.name)[:] = device.asarray(checkpoint.rows(slot, owners))
         checkpoint.close()
 

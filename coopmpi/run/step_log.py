@@ -36,12 +36,12 @@ class StepLog:
             (computing, waited), virtual_time = self.clocks.account(), self.clocks.time
         self._losses.append(loss.copy())
         self._marks.append(computing)
-        self._rest.append((waited, driver.sent.copy()))
+        self._rest.append((waited, driver.sent))
         self._walls.append((wall_time, tau, virtual_time))
         if self.writer is not None and not self.clocks:
             self._rounds += [(driver.k + 1, *passage) for passage in driver.rounds]
         self.waited += waited.mean() if self.clocks else waited
-        self.sent += driver.sent.sum()
+        self.sent += self._rest[-1][1].sum()
         if len(self._losses) == BLOCK or perf_counter() - self._handed_over > PATIENCE:
             self.hand_over()
 

@@ -42,8 +42,9 @@ class Network(Part, frozen=True, kw_only=True):
         """(latency in seconds, seconds per byte) of the links sources[e] -> targets[e], two arrays or numbers."""
         raise NotImplementedError
 
-    def average(self, workers, nbytes):
-        """Seconds of an all-reduce of so many bytes, from the moment when the last worker has joined in."""
+    def average(self, workers, group, nbytes):
+        """Seconds (workers / group,) of all-reduces of so many bytes within groups of consecutive workers, each from
+        the moment when its last worker has joined in."""
         raise NotImplementedError
 
 
@@ -57,8 +58,8 @@ class Delay(Network, frozen=True, kw_only=True):
     def links(self, sources, targets):
         return self.seconds, 0.0
 
-    def average(self, workers, nbytes):
-        return self.seconds
+    def average(self, workers, group, nbytes):
+        return np.full(workers // group, self.seconds)
 
 
 class Wires(Network, frozen=True, kw_only=True):
@@ -67,13 +68,15 @@ class Wires(Network, frozen=True, kw_only=True):
     allreduce: Literal["ring", "tree", "recursive-doubling"] = "ring"
     egress: Positive | None = None
 
-    def slowest(self, workers):
-        """(latency, bandwidth) of the slowest link between any two of the workers."""
+    def slowest(self, first, last):
+        """(latency, bandwidth) of the slowest link among the workers first to last; numbers or arrays."""
         raise NotImplementedError
 
-    def average(self, workers, nbytes):
-        latency, bandwidth = self.slowest(workers)
-        return ALLREDUCE[self.allreduce](workers, latency, nbytes / min(bandwidth, self.egress or bandwidth))
+    def average(self, workers, group, nbytes):
+        first = np.arange(0, workers, group)
+        latency, bandwidth = self.slowest(first, first + group - 1)
+        rate = np.minimum(bandwidth, self.egress or bandwidth)
+        return ALLREDUCE[self.allreduce](group, latency, nbytes / rate) * np.ones(len(first))
 
 
 @register("network", "links")
@@ -86,7 +89,7 @@ class UniformLinks(Wires, frozen=True, kw_only=True):
     def links(self, sources, targets):
         return self.latency, 1 / self.bandwidth
 
-    def slowest(self, workers):
+    def slowest(self, first, last):
         return self.latency, self.bandwidth
 
 
@@ -122,6 +125,6 @@ class Hierarchy(Wires, frozen=True, kw_only=True):
         level = self.level(sources, targets)
         return np.take(self.latency, level), 1 / np.take(self.bandwidth, level)
 
-    def slowest(self, workers):
-        level = self.level(0, workers - 1)
-        return self.latency[level], self.bandwidth[level]
+    def slowest(self, first, last):
+        level = self.level(first, last)
+        return np.take(self.latency, level), np.take(self.bandwidth, level)

@@ -51,9 +51,13 @@ class Algorithm(Part, frozen=True, kw_only=True):
         """Complete what is still under way after the last step: a generator of requests."""
         yield from ()
 
-    def miniature(self, tensors):
-        """Tensors of the smallest model that costs as much per number as the real one: a dry run rehearses it."""
-        return [("x", (1,), 0)]
+    def follows_numbers(self) -> str:
+        """Why its requests depend on the numbers that are computed; empty: they do not, as mostly."""
+        return ""
+
+    def unconditional(self) -> "Algorithm":
+        """The same with requests that do not depend on numbers, as if everybody always spoke: for forecasts."""
+        return self
 
     def matrix_form(self, workers, tau, mixing):
         """(tau, W, v) of Cooperative SGD, X <- W (X - lr G) every tau steps with v auxiliary rows, or None.

@@ -46,17 +46,11 @@ class Context:
     def combine(self, weights, arrays):
         """sum_k weights[k] arrays[k] in a fresh array; arrays (b, d), or (1, d) for what all share."""
         rows = max(array.shape[0] for array in arrays)
-        out = self.device.empty((rows, arrays[0].shape[1]), arrays[0].dtype)
-        for i in range(rows):
-            self.device.weighted_sum([a[i if a.shape[0] > 1 else 0] for a in arrays], weights, out[i])
-        return out
+        return self.device.combine(weights, arrays, self.device.empty((rows, arrays[0].shape[1]), arrays[0].dtype))
 
     def scale(self, weights, x):
         """weights[i] x_i for each local worker i in a fresh array; weights: b floats."""
-        out = self.device.empty(x.shape, x.dtype)
-        for i, weight in enumerate(weights):
-            self.device.weighted_sum([x[i]], [weight], out[i])
-        return out
+        return self.device.scale(weights, x, self.device.empty(x.shape, x.dtype))
 
     def pack(self, x, round, silent=()):
         """The models x (b, d) compressed for the wire; `silent` local rows say nothing."""

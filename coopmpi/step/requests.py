@@ -1,78 +1,115 @@
-"""What a step may ask for at a `yield`."""
+"""What a step may ask for at a `yield`. Arrays have a row for each of the b workers that live on this rank.
 
-from typing import NamedTuple
+A request that is communicated has `traffic(wiring)`: what it moves in this run, see coopmpi.drivers.wiring.
+"""
+
+from collections.abc import Generator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from coopmpi.step.traffic import Traffic
+
+Array = Any  # numpy.ndarray or cupy.ndarray
+
+
+class Packed(NamedTuple):
+    """Compressed rows on the wire, in place of x in a Mix or Mean: what the codec decodes from them counts.
+
+    silent: local rows that send nothing, which stands for zeros (Advance only).
+    """
+
+    codec: Any  # coopmpi.compression.codec.Codec
+    rows: Array  # (b, nbytes) uint8
+    round: int
+    silent: tuple[int, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one worker's packet."""
+        return self.codec.nbytes
 
 
 class Grad(NamedTuple):
-    """Answer: losses (b,) and gradients (b, d) at the models x (b, d), on the next mini-batch.
+    """Answer: losses (b,) and gradients (b, d) at the models x, on the next mini-batch.
 
-    The gradient array belongs to the task and holds until the next Grad.
+    The gradient array belongs to the task and holds until the next Grad; who asked may overwrite it.
     """
 
-    x: object
-
-
-class Mix(NamedTuple):
-    """Answer: sum_j w_ij x_j (b, d), with the mixing matrix of this communication round."""
-
-    x: object
-    round: int
+    x: Array  # (b, d)
 
 
 class Now(NamedTuple):
     """Answer: seconds since training started, on this rank's clock or the virtual one."""
 
 
+class Mix(NamedTuple):
+    """Answer: sum_j w_ij x_j (b, d), with the mixing matrix of this communication round."""
+
+    x: Array | Packed  # (b, d)
+    round: int
+
+    def traffic(self, wiring) -> Traffic:
+        if type(self.x) is not Packed and wiring.averages(self.round):
+            return wiring.average(row_bytes(self.x))  # W = J
+        return wiring.exchange(self.round, row_bytes(self.x))
+
+
 class Mean(NamedTuple):
-    """Answer: the mean of x over all workers, (1, d)."""
+    """Answer: the mean of x over all workers, (1, n).
 
-    x: object
-
-
-class Packed(NamedTuple):
-    """Compressed rows (b, nbytes) on the wire, in place of x in a Mix or Mean: what the codec decodes from them counts.
-
-    silent: local rows that send nothing, which stands for zeros (Advance only).
+    group: the mean over each group of so many consecutive workers instead; a row for each worker, (b, n).
     """
 
-    codec: object
-    rows: object
-    round: int
-    silent: tuple = ()
+    x: Array | Packed  # (b, n)
+    group: int | None = None
 
-    @property
-    def nbytes(self):
-        """Bytes of one worker's packet."""
-        return self.codec.nbytes
+    def traffic(self, wiring) -> Traffic:
+        if type(self.x) is Packed:
+            return wiring.packed_average(self.x.nbytes)
+        return wiring.average(row_bytes(self.x), self.group)
 
 
 class Advance(NamedTuple):
     """Answer: the remembered copies, each increased by what its owner has packed: the same bits everywhere."""
 
-    copies: object
+    copies: Array  # of a "memory" slot
     packed: Packed
+
+    def traffic(self, wiring) -> Traffic:
+        speaking = np.full(len(self.packed.rows), float(self.packed.nbytes))
+        speaking[list(self.packed.silent)] = 0
+        return wiring.to_all_who_remember(speaking)
 
 
 class Recall(NamedTuple):
     """Answer: sum_j w_ij copy_j (b, d), from the remembered copies: nothing is sent."""
 
-    copies: object
+    copies: Array
     round: int
 
 
 class Start(NamedTuple):
     """Answer: a ticket for a Mix, Mean or Advance that travels while the step goes on."""
 
-    request: object
+    request: Mix | Mean | Advance
 
 
 class Finish(NamedTuple):
     """Answer: the value that the ticket stands for."""
 
-    ticket: object
+    ticket: Any
 
 
-def relay(generator, handle):
+Requests = Generator[NamedTuple, Any, Any]  # what a step is: it yields requests and is sent their answers
+
+
+def row_bytes(x: Array | Packed) -> float:
+    """Bytes of one worker's row on the wire."""
+    return x.nbytes if type(x) is Packed else x.shape[1] * x.dtype.itemsize
+
+
+def relay(generator: Requests, handle) -> Requests:
     """The same generator, with each request passed through `handle(request)`: a generator that returns the answer."""
     answer = None
     while True:

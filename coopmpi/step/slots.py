@@ -24,7 +24,7 @@ MODEL = Slot("x", "worker", "model", "the workers' models")
 
 
 class State:
-    """The slots of one context, as attributes: state.x, state.momentum, ..."""
+    """The slots of a run, as attributes: state.x, state.momentum, ..."""
 
     def __init__(self, slots, initial, driver):
         self.slots = slots
@@ -38,7 +38,7 @@ class State:
         device, b = driver.device, len(driver.hosted)
         rows = slot.rows if slot.kind == "replica" else b
         if slot.kind == "memory":
-            rows += len(driver.audience.remote)
+            rows += len(driver.wiring.audience.remote)
         array = device.empty((rows, slot.columns or initial.size), initial.dtype)
         array[:] = device.asarray(initial) if slot.start == "model" else 0
         return array

@@ -3,6 +3,7 @@
 import numpy as np
 
 from coopmpi.errors import UserError
+from coopmpi.step.traffic import Links
 from coopmpi.topology import spectra
 from coopmpi.topology.links import Adjacency
 from coopmpi.topology.weights import rest_on_diagonal
@@ -47,6 +48,18 @@ class MixingMatrix:
     def receivers(self, j, t):
         """The workers other than j that need j's model in round t, ascending."""
         return self.topology.receivers(j, self.phase(t))
+
+    def links(self, rounds, senders: range) -> Links:
+        """The links over which these workers send in one or another of the rounds."""
+        if len(senders) == self.workers:
+            pairs = [np.stack(self.topology.links(self.phase(t))) for t in rounds]
+            sources, targets = pairs[0] if len(pairs) == 1 else np.unique(np.concatenate(pairs, axis=1), axis=1)
+        else:
+            receivers = [sorted({i for t in rounds for i in self.receivers(j, t)}) for j in senders]
+            sources = np.repeat(np.array(senders, np.int64), [len(targets) for targets in receivers])
+            targets = np.array([i for targets in receivers for i in targets], np.int64)
+        degree = np.bincount(sources - senders.start, minlength=len(senders))
+        return Links(sources, targets, degree.astype(np.float64))
 
     def average(self, t):
         """Is W the averaging matrix J = 11^T / m in round t, so that an all-reduce does the same?"""

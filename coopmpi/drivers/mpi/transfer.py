@@ -26,6 +26,11 @@ class Rows:
                 break
             self._sends.append(self._comm.Isend(row.buffer, dest=peer, tag=self._tag))
 
+    @property
+    def arrived(self):
+        """Has everything come that was to be received?"""
+        return not self._waiting
+
     def progress(self):
         self._post_ready()
         while self._waiting and self._waiting[0][0].Test(self._status):
@@ -49,6 +54,63 @@ class Rows:
             self._device.arrived(buffer, row)
         else:
             row[:] = 0  # a silent worker
+
+
+class GroupSum:
+    """out (n,) = the sum of rows that several ranks hold, in two messages per pair of ranks.
+
+    Every rank adds up one range of the numbers, in ascending order of the ranks, and sends the result to the others.
+    members: (rank, how many rows it contributes), ascending. ordered: rows are added one by one, so that the sum does
+    not depend on which rank holds which; otherwise each rank contributes the sum of its own. tags: of the two rounds
+    of messages.
+    """
+
+    def __init__(self, comm, tags, rows, members, out, device, status, ordered):
+        self._comm, self._tags, self._out, self._device, self._status = comm, tags, out, device, status
+        if not ordered and len(rows) > 1:
+            rows = device.sum(rows, device.empty((1, out.shape[0]), out.dtype))
+        n, d = len(members), out.shape[0]
+        ranks = [rank for rank, _ in members]
+        self._me = ranks.index(comm.rank)
+        self._peers = [(rank, slice(i * d // n, (i + 1) * d // n)) for i, rank in enumerate(ranks)]
+        own = self._peers[self._me][1]
+
+        # everybody's part of the own range comes here
+        counts = [count if ordered else 1 for _, count in members]
+        others = sum(counts) - counts[self._me]
+        arriving = device.empty((others, own.stop - own.start), out.dtype)
+        self._parts, receives, rest = [], [], list(arriving)
+        for rank, count in zip(ranks, counts):
+            if rank == comm.rank:
+                self._parts += [row[own] for row in rows]
+            else:
+                parts, rest = rest[:count], rest[count:]
+                self._parts += parts
+                receives += [(rank, part) for part in parts]
+        sends = [(rank, row[span]) for rank, span in self._peers if rank != comm.rank for row in rows]
+        self._first, self._second = Rows(comm, tags[0], sends, receives, device, status), None
+
+    def progress(self):
+        self._first.progress()
+        if self._second is None and self._first.arrived:
+            self._add_up()
+        if self._second is not None:
+            self._second.progress()
+
+    def wait(self):
+        self._first.wait()
+        if self._second is None:
+            self._add_up()
+        self._second.wait()
+
+    def _add_up(self):
+        # an array of its own: a device may still copy it for sending while others' ranges are written into `out`
+        own = self._out[self._peers[self._me][1]]
+        total = self._device.empty((1, own.shape[0]), own.dtype)
+        own[...] = self._device.sum(self._parts, total)[0]
+        others = [(rank, self._out[span]) for rank, span in self._peers if rank != self._comm.rank]
+        sends = [(rank, total[0]) for rank, _ in others]
+        self._second = Rows(self._comm, self._tags[1], sends, others, self._device, self._status)
 
 
 class Collective:

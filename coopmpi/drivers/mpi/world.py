@@ -13,7 +13,7 @@ import mpi4py
 import numpy as np
 
 from coopmpi.drivers.mpi.launch import launched_ranks
-from coopmpi.drivers.mpi.transfer import Collective, Mover, Rows
+from coopmpi.drivers.mpi.transfer import Collective, GroupSum, Mover, Rows
 from coopmpi.drivers.solo import Done
 from coopmpi.errors import CoopError, UserError
 
@@ -22,7 +22,7 @@ mpi4py.rc.thread_level = "multiple"  # the main thread makes all MPI calls, exce
 from mpi4py import MPI  # noqa: E402 (initialises MPI)
 
 FORWARDING = 0.2  # seconds: when mpirun ends a job, it drops what it has not yet passed on of a rank's last words
-MOST_TAGS = 32767  # every MPI has at least these
+MOST_TAGS = 32766  # every MPI has at least these; even, since a communication may take two
 
 
 class World:
@@ -41,17 +41,19 @@ class World:
         self._rows, self._averages, self._control, self._record = (comm.Dup() for _ in range(4))
         self._silent = comm.Dup()
         self._pending = []
-        self._exchanges = 0
 
     @cached_property
     def moving(self):
         return Mover(self._silent) if MPI.Query_thread() == MPI.THREAD_MULTIPLE else nullcontext()
 
-    def exchange(self, sends, receives, device):
-        self._exchanges += 1
+    def exchange(self, sends, receives, device, number):
         if not sends and not receives:
             return self.done
-        return Rows(self._rows, self._exchanges % MOST_TAGS, sends, receives, device, MPI.Status())
+        return Rows(self._rows, 2 * number % MOST_TAGS, sends, receives, device, MPI.Status())
+
+    def group_sum(self, rows, members, out, device, number, ordered):
+        tags = 2 * number % MOST_TAGS, 2 * number % MOST_TAGS + 1
+        return GroupSum(self._rows, tags, rows, members, out, device, MPI.Status(), ordered)
 
     def all_sum(self, source, target, device):
         """target = sum over the ranks of source: a transfer under way."""
