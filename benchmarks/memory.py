@@ -48,17 +48,15 @@ def _measure(algorithm, data):
     """On each rank: growth of resident memory over a training run."""
     from coopmpi import config
     from coopmpi.drivers.mpi.world import connect
-    from coopmpi.report.console import Silent
     from coopmpi.run.assemble import assemble
     from coopmpi.run.cost import estimate
-    from coopmpi.run.loop import Trainer
-    from coopmpi.run.session import open_result
+    from coopmpi.run.session import begin
 
     world = connect()
 
     def train(tables):
         assembly = assemble(config.resolve(tables | {"workers": 2, "device": "cpu", "algorithm": {"kind": algorithm}}), world)
-        trainer = Trainer(assembly, open_result(assembly, world, f"{data}.{algorithm}.{tables['steps']}.h5"), Silent())
+        trainer = begin(assembly, world, f"{data}.{algorithm}.{tables['steps']}.h5")
         trainer.train()
         return trainer, assembly
 

@@ -7,10 +7,8 @@ from pathlib import Path
 from benchmarks.timing import interleaved, table
 from coopmpi import config
 from coopmpi.drivers.solo import Solo
-from coopmpi.report.console import Silent
 from coopmpi.run import session
 from coopmpi.run.assemble import assemble
-from coopmpi.step import State
 
 SLOW_STEP = 5e-3  # seconds: recording is compared to a step of that length
 
@@ -34,18 +32,16 @@ def main(arguments):
 
     def unrecorded():
         run, driver, algorithm = assembly.context, assembly.driver, assembly.config.algorithm
-        run.rounds = run.rounds.period.rounds()
-        state = State(assembly.slots, problem.initial(), driver)
+        state, _ = assembly.start()
         for k in range(options.steps):
             run.at(k)
             driver.at(k)
-            driver.drive(run.rounds.after_step(k, driver.drive(algorithm.step(state, run)), run))
+            driver.drive(run.rounds.after_step(k, driver.drive(algorithm.step(state, run)), state, run))
 
     with tempfile.TemporaryDirectory() as folder:
 
         def recorded():
-            assembly.context.rounds = assembly.context.rounds.period.rounds()
-            session.train(assembly, Solo(), Path(folder, "run.h5"), Silent())
+            session.train(assembly, Solo(), Path(folder, "run.h5"))
 
         timings = interleaved({"bare gradient and descent": bare, "local SGD, tau = 8": unrecorded,
                                "the same, recorded in HDF5": recorded}, options.repeats)

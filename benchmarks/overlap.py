@@ -183,9 +183,10 @@ class Local:
         self.driver = driver = Driver(2, task, mixing, Resting(), world)
         self.algorithm, self.task, self.tau = parts.algorithm, task, tau
         self.seconds, self.k = 0.0, 0
-        self.context = Context(2, driver.hosted, 1, parts.optimizer, parts.schedule, parts.period, driver.device,
+        self.context = Context(2, driver.hosted, 1, parts.optimizer, parts.schedule, driver.device,
                        [("x", (task.dimension,), 0)], 0, mixing=mixing)
-        self.state = State((MODEL, *self.algorithm.slots), task.initial(), driver)
+        self.state = State((MODEL, *self.algorithm.slots, *parts.period.slots), task.initial(), driver)
+        self.context.rounds = parts.period.rounds(self.state)
 
     def round(self):
         """tau steps: seconds in all, of gradients, and blocked on communication."""
@@ -201,7 +202,7 @@ class Local:
             self.context.at(self.k)
             self.driver.at(self.k)
             loss = self.driver.drive(self.algorithm.step(self.state, self.context))
-            self.driver.drive(self.context.rounds.after_step(self.k, loss, self.context))
+            self.driver.drive(self.context.rounds.after_step(self.k, loss, self.state, self.context))
             start, end = self.driver.computing
             computed += end - start
             waited += self.driver.waited

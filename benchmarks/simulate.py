@@ -1,10 +1,13 @@
-"""Speed and memory of `coopmpi simulate` with thousands of workers on one core."""
+"""Speed and memory of `coopmpi simulate` with thousands of workers on one core, and of --time-only."""
 
 import argparse
 import resource
 import subprocess
 import sys
+import tempfile
 from itertools import count
+from pathlib import Path
+from time import perf_counter
 
 from benchmarks.timing import interleaved, table
 
@@ -33,26 +36,73 @@ def main(arguments):
                          f"{memory / 1e6:.0f}", f"{memory / models:.1f}"))
     table(("mlp 64-128-10, batch 32", "workers", "worker-steps/s", "time / without clocks", "MB",
            "MB / MB of m models"), rows)
-    print("bounds at 4,096 workers: 10,000 worker-steps/s on one core, memory linear in m times d")
+    print("bounds at 4,096 workers: 10,000 worker-steps/s on one core, memory linear in m times d\n")
+    table(("time alone, without numbers", "result", "aim"), [
+        ("mlp 784-1024-512-10, 16 workers, local-sgd: steps against the full simulation", f"{_ratio():,.0f}x", "100x"),
+        ("65,536 workers, d-psgd on the exponential graph, 1,000 steps", f"{_many():.1f} s", "60 s")])
+
+
+def _assembled(tables, mode):
+    from coopmpi import config
+    from coopmpi.drivers.solo import Solo
+    from coopmpi.run.assemble import assemble
+
+    return assemble(config.resolve({"device": "cpu", "compute": {"kind": "exponential"}} | tables), Solo(), mode)
+
+
+def _stepper(tables, mode):
+    """A function that carries out so many steps."""
+    assembly = _assembled(tables, mode)
+    driver, context, steps = assembly.driver, assembly.context, count()
+    state, _ = assembly.start()
+
+    def go(n):
+        for _, k in zip(range(n), steps):
+            context.at(k)
+            driver.at(k)
+            loss = driver.drive(assembly.config.algorithm.step(state, context))
+            driver.drive(context.rounds.after_step(k, loss, state, context))
+            assembly.clocks.account()
+
+    return go
+
+
+def _ratio():
+    """How many times as many steps per second the simulation of time alone makes."""
+    from threadpoolctl import threadpool_limits
+
+    tables = {"workers": 16, "task": {"data": "teacher", "features": 784, "samples": 2000, "hidden": [1024, 512]}}
+    full, alone = _stepper(tables, "simulate"), _stepper(tables, "time-only")
+    with threadpool_limits(1):
+        times = interleaved({"full": lambda: full(PERIOD), "alone": lambda: alone(1000 * PERIOD)}, 5, warm_up=1)
+    return 1000 / times["alone"].ratio
+
+
+def _many():
+    """Seconds of a whole run, its result file included."""
+    from coopmpi.drivers.solo import Solo
+    from coopmpi.run.session import train
+
+    begin = perf_counter()
+    tables = {"workers": 65536, "steps": 1000, "task": {"data": "teacher", "samples": 100_000},
+              "algorithm": {"kind": "d-psgd"}, "mixing": {"graph": "exponential"}}
+    with tempfile.TemporaryDirectory() as folder:
+        train(_assembled(tables, "time-only"), Solo(), Path(folder, "sim.h5"))
+    return perf_counter() - begin
 
 
 def _measure(algorithm, graph, workers, repeats):
     """Print seconds per step with clocks, their ratio to those without, bytes held at most, bytes of m models."""
     from threadpoolctl import threadpool_limits
 
-    from coopmpi import config
-    from coopmpi.drivers.solo import Solo
-    from coopmpi.run.assemble import assemble
-    from coopmpi.step import State
-
     tables = {"workers": workers, "device": "cpu", "period": {"tau": PERIOD},
               "task": {"data": "teacher", "features": 64, "samples": 100_000, "hidden": [128]},
               "algorithm": {"kind": algorithm}, "mixing": {"graph": graph or "ring"},
               "compute": {"kind": "exponential"}, "network": {"kind": "links", "egress": 1e9}}
     before = _held()
-    assembly = assemble(config.resolve(tables), Solo(), simulated=True)
+    assembly = _assembled(tables, "simulate")
     driver, run, clocks, steps = assembly.driver, assembly.context, assembly.clocks, count()
-    state = State(assembly.slots, driver.task.initial(), driver)
+    state, _ = assembly.start()
 
     def period(clocks):
         driver.clocks = clocks
@@ -60,7 +110,7 @@ def _measure(algorithm, graph, workers, repeats):
             run.at(k)
             driver.at(k)
             loss = driver.drive(assembly.config.algorithm.step(state, run))
-            driver.drive(run.rounds.after_step(k, loss, run))
+            driver.drive(run.rounds.after_step(k, loss, state, run))
 
     candidates = {"without": lambda: period(None), "with": lambda: period(clocks)}
     with threadpool_limits(1):

@@ -52,6 +52,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     compute: Any = None  # this and the next are read by `coopmpi simulate` only
     network: Any = None
     record: Any = None
+    sinks: tuple = ()  # [[sinks]]: further takers of results, coopmpi.sinks.Sink
 
 
 def load(path, overrides=()):
@@ -103,10 +104,20 @@ def resolve(tables):
     built = {kind: registry.build(kind, {"kind": default} | tables.pop(kind, {})) for kind, default in _CHOICES.items()}
     built["mixing"] = mixing_table(**tables.pop("mixing", {}))
     built["record"] = registry.convert(tables.pop("record", {}), Record, "[record]")
+    built["sinks"] = tuple(_sinks(tables.pop("sinks", [])))
     config = registry.convert(tables | built, Config, "run description:")
     if config.steps is not None and config.epochs is not None:
         raise UserError(f"give steps or epochs, not both; given steps = {config.steps} and epochs = {config.epochs}")
     return config
+
+
+def _sinks(tables):
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise UserError(f"sinks must be an array of tables, [[sinks]], given {tables!r:.100}")
+    for table in tables:
+        if "kind" not in table:
+            raise UserError(f"[[sinks]] needs a kind, given {table!r:.100}")
+        yield registry.build("sink", table)
 
 
 def dump(config):
@@ -115,8 +126,10 @@ def dump(config):
     tables = {}
     for key in config.__struct_fields__:
         value = getattr(config, key)
-        if key in unused or value is None:
+        if key in unused or value is None or value == ():
             continue
+        if key == "sinks":
+            value = [{"kind": sink.name} | _without_none(msgspec.to_builtins(sink)) for sink in value]
         if isinstance(value, msgspec.Struct):
             kind = {"kind": value.name} if key in _CHOICES else {}
             value = kind | _without_none(value.table())

@@ -27,6 +27,15 @@ class NumericalFailure(CoopError):
     status = 4
 
 
+def located(where, text):
+    """The UserError for a mistake in somebody's own code; where: a frame that is running, or a function."""
+    code = getattr(where, "f_code", None)
+    if code is not None:
+        return UserError(f"{code.co_filename}, line {where.f_lineno}: {text}")
+    code = getattr(where, "__code__", None) or getattr(getattr(where, "__func__", None), "__code__", None)
+    return UserError(f"{code.co_filename}, line {code.co_firstlineno}: {text}" if code else text)
+
+
 def unknown(what, given, allowed, where=""):
     """The UserError for a name that is not one of `allowed`, with the nearest valid one."""
     allowed = sorted(allowed)

@@ -74,6 +74,15 @@ def open_npz(path):
             yield archive
 
 
+def npz_shape(archive, name):
+    """(shape, dtype) of an array in an open .npz archive, from its header alone."""
+    with archive.zip.open(f"{name}.npy") as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+    return shape, dtype
+
+
 def read_numbers(path, name):
     """The numbers in a .npy file, in the data set `name` of an HDF5 file, or in a text file (always 2-D); float64."""
     suffix = Path(path).suffix.lower()

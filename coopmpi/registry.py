@@ -26,6 +26,20 @@ _HOMES = {
     "algorithm": "coopmpi.algorithms",
     "compute": "coopmpi.simulation.compute",
     "network": "coopmpi.simulation.network",
+    "sink": "coopmpi.sinks",
+}
+# what a user's own part of a kind derives from
+_BASES = {
+    "task": "coopmpi.tasks.task:Task",
+    "optimizer": "coopmpi.local.optimizers:Optimizer",
+    "schedule": "coopmpi.local.schedules:Schedule",
+    "period": "coopmpi.local.periods:Period",
+    "graph": "coopmpi.topology.graphs:Graph",
+    "compress": "coopmpi.compression.compressors:Compressor",
+    "algorithm": "coopmpi.step.algorithm:Algorithm",
+    "compute": "coopmpi.simulation.compute:Compute",
+    "network": "coopmpi.simulation.network:Network",
+    "sink": "coopmpi.sinks.sink:Sink",
 }
 _parts = defaultdict(dict)
 
@@ -61,14 +75,27 @@ def find(kind, name):
     """The part class called `name`, or the user's own class `package.module:Class`."""
     table = parts(kind)
     if isinstance(name, str) and ":" in name:
-        cls = load_object(name, f"[{kind}] kind")
-        if not (isinstance(cls, type) and issubclass(cls, Part)):
-            raise UserError(f"[{kind}] kind = {name!r} must be a subclass of coopmpi.registry.Part, found {cls!r}")
-        cls.name = name  # so that the resolved run description finds it again
-        return cls
+        return _own(kind, name)
     if not isinstance(name, str) or name not in table:
         raise unknown(kind, name, table, where=f"[{kind}] ")
     return table[name]
+
+
+def base(kind):
+    """The class that all parts of a kind derive from."""
+    module, _, name = _BASES[kind].partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _own(kind, path):
+    """The user's own class at `package.module:Class`; UserError if it is no part of that kind."""
+    cls = load_object(path, f"[{kind}] kind")
+    if not (isinstance(cls, type) and issubclass(cls, base(kind))):
+        fits = [other for other in _BASES if isinstance(cls, type) and issubclass(cls, base(other))]
+        what = f"which is a part for [{fits[0]}]" if fits else f"found {cls!r:.100}"
+        raise UserError(f"[{kind}] kind = {path!r} must be a subclass of {_BASES[kind].replace(':', '.')}, {what}")
+    cls.name = path  # so that the resolved run description finds it again
+    return cls
 
 
 def load_object(path, where):

@@ -7,14 +7,12 @@ from pathlib import Path
 
 from coopmpi import config
 from coopmpi.drivers.mpi.world import connect
-from coopmpi.report.console import Silent
 from coopmpi.run.assemble import assemble
-from coopmpi.run.loop import Trainer
-from coopmpi.run.session import open_result
+from coopmpi.run.session import begin
 
 world = connect()
 assembly = assemble(config.resolve(json.loads(Path(sys.argv[1]).read_text())), world)
-trainer = Trainer(assembly, open_result(assembly, world, sys.argv[1] + ".h5"), Silent())
+trainer = begin(assembly, world, sys.argv[1] + ".h5")
 trainer.train()
 driver, copies = trainer.driver, trainer.state.copies
 owners = [*driver.hosted, *driver.wiring.audience.remote]

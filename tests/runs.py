@@ -8,11 +8,18 @@ import sys
 import h5py
 import numpy as np
 
-from coopmpi import config
+from coopmpi import config, registry
 from coopmpi.drivers.solo import Solo
-from coopmpi.report.console import Silent
 from coopmpi.run.assemble import assemble
 from coopmpi.run.loop import Trainer
+from coopmpi.sinks import Sink
+
+# every registered algorithm, and what is another one by its keys
+VARIANTS = {name: {"kind": name} for name in registry.parts("algorithm")}
+VARIANTS["easgd-overlap"] = {"kind": "easgd", "overlap": True}
+VARIANTS["squarm-sgd-share"] = {"kind": "squarm-sgd", "share": 0.5}
+VARIANTS["squarm-sgd-threshold"] = {"kind": "squarm-sgd", "threshold": 500.0}  # some are silent at some rounds
+EVEN_VARIANTS = VARIANTS | {"cooperative-hierarchical": {"kind": "cooperative", "generator": "hierarchical"}}  # of workers
 
 
 def write_quadratic(path, workers, dimension=7, noise=0.0, seed=1):
@@ -29,7 +36,7 @@ def write_quadratic(path, workers, dimension=7, noise=0.0, seed=1):
 def lockstep(tables, device=None):
     """Train in this process; the Trainer, with its final state."""
     assembly = assemble(config.resolve(tables), Solo())
-    trainer = Trainer(assembly, None, Silent())
+    trainer = Trainer(assembly, Sink())
     trainer.train()
     return trainer
 

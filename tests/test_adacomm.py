@@ -14,10 +14,10 @@ from coopmpi import config
 from coopmpi.drivers.solo import Solo
 from coopmpi.errors import NumericalFailure, UserError
 from coopmpi.local.periods import AdaComm
-from coopmpi.report.console import Silent
 from coopmpi.run.assemble import assemble
 from coopmpi.run.cost import estimate
 from coopmpi.run.loop import Trainer
+from coopmpi.sinks import Sink
 from coopmpi.tasks.problem import Problem
 from tests.runs import coopmpi, lockstep, write_quadratic
 
@@ -76,14 +76,14 @@ def job(losses, period, steps, **more):
 def taus(tables):
     """(tau in force at each step, the Trainer) of a lock-step run whose clock counts steps."""
     assembly = assemble(config.resolve(tables), Solo())
-    trainer, found = Trainer(assembly, None, Silent()), []
+    trainer, found = Trainer(assembly, Sink()), []
     for k in range(tables["steps"]):
         trainer.context.at(k)
         trainer.driver.at(k)
         trainer.driver.wall_time = lambda: k + 1.0
         found.append(trainer.context.tau)
         loss = trainer.driver.drive(trainer.algorithm.step(trainer.state, trainer.context))
-        trainer.driver.drive(trainer.context.rounds.after_step(k, loss, trainer.context))
+        trainer.driver.drive(trainer.context.rounds.after_step(k, loss, trainer.state, trainer.context))
     trainer.driver.drive(trainer.algorithm.finish(trainer.state, trainer.context))
     return found, trainer
 
@@ -153,7 +153,7 @@ def test_simulation_reads_the_virtual_clock():
     found, _ = taus(tables)
     virtual = tables | {"compute": {"kind": "constant", "seconds": 1.0},
                         "network": {"kind": "delay", "seconds": 0.0}}
-    trainer = Trainer(assemble(config.resolve(virtual), Solo(), simulated=True), None, Silent())
+    trainer = Trainer(assemble(config.resolve(virtual), Solo(), mode="simulate"), Sink())
     seen, add = [], trainer.log.add
     trainer.log.add = lambda loss, time, tau: (seen.append(tau), add(loss, time, tau))
     trainer.train()
@@ -166,7 +166,7 @@ def path(tmp_path_factory):
 
 
 def quadratic(path, algorithm, period, **more):
-    return {"workers": 4, "steps": 200, "dtype": "float64", "device": "cpu", "deterministic": True,
+    return {"workers": 4, "steps": 200, "dtype": "float64", "device": "cpu",
             "task": {"kind": "quadratic", "path": path}, "algorithm": {"kind": algorithm}, "period": period,
             "optimizer": {"lr": 0.05, "momentum": 0.5}} | more
 
@@ -188,15 +188,19 @@ def test_divergence_is_a_numerical_failure(path):
 def test_dry_run_costs_what_the_first_period_costs(path):
     costs = [estimate(assemble(config.resolve(quadratic(path, "dpa", period)), Solo()))
              for period in ({"kind": "adacomm", "tau": 6}, {"tau": 6})]
+    # adacomm's own slot: a loss of each worker, float64
+    costs[0].memory["slots"] -= 4 * 8
     assert costs[0] == costs[1]
 
 
-# over MPI, on the wall clock
+# over MPI
 @pytest.mark.mpi
+@pytest.mark.parametrize("period", [{"interval": 1e-4}, {"interval_steps": 30, "deterministic": True}], ids=str)
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_all_ranks_follow_the_recorded_periods(path, tmp_path, ranks):
-    period = {"kind": "adacomm", "tau": 16, "interval": 1e-4}
-    runs = {algorithm: quadratic(path, algorithm, period) for algorithm in ALGORITHMS}
+def test_all_ranks_follow_the_recorded_periods(path, tmp_path, ranks, period):
+    exact = "deterministic" in period
+    period = {"kind": "adacomm", "tau": 16} | {key: value for key, value in period.items() if key != "deterministic"}
+    runs = {algorithm: quadratic(path, algorithm, period, deterministic=exact) for algorithm in ALGORITHMS}
     (tmp_path / "runs.json").write_text(json.dumps(runs))
     script = str(Path(__file__).with_name("train_many.py"))
     status, out, err = coopmpi(tmp_path / "runs.json", tmp_path, ranks=ranks, main=(script,), limit=60)
@@ -206,7 +210,11 @@ def test_all_ranks_follow_the_recorded_periods(path, tmp_path, ranks):
             found, x = file["train/tau"][:].tolist(), file["final/x"][:]
         assert found[0] == 16 and found[-1] < 16
         listed = lockstep(quadratic(path, algorithm, {"kind": "list", "taus": changes(found)}))
-        assert np.array_equal(x, listed.state.x)
+        if exact:
+            assert np.array_equal(x, listed.state.x)
+            assert found == taus(runs[algorithm])[0]
+        else:  # MPI adds in an order of its own
+            np.testing.assert_allclose(x, listed.state.x, rtol=0, atol=1e-13)
         if algorithm == "local-sgd" and found[-1] == 1:
             assert np.ptp(x, axis=0).max() == 0  # the last step was a round
 

@@ -8,7 +8,7 @@ from coopmpi import registry
 from coopmpi.errors import UserError
 from coopmpi.streams import Purpose, stream
 from coopmpi.topology.mixing import mixing_table
-from tests.runs import lockstep, write_quadratic
+from tests.runs import VARIANTS, lockstep, write_quadratic
 
 M, STEPS, SEED = 8, 25, 3
 GRAPHS = [name for name in registry.parts("graph") if name != "one-peer-exponential"]
@@ -21,7 +21,7 @@ OPTIMIZERS = {
     "nesterov": {"momentum": 0.9, "nesterov": True},
     "weight-decay": {"momentum": 0.5, "nesterov": True, "weight_decay": 0.03},
 }
-VARIANTS = {name: {} for name in registry.parts("algorithm")} | {"easgd-overlap": {"kind": "easgd", "overlap": True}}
+VARIANTS = {name: VARIANTS[name] for name in (*registry.parts("algorithm"), "easgd-overlap")}
 
 
 def matrices(graph, weights="metropolis", push_sum=False):
@@ -298,7 +298,7 @@ class Reference:
 
 
 def tables(path, variant, optimizer, tau=4, mixing=None):
-    algorithm = {"kind": variant} | VARIANTS[variant]
+    algorithm = VARIANTS[variant]
     return {"workers": M, "steps": STEPS, "seed": SEED, "dtype": "float64", "device": "cpu",
             "task": {"kind": "quadratic", "path": path}, "optimizer": {"lr": 0.05} | optimizer,
             "algorithm": algorithm, "period": {"tau": tau}, "mixing": mixing or {},
@@ -313,7 +313,7 @@ def path(tmp_path_factory):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_equals_matrix_reference(path, variant, optimizer):
-    kind = VARIANTS[variant].get("kind", variant)
+    kind = VARIANTS[variant]["kind"]
     if kind == "sparq-sgd" and OPTIMIZERS[optimizer]:
         pytest.skip("has no momentum")
     x, z = Reference(path, **OPTIMIZERS[optimizer]).run(kind, 4, [(np.eye(M) + w) / 2 for w in matrices("ring")])
@@ -349,7 +349,7 @@ def test_equals_reference_with_other_weights(path, weights):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_matrix_form_gives_the_same_trajectory(path, variant):
     """X <- W (X - lr G) with the W, tau, v that the algorithm itself claims."""
-    algorithm = registry.find("algorithm", VARIANTS[variant].get("kind", variant))()
+    algorithm = registry.find("algorithm", VARIANTS[variant]["kind"])()
     form = algorithm.matrix_form(M, 4, matrices("ring")[0])
     if form is None:
         pytest.skip("not of the Cooperative SGD form")
@@ -387,5 +387,5 @@ def test_adam_is_pytorchs_formula(path):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_algorithm_is_described(variant):
-    cls = registry.find("algorithm", VARIANTS[variant].get("kind", variant))
+    cls = registry.find("algorithm", VARIANTS[variant]["kind"])
     assert cls.__doc__ and cls.source and cls.bibtex

@@ -18,6 +18,7 @@ from coopmpi.cli.inspect import command
 from coopmpi.errors import UserError
 from coopmpi.record.writer import Writer
 from coopmpi.report import inspect
+from coopmpi.sinks import About, StepRows
 
 CONFIG = config.dump(config.resolve({"workers": 3, "steps": 8, "algorithm": {"kind": "easgd", "overlap": True}}))
 STEPS, WORKERS = 5, 3
@@ -25,15 +26,18 @@ COOPMPI = (sys.executable, "-m", "coopmpi")
 
 
 def start_file(path, text=CONFIG):
-    return Writer(path, text, WORKERS, 4, "float32", {"ranks": 2, "mpi": "an MPI", "device": "cpu"})
+    writer = Writer(path)
+    figures = {"loss": ("1", "held-out loss"), "accuracy": ("1", "held-out accuracy")}
+    writer.open(About(text, WORKERS, 8, 4, "float32", "train", {"ranks": 2, "mpi": "an MPI", "device": "cpu"}, figures=figures))
+    return writer
 
 
 def rows(n=STEPS):
     numbers = np.random.default_rng(0)
     wait = np.tile([0.1, 0.2, 0.3], (n, 1))  # of steps that take half a second
     compute = np.tile([0.4, 0.3, 0.2], (n, 1))
-    return {"wall_time": 0.5 * np.arange(1, n + 1), "tau": np.full(n, 8), "loss": numbers.random((n, WORKERS)),
-            "compute_time": compute, "wait_time": wait, "bytes_sent": np.full((n, WORKERS), 1e6)}
+    return StepRows(first=0, wall_time=0.5 * np.arange(1, n + 1), tau=np.full(n, 8), loss=numbers.random((n, WORKERS)),
+                    compute_time=compute, wait_time=wait, bytes_sent=np.full((n, WORKERS), 1e6), virtual_time=None)
 
 
 @pytest.fixture
@@ -41,7 +45,7 @@ def finished(tmp_path):
     writer = start_file(tmp_path / "run.h5")
     for step in range(20):
         writer.evaluation(step, 0.1 * step, {"loss": 2 - 0.1 * step, "consensus": 0.25})
-    writer.steps(0, **rows())
+    writer.steps(rows())
     writer.event(4, 2.5, "failed", "the loss of worker 1 became nan")
     writer.close("finished")
     return str(tmp_path / "run.h5")
@@ -156,7 +160,7 @@ def test_truncated_file_is_refused(finished, tmp_path, length):
 
 def test_truncated_copy_of_a_growing_file_is_refused(tmp_path):
     writer = start_file(tmp_path / "run.h5")
-    writer.steps(0, **rows())
+    writer.steps(rows())
     content = (tmp_path / "run.h5").read_bytes()
     (tmp_path / "cut.h5").write_bytes(content[: len(content) // 2])
     assert "truncated" in refused(tmp_path / "cut.h5")
@@ -183,7 +187,7 @@ def test_damage_inside_is_reported_not_raised(finished):
 def test_reader_that_stops_early_sees_no_traceback(tmp_path):
     n = 20_000  # more than a pipe holds
     writer = start_file(tmp_path / "run.h5")
-    writer.steps(0, **rows(n))
+    writer.steps(rows(n))
     writer.close("finished")
     for arguments in (["--series", "train/loss"], []):
         process = subprocess.Popen([*COOPMPI, "inspect", str(tmp_path / "run.h5"), *arguments], text=True,

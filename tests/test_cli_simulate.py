@@ -142,7 +142,7 @@ def test_compute_models_refuse_what_cannot_be(tmp_path, monkeypatch, compute, me
     for name in ("words.txt", "words.npy"):
         Path(name).write_text("one\ntwo\n")
     with pytest.raises(UserError, match=message):
-        assemble(config.resolve({"workers": 8, "compute": compute}), Solo(), simulated=True)
+        assemble(config.resolve({"workers": 8, "compute": compute}), Solo(), mode="simulate")
 
 
 @pytest.mark.parametrize("network, message", [

@@ -9,12 +9,11 @@ from hypothesis import strategies as st
 from coopmpi.algorithms.cooperative import Cooperative
 from coopmpi.errors import UserError
 from coopmpi.record.checkpoint import Checkpoint
-from coopmpi.run import ballot
 from coopmpi.streams import Purpose, stream
 from coopmpi.topology import cooperation
 from coopmpi.topology.mixing import mixing_table
 from tests.runs import lockstep, write_quadratic
-from tests.test_resume import content, interrupted, run
+from tests.interruptions import content, interrupted, run
 
 M, STEPS, LR = 8, 25, 0.05
 
@@ -157,8 +156,7 @@ def test_averaging_pairs_in_between_lowers_disagreement():
 
 
 @pytest.mark.parametrize("v", [0, 2])
-def test_a_stopped_run_goes_on_with_its_auxiliary_variables(path, tmp_path, monkeypatch, v):
-    monkeypatch.setattr(ballot, "VOTE_SECONDS", 0)
+def test_a_stopped_run_goes_on_with_its_auxiliary_variables(path, tmp_path, v):
     np.save(tmp_path / "w.npy", random_w(M + v, seed=v))
     given = {"workers": M, "steps": 40, "device": "cpu", "task": {"kind": "quadratic", "path": path},
              "period": {"tau": 3}, "algorithm": {"kind": "cooperative", "matrix": str(tmp_path / "w.npy")}}

@@ -17,7 +17,6 @@ import pytest
 from coopmpi import config
 from coopmpi.drivers.mpi.launch import find_mpirun
 from coopmpi.drivers.solo import Solo
-from coopmpi.report.console import Silent
 from coopmpi.run import session
 from coopmpi.run.assemble import assemble
 from tests.runs import coopmpi, settings, write_quadratic
@@ -265,15 +264,15 @@ def test_ctrl_c_before_the_training_has_begun_leaves_nothing_behind(folder):
 def test_a_signal_while_the_models_are_being_saved_costs_nothing(tmp_path, monkeypatch):
     task = {"kind": "quadratic", "path": write_quadratic(tmp_path / "q.h5", 3)}
     tables = {"workers": 3, "steps": 5, "task": task}
-    save = session.Trainer.save
+    save = session.save_models
 
-    def interrupted_save(trainer, writer):
+    def interrupted_save(*arguments):
         for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
             os.kill(os.getpid(), number)
-        save(trainer, writer)
+        save(*arguments)
 
-    monkeypatch.setattr(session.Trainer, "save", interrupted_save)
-    session.train(assemble(config.resolve(tables), Solo()), Solo(), tmp_path / "run.h5", Silent())
+    monkeypatch.setattr(session, "save_models", interrupted_save)
+    session.train(assemble(config.resolve(tables), Solo()), Solo(), tmp_path / "run.h5")
     with h5py.File(tmp_path / "run.h5") as file:
         assert file.attrs["status"] == b"finished" and np.abs(file["final/x"][:]).min() > 0
 

@@ -6,15 +6,15 @@ import h5py
 import numpy as np
 import pytest
 
-from coopmpi import config, registry
+from coopmpi import config
 from coopmpi.device.choice import choose
 from coopmpi.device.host import Host
 from coopmpi.drivers.solo import Solo
-from coopmpi.report.console import Silent
 from coopmpi.run import step_log
 from coopmpi.run.assemble import assemble
 from coopmpi.run.loop import Trainer
-from tests.runs import coopmpi, lockstep, settings, write_quadratic
+from coopmpi.sinks import Sink
+from tests.runs import VARIANTS, coopmpi, lockstep, settings, write_quadratic
 
 cupy = pytest.importorskip("cupy", exc_type=ImportError)
 import cupyx  # noqa: E402
@@ -24,8 +24,6 @@ from coopmpi.device import gpu  # noqa: E402
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not gpu.count(), reason="CuPy sees no GPU")]
 
 WORKERS = 4
-VARIANTS = {name: {"kind": name} for name in registry.parts("algorithm")}
-VARIANTS["easgd-overlap"] = {"kind": "easgd", "overlap": True}
 DIGITS = {"kind": "classify", "data": "digits", "hidden": [16], "batch": 8}
 TEACHER = {"kind": "regress", "samples": 200, "features": 6, "outputs": 2, "hidden": [8], "batch": 8}
 TASKS = [
@@ -147,7 +145,7 @@ def test_mpi_writes_to_the_gpu_only_after_earlier_kernels():
 
 def test_steps_and_their_record_do_not_wait_for_the_gpu(monkeypatch):
     monkeypatch.setattr(step_log, "PATIENCE", float("inf"))
-    trainer = Trainer(assemble(config.resolve(tables(DIGITS, device="gpu")), Solo()), None, Silent())
+    trainer = Trainer(assemble(config.resolve(tables(DIGITS, device="gpu")), Solo()), Sink())
 
     def step(k):
         trainer.context.at(k)

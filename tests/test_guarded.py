@@ -8,19 +8,15 @@ import h5py
 import numpy as np
 import pytest
 
-from coopmpi import registry
 from coopmpi.device.choice import choose
 from coopmpi.device.pool import Pool
 from coopmpi.errors import UserError
 from coopmpi.run import step_log
 from coopmpi.tasks.nn import models
 from tests.guarded import FUNCTIONS, METHODS, Race, guarded, simulated
-from tests.runs import coopmpi, lockstep, settings, write_quadratic
+from tests.runs import VARIANTS, coopmpi, lockstep, settings, write_quadratic
 
 WORKERS = 5  # not a multiple of the ranks
-VARIANTS = {name: {"kind": name} for name in registry.parts("algorithm")}
-VARIANTS["easgd-overlap"] = {"kind": "easgd", "overlap": True}
-VARIANTS["squarm-sgd-share"] = {"kind": "squarm-sgd", "share": 0.5}
 DIGITS = {"kind": "classify", "data": "digits", "hidden": [16], "batch": 8}
 TEACHER = {"kind": "regress", "samples": 200, "features": 6, "outputs": 2, "hidden": [8], "batch": 8}
 TASKS = {"digits": DIGITS, "quadratic": {"kind": "quadratic", "path": "q.h5"}}

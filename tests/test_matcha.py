@@ -11,7 +11,6 @@ from coopmpi.drivers.solo import Solo
 from coopmpi.errors import UserError
 from coopmpi.run.assemble import assemble
 from coopmpi.run.cost import estimate
-from coopmpi.step import State
 from coopmpi.topology import spectra
 from coopmpi.topology.matcha import activation, best_weight, contraction, edge_colouring, laplacian
 from coopmpi.topology.mixing import mixing_table
@@ -155,7 +154,7 @@ def test_bytes_are_what_the_probabilities_say(path):
 def test_neighbours_remember_copies_over_every_link_of_the_base(path):
     run = tables(path, algorithm={"kind": "choco-sgd"}, compress={"kind": "topk", "fraction": 0.5})
     assembly = assemble(config.resolve(run), Solo())
-    state = State(assembly.slots, assembly.driver.task.initial(), assembly.driver)
+    state, _ = assembly.start()
     assert state.copies.shape == (8, 7)
     assert assembly.driver.wiring.audience.links.degree.tolist() == [3.0] * 8
 

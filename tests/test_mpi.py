@@ -9,19 +9,14 @@ import pytest
 
 from coopmpi import config, registry
 from coopmpi.drivers.solo import Solo
-from coopmpi.report.console import Silent
 from coopmpi.run.assemble import assemble
 from coopmpi.run.session import train
-from tests.runs import coopmpi, write_quadratic
+from tests.runs import EVEN_VARIANTS, VARIANTS, coopmpi, write_quadratic
 
 pytestmark = pytest.mark.mpi
 
 RANKS = (1, 2, 3, 4, 8)
-VARIANTS = {name: {"kind": name} for name in registry.parts("algorithm")}
-VARIANTS["easgd-overlap"] = {"kind": "easgd", "overlap": True}
-VARIANTS["squarm-sgd"]["threshold"] = 500.0  # some workers are silent at some rounds
-EXACT = VARIANTS | {f"cooperative-{generator}": {"kind": "cooperative", "generator": generator}
-                    for generator in ("easgd", "hierarchical")}
+EXACT = EVEN_VARIANTS | {"cooperative-easgd": {"kind": "cooperative", "generator": "easgd"}}
 
 
 def exact(variant, graph):
@@ -40,7 +35,7 @@ def rounded(variant, path):
             "compress": {"kind": "qsgd"}}
 
 
-FIXED = ("d2", "squarm-sgd", "sparq-sgd", "cooperative")  # need a fixed graph
+FIXED = ("d2", "squarm-sgd", "squarm-sgd-share", "squarm-sgd-threshold", "sparq-sgd", "cooperative")  # need a fixed graph
 CASES = [(variant, graph) for variant in VARIANTS for graph in ("ring", "one-peer-exponential")
          if graph == "ring"
          or registry.find("algorithm", VARIANTS[variant]["kind"]).uses_mixing and variant not in FIXED]
@@ -66,7 +61,7 @@ def folders(tmp_path_factory):
         folder.mkdir()
         if ranks is None:
             for name, tables in runs.items():
-                train(assemble(config.resolve(tables), Solo()), Solo(), folder / f"{name}.h5", Silent())
+                train(assemble(config.resolve(tables), Solo()), Solo(), folder / f"{name}.h5")
             continue
         some = runs if ranks < 8 else {name: t for name, t in runs.items() if t["workers"] >= ranks}
         (folder / "runs.json").write_text(json.dumps(some))

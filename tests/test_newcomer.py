@@ -1,7 +1,5 @@
 """The first command of a newcomer, as the README shows it."""
 
-import time
-
 import h5py
 import pytest
 
@@ -11,14 +9,11 @@ pytestmark = pytest.mark.mpi
 
 
 def test_digits_on_four_ranks_reach_96_percent_in_half_a_minute(tmp_path):
-    begin = time.monotonic()
-    status, out, err = coopmpi("train", "-n", 4, cwd=tmp_path)
-    elapsed = time.monotonic() - begin
+    status, out, err = coopmpi("train", "-n", 4, cwd=tmp_path, limit=30)
     assert status == 0, out + err
     with h5py.File(tmp_path / "run.h5") as file:
         assert file["eval/accuracy"][-1] >= 0.96
         assert file.attrs["ranks"] == 4 and file["final/x"].shape[0] == 4
-    assert elapsed < 30
     assert "accuracy" in out and "run.h5" in out
 
 

@@ -83,7 +83,7 @@ def textbook(b, steps, rank, momentum=0.0, nesterov=False):
 @pytest.mark.parametrize("rank", [1, 2, 4])
 def test_equals_the_textbook(rank, optimizer):
     trainer = lockstep(tables(rank=rank, optimizer=optimizer))
-    x = textbook(trainer.driver.task.b, 20, rank, **optimizer)
+    x = textbook(trainer.driver.task.problem.b, 20, rank, **optimizer)
     assert abs(trainer.state.x - x).max() < 1e-10
 
 
@@ -112,7 +112,7 @@ def test_what_was_applied_and_what_is_left_out_add_up():
     """x - lr mean e has moved by -lr times the sum of all mean gradients."""
     trainer = lockstep(tables())
     virtual = trainer.state.x - LR * trainer.state.left_out.mean(axis=0)
-    assert abs(virtual + LR * trainer.driver.task.total).max() < 1e-12
+    assert abs(virtual + LR * trainer.driver.task.problem.total).max() < 1e-12
     assert abs(trainer.state.left_out).max() > 0.1
 
 

@@ -12,12 +12,11 @@ from coopmpi.algorithms.sgp import SGP
 from coopmpi.drivers.solo import Solo
 from coopmpi.errors import UserError
 from coopmpi.record.checkpoint import Checkpoint
-from coopmpi.run import ballot
 from coopmpi.run.assemble import assemble
-from coopmpi.step import Mix, Start, State
+from coopmpi.step import Mix, Start
 from coopmpi.topology.mixing import mixing_table
 from tests.runs import lockstep, write_quadratic
-from tests.test_resume import content, interrupted, run
+from tests.interruptions import content, interrupted, run
 
 M = 7
 
@@ -168,7 +167,7 @@ def test_the_mass_weighted_mean_moves_as_in_sgd(folder, kind):
     """sum_i w_i z_i falls by lr times the sum of the gradients in every step: nothing is scaled by the masses."""
     assembly = assemble(config.resolve(tables(folder, kind)), Solo())
     driver, run = assembly.driver, assembly.context
-    state = State(assembly.slots, driver.task.initial(), driver)
+    state, _ = assembly.start()
     for k in range(40):
         run.at(k)
         driver.at(k)
@@ -195,15 +194,14 @@ def test_on_regular_graphs_it_is_decentralised_sgd(tmp_path, graph):
 
 def test_overlap_sgp_posts_its_messages_before_the_gradient(folder):
     assembly = assemble(config.resolve(tables(folder, "overlap-sgp")), Solo())
-    state = State(assembly.slots, assembly.driver.task.initial(), assembly.driver)
+    state, _ = assembly.start()
     assembly.context.at(0)
     request = next(assembly.config.algorithm.step(state, assembly.context))
     assert isinstance(request, Start) and isinstance(request.request, Mix)
 
 
 @pytest.mark.parametrize("kind", ["sgp", "overlap-sgp"])
-def test_a_stopped_run_goes_on_with_its_masses(folder, tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(ballot, "VOTE_SECONDS", 0)
+def test_a_stopped_run_goes_on_with_its_masses(folder, tmp_path, kind):
     given = tables(folder, kind, momentum=0.9)
     run(given, tmp_path / "whole.h5")
     interrupted(given, tmp_path / "parts.h5", step=13)

@@ -1,58 +1,23 @@
 """A run that was stopped goes on as if it had not been: every algorithm, on another number of ranks."""
 
-import os
-import signal
 import tomllib
 
 import h5py
 import numpy as np
 import pytest
 
-from coopmpi import config, registry
-from coopmpi.drivers.solo import Solo
-from coopmpi.errors import Interrupted
 from coopmpi.record.checkpoint import Checkpoint
-from coopmpi.report.console import Silent
-from coopmpi.run import ballot
-from coopmpi.run.assemble import assemble
-from coopmpi.run.session import train
-from tests.runs import coopmpi, write_quadratic
+from tests.interruptions import content, interrupted, run
+from tests.runs import EVEN_VARIANTS, coopmpi, write_quadratic
 
 M, STEPS = 6, 60
-VARIANTS = {name: {"kind": name} for name in registry.parts("algorithm")}
-VARIANTS["easgd-overlap"] = {"kind": "easgd", "overlap": True}
-
-
-class Stops(Silent):
-    """Presses Ctrl-C after a step."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def stepped(self, done, wall_time, waiting):
-        if done == self.step:
-            os.kill(os.getpid(), signal.SIGINT)
-
-
-@pytest.fixture(autouse=True)
-def votes_at_every_step(monkeypatch):
-    monkeypatch.setattr(ballot, "VOTE_SECONDS", 0)
 
 
 def tables(path, variant, **more):
-    return {"workers": M, "steps": STEPS, "deterministic": True, "device": "cpu", "algorithm": VARIANTS[variant],
+    return {"workers": M, "steps": STEPS, "deterministic": True, "device": "cpu", "algorithm": EVEN_VARIANTS[variant],
             "task": {"kind": "quadratic", "path": path}, "period": {"tau": 4}, "mixing": {"lazy": True},
             "optimizer": {} if variant == "sparq-sgd" else {"momentum": 0.9, "nesterov": True},
             "compress": {"kind": "topk", "fraction": 0.3}} | more
-
-
-def run(given, output, watcher=None, checkpoint=None):
-    train(assemble(config.resolve(given), Solo()), Solo(), output, watcher or Silent(), checkpoint)
-
-
-def interrupted(given, output, step):
-    with pytest.raises(Interrupted):
-        run(given, output, Stops(step))
 
 
 @pytest.fixture(scope="module")
@@ -60,14 +25,7 @@ def path(tmp_path_factory):
     return write_quadratic(tmp_path_factory.mktemp("resume") / "q.h5", M, 20, noise=0.1)
 
 
-def content(path):
-    with h5py.File(path) as file:
-        assert file.attrs["status"].rstrip(b"\0 ") == b"finished"
-        names = ("final/x", "final/mean", "train/step", "train/loss", "train/tau", "train/bytes_sent")
-        return {name: file[name][:] for name in names}
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", EVEN_VARIANTS)
 def test_a_resumed_run_equals_one_that_was_never_stopped(path, tmp_path, variant):
     run(tables(path, variant), tmp_path / "whole.h5")
     interrupted(tables(path, variant), tmp_path / "parts.h5", step=22)
@@ -94,8 +52,7 @@ def test_a_second_interruption_and_the_times(path, tmp_path):
     given, output = tables(path, "dpa", steps=200), tmp_path / "run.h5"
     run(given, tmp_path / "whole.h5")
     interrupted(given, output, step=20)
-    with pytest.raises(Interrupted):
-        run(given, output, Stops(90), Checkpoint(output))
+    interrupted(given, output, step=90, checkpoint=Checkpoint(output))
     run(given, output, checkpoint=Checkpoint(output))
     assert np.array_equal(content(output)["final/x"], content(tmp_path / "whole.h5")["final/x"])
     with h5py.File(output) as file:

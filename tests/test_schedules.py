@@ -2,11 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from coopmpi import registry
 from coopmpi.errors import UserError
 from coopmpi.local.periods import Every
+from coopmpi.step import State
 
 
 def factors(table, steps=100):
@@ -45,9 +47,11 @@ def test_milestones_must_ascend(milestones):
 
 
 def test_rounds_come_every_tau_steps_and_are_counted_from_zero():
-    rounds, due = Every(tau=3).rounds(), []
+    period = Every(tau=3)
+    state = State(period.slots, np.zeros(1), None)
+    rounds, due = period.rounds(state), []
     for k in range(10):
         if rounds.due(k):
             due.append((k, rounds.index))
-        assert list(rounds.after_step(k, None, None)) == []  # asks for nothing
+        assert list(rounds.after_step(k, None, state, None)) == []  # asks for nothing
     assert due == [(2, 0), (5, 1), (8, 2)]

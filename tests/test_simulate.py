@@ -11,10 +11,10 @@ from pytest import approx
 
 from coopmpi import config, registry
 from coopmpi.drivers.solo import Solo
-from coopmpi.report.console import Silent
 from coopmpi.run.assemble import assemble
 from coopmpi.run.loop import Trainer
 from coopmpi.run.session import train
+from coopmpi.sinks import Sink
 from coopmpi.step import Finish, Grad, Mean, Mix, Now, Start
 from coopmpi.topology.mixing import mixing_table
 from tests.runs import lockstep, write_quadratic
@@ -36,7 +36,7 @@ def tables(path, algorithm="local-sgd", **more):
 
 def simulated(tables):
     """Simulate without a file; the Trainer."""
-    trainer = Trainer(assemble(config.resolve(tables), Solo(), simulated=True), None, Silent())
+    trainer = Trainer(assemble(config.resolve(tables), Solo(), mode="simulate"), Sink())
     trainer.train()
     return trainer
 
@@ -48,14 +48,14 @@ def clocks(tables):
 
 def record(tables, folder):
     """The /train series of a simulation, read back from its file."""
-    train(assemble(config.resolve(tables), Solo(), simulated=True), Solo(), folder / "sim.h5", Silent())
+    train(assemble(config.resolve(tables), Solo(), mode="simulate"), Solo(), folder / "sim.h5")
     with h5py.File(folder / "sim.h5") as file:
         return {name: data[:] for name, data in file["train"].items()}
 
 
 def alone(tables, generator):
     """Clocks that have followed one generator; it gets the driver."""
-    assembly = assemble(config.resolve(tables), Solo(), simulated=True)
+    assembly = assemble(config.resolve(tables), Solo(), mode="simulate")
     assembly.driver.drive(generator(assembly.driver.task))
     return assembly.clocks
 

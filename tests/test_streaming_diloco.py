@@ -6,9 +6,9 @@ import pytest
 from coopmpi import config
 from coopmpi.drivers.solo import Solo
 from coopmpi.errors import UserError
-from coopmpi.report.console import Silent
 from coopmpi.run.assemble import assemble
 from coopmpi.run.loop import Trainer
+from coopmpi.sinks import Sink
 from tests.runs import lockstep, write_quadratic
 from tests.test_algorithms import SEED, STEPS, M, Reference
 
@@ -59,7 +59,7 @@ def test_a_fragment_is_merged_exactly_delay_steps_after_its_launch(path):
 @pytest.mark.parametrize("fragments", [1, 2, 3, 6])
 def test_peak_traffic_is_divided_by_the_fragments_and_the_sum_is_not(path, fragments):
     def bytes_of_steps(given):
-        trainer, sent = Trainer(assemble(config.resolve(given), Solo()), None, Silent()), []
+        trainer, sent = Trainer(assemble(config.resolve(given), Solo()), Sink()), []
         add = trainer.log.add
         trainer.log.add = lambda *arguments: (sent.append(trainer.driver.sent[0]), add(*arguments))
         trainer.train()
@@ -77,7 +77,7 @@ def test_a_transfer_hides_behind_the_delay(path, delay, waited):
     """A mean takes 2.5 s, a step 1 s: each of the transfers costs what the delay does not cover."""
     given = tables(path, fragments=1, delay=delay) | {
         "steps": 24, "compute": {"kind": "constant", "seconds": 1.0}, "network": {"kind": "delay", "seconds": 2.5}}
-    trainer = Trainer(assemble(config.resolve(given), Solo(), simulated=True), None, Silent())
+    trainer = Trainer(assemble(config.resolve(given), Solo(), mode="simulate"), Sink())
     trainer.train()
     last = 2.5 - waited if delay else 0  # of the fragment launched after the last step nothing is hidden
     assert trainer.clocks.time == pytest.approx(24 + 4 * waited + last)

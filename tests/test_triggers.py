@@ -13,12 +13,11 @@ from coopmpi.device.host import Host
 from coopmpi.drivers.solo import Solo
 from coopmpi.errors import UserError
 from coopmpi.record.checkpoint import Checkpoint
-from coopmpi.report.console import Silent
-from coopmpi.run import ballot
 from coopmpi.run.assemble import assemble
 from coopmpi.run.loop import Trainer
+from coopmpi.sinks import Sink
 from tests.runs import coopmpi, lockstep, write_quadratic
-from tests.test_resume import content, interrupted, run
+from tests.interruptions import content, interrupted, run
 
 M, D, TAU = 6, 60, 3
 SIGN = {"kind": "sign"}  # keeps up with few messages
@@ -38,7 +37,7 @@ def tables(path, rounds, compress=SIGN, **algorithm):
 
 def watched(given):
     """(spoke (rounds, m), c after each round (rounds, m), the Trainer) of a run."""
-    trainer = Trainer(assemble(config.resolve(given), Solo()), None, Silent())
+    trainer = Trainer(assemble(config.resolve(given), Solo()), Sink())
     spoke, c, add = [], [], trainer.log.add
 
     def look(*step):
@@ -104,8 +103,7 @@ def test_equals_the_rule_written_out():
         assert np.allclose(triggers.thresholds(rows, device), c, rtol=1e-12, atol=0)
 
 
-def test_a_stopped_run_goes_on_with_its_thresholds(path, tmp_path, monkeypatch):
-    monkeypatch.setattr(ballot, "VOTE_SECONDS", 0)
+def test_a_stopped_run_goes_on_with_its_thresholds(path, tmp_path):
     given = tables(path, 150, share=0.5)
     run(given, tmp_path / "whole.h5")
     interrupted(given, tmp_path / "parts.h5", step=100 * TAU)

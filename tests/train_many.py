@@ -6,11 +6,10 @@ from pathlib import Path
 
 from coopmpi import config
 from coopmpi.drivers.mpi.world import connect
-from coopmpi.report.console import Silent
 from coopmpi.run.assemble import assemble
 from coopmpi.run.session import train
 
 runs, folder = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
 world = connect()
 for name, tables in runs.items():
-    train(assemble(config.resolve(tables), world), world, folder / f"{name}.h5", Silent())
+    train(assemble(config.resolve(tables), world), world, folder / f"{name}.h5")

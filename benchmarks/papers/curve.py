@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from coopmpi.errors import Interrupted, NumericalFailure
-from coopmpi.report.console import Silent
+from coopmpi.sinks import Sink
 
 COLUMNS = ("step", "virtual_time", "waiting", "megabytes", "tau", "train_loss", "loss", "accuracy", "consensus",
            "centre")
@@ -17,18 +17,21 @@ class Job(NamedTuple):
     centre: str | None = None  # a slot whose training loss is noted, too
 
 
-class Notes(Silent):
+class Notes(Sink):
     """Writes down every evaluation; ends the run when its time is over."""
 
-    def __init__(self, budget, centre):
-        self.budget, self.centre, self.rows, self.trainer = budget, centre, [], None
+    budget: float | None
+    centre: str | None
 
-    def evaluated(self, done, wall_time, figures):
+    def __post_init__(self):
+        self.rows, self.trainer = [], None
+
+    def evaluation(self, done, wall_time, figures):
         trainer = self.trainer
-        row = {"step": done, "virtual_time": figures.pop("virtual seconds"), "waiting": trainer.waiting,
+        row = {"step": done, "virtual_time": figures["virtual_time"], "waiting": trainer.waiting,
                "megabytes": trainer.log.sent / 1e6, "tau": trainer.context.tau} | figures
         if self.centre is not None:
-            total, count = trainer.driver.task.evaluate(getattr(trainer.state, self.centre))["train_loss"]
+            total, count = trainer.driver.task.evaluate(getattr(trainer.state, self.centre), trainer.driver)["train_loss"]
             row["centre"] = total / count
         self.rows.append([row.get(name, np.nan) for name in COLUMNS])
         if self.budget is not None and row["virtual_time"] >= self.budget:
@@ -44,9 +47,9 @@ def run(job):
     from coopmpi.run.assemble import assemble
     from coopmpi.run.loop import Trainer
 
-    notes = Notes(job.budget, job.centre)
+    notes = Notes(budget=job.budget, centre=job.centre)
     with threadpool_limits(1), np.errstate(all="ignore"):
-        notes.trainer = Trainer(assemble(config.resolve(job.tables), Solo(), simulated=True), None, notes)
+        notes.trainer = Trainer(assemble(config.resolve(job.tables), Solo(), mode="simulate"), notes)
         try:
             notes.trainer.train()
         except Interrupted:

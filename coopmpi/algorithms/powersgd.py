@@ -25,6 +25,8 @@ class PowerSGD(Algorithm, frozen=True, kw_only=True):
     slots = (Slot("left_out", "worker", "zero", "error feedback memory"),
              Slot("factors", "replica", "zero", "the matrices' Q, each where its matrix begins"))
 
+    per_tensor = True
+
     rank: Count = 2
 
     def step(self, state, context):

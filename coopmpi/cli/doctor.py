@@ -143,12 +143,14 @@ def result_file():
     """Write a result here and read it at the same time: not every file system of a cluster can do that."""
     from coopmpi.record.reader import open_run
     from coopmpi.record.writer import Writer
+    from coopmpi.sinks import About
 
     here = os.getcwd()
     try:
         with tempfile.TemporaryDirectory(prefix=".coopmpi-doctor-", dir=here) as folder:
             path = Path(folder) / "run.h5"
-            writer = Writer(path, "", workers=1, dimension=1, dtype="f4")
+            writer = Writer(path)
+            writer.open(About("", workers=1, steps=1, dimension=1, dtype="float32", mode="train"))
             try:
                 open_run(path).close()
             finally:

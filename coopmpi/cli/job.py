@@ -86,7 +86,10 @@ def run(assembly, world, output, quiet, checkpoint=None):
     from coopmpi.run.session import train
 
     watched = world.rank == 0 and not quiet
-    watcher = console.watcher(assembly.context.steps, launch.columns()) if watched else console.Silent()
-    outcome = train(assembly, world, output, watcher, checkpoint)
+    sinks = [*([console.watcher(launch.columns())] if watched else []), *assembly.config.sinks]
+    if watched:
+        for note in assembly.notes:
+            click.echo(f"coopmpi: note: {note}", err=True)
+    outcome = train(assembly, world, output, sinks, checkpoint)
     if watched:
         console.summary(assembly, world, outcome, output)

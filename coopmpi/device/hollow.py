@@ -114,6 +114,12 @@ def _operator(function, reflected=False):
     return lambda self, other: function(other, self) if reflected else function(self, other)
 
 
+def _reduction(function):
+    return lambda self, axis=None: function(self, axis=axis)
+
+
+for _function in REDUCTIONS:
+    setattr(HollowArray, _function.__name__, _reduction(_function))
 for _name, _function in (("add", np.add), ("sub", np.subtract), ("mul", np.multiply), ("truediv", np.divide),
                          ("matmul", np.matmul), ("pow", np.power)):
     setattr(HollowArray, f"__{_name}__", _operator(_function))
@@ -185,11 +191,15 @@ class HollowCodec:
 
 
 class HollowProblem:
-    """Losses and gradients without numbers, in place of a problem of that size."""
+    """Losses and gradients without numbers, in place of a problem; outline: what it says about its size."""
 
-    def __init__(self, dimension: int, dtype: str):
-        self.dimension = dimension
-        self._dtype = dtype
+    def __init__(self, outline, dtype: str):
+        self.dimension, self._dtype = outline.dimension, dtype
+        self.layout = getattr(outline, "layout", ())
+        self.samples, self.batch = getattr(outline, "samples", None), getattr(outline, "batch", None)
+
+    def initial(self):
+        return HollowArray((self.dimension,), self._dtype)
 
     def gradient(self, x, step):
         return HollowArray(x.shape[:1], self._dtype), HollowArray(x.shape, self._dtype)

@@ -32,6 +32,7 @@ class ExchangeSchedule:
             receivers = {j for t in rounds for j in mixing.receivers(i, t)}
             for peer in sorted({layout.rank_of(j) for j in receivers} - {rank}):
                 self.sends[peer].append(row)
+        self.sends = dict(sorted(self.sends.items()))
 
     def weights(self, mixing: MixingMatrix, round: int) -> "RowWeights":
         """What the local workers' rows of W X are made of in that round."""

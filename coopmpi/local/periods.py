@@ -8,51 +8,67 @@ from msgspec import Meta
 from coopmpi.errors import UserError
 from coopmpi.ranges import Count, NonNegative, Positive, Whole
 from coopmpi.registry import Part, register
-from coopmpi.step import Finish, Mean, Now, Start
+from coopmpi.step.requests import Array, Finish, Mean, Now, Requests, Start
+from coopmpi.step.slots import Slot, State
 
 
 class Period(Part, frozen=True, kw_only=True):
     """Base: which period is in force from step k on."""
 
     name: ClassVar[str]
+    slots: ClassVar[tuple[Slot, ...]] = (Slot("period", "host", "zero", "tau, rounds so far, step of the last one", columns=3),)
 
-    def tau_from(self, k):
+    def check(self, deterministic: bool, simulated: bool):
+        """Raise UserError if such a run cannot have this period."""
+
+    def tau_from(self, k: int) -> int:
         """The period that starts with step k."""
         raise NotImplementedError
 
-    def rounds(self):
-        """The rounds of one run, from the start."""
-        return Rounds(self)
+    def rounds(self, state: State) -> "Rounds":
+        """The rounds of a run with this state."""
+        return Rounds(self, state)
+
+    def follows_numbers(self) -> str:
+        """Why the rounds depend on the numbers that are computed; empty: they do not."""
+        return ""
 
 
 class Rounds:
-    """Where a run stands between two rounds: the period in force, and the index of the round that ends it."""
+    """Where a run stands between two rounds. All it knows lies in the state's slots."""
 
-    def __init__(self, period):
-        self.period, self.tau = period, period.tau_from(0)
-        self.index, self._last = 0, -1
+    def __init__(self, period: Period, state: State):
+        self.period = period
+        self._numbers = state.period[0]
+        if not self.tau:
+            self._numbers[:3] = period.tau_from(0), 0, -1
 
-    def due(self, k):
-        return k - self._last >= self.tau
+    @property
+    def tau(self) -> int:
+        """The period in force, in steps."""
+        return int(self._numbers[0])
 
-    def replay(self, taus, first_loss, context, now):
-        """Go to where an earlier run stopped: taus in force at its steps, mean loss of its first period, seconds."""
-        for k, tau in enumerate(taus):
-            self.tau = tau
-            if self.due(k):
-                self.index, self._last = self.index + 1, k
-                self.tau = self.period.tau_from(k + 1)
+    @property
+    def index(self) -> int:
+        """Of the round that ends this period."""
+        return int(self._numbers[1])
 
-    def after_step(self, k, loss, context):
+    def due(self, k: int) -> bool:
+        return k - self._numbers[2] >= self.tau
+
+    def after_step(self, k: int, loss: Array, state: State, context) -> Requests:
         """Called after step k with its losses (b,): a generator of requests."""
         if self.due(k):
-            self.index, self._last = self.index + 1, k
-            self.tau = self.period.tau_from(k + 1)
+            self._next(k, self.period.tau_from(k + 1))
         yield from ()
 
-    def finish(self):
-        """Complete what is still under way after the last step: a generator of requests."""
+    def finish(self, state: State, context) -> Requests:
+        """Complete what is still under way after the last step: a generator of requests. Neutral."""
         yield from ()
+
+    def _next(self, k, tau):
+        """A round has ended with step k, a period of tau steps begins."""
+        self._numbers[:3] = tau, self.index + 1, k
 
 
 @register("period", "every")
@@ -91,6 +107,9 @@ class Listed(Period, frozen=True, kw_only=True):
         return next(tau for start, tau in reversed(self.taus) if start <= k)
 
 
+SECONDS = 60.0  # between decisions, where no interval is given
+
+
 @register("period", "adacomm")
 class AdaComm(Period, frozen=True, kw_only=True):
     """AdaComm: tau shrinks with the loss, once per interval of time.
@@ -98,23 +117,43 @@ class AdaComm(Period, frozen=True, kw_only=True):
         tau_l = ceil( sqrt( (lr_0 / lr_l)^p F_l / F_0 ) tau_0 ),  but ceil( fallback tau_{l-1} ) if that is not smaller
 
     F_l: mean loss of all workers since the round before; p = coupling: 0 leaves the learning rate out, 1 is the
-    tempered rule used in practice, 3 the one from the bound. Time is the wall clock, in a simulation the virtual
-    one. Block momentum on top is `bmuf`. Source: Wang & Joshi, MLSys 2019, sec. 4 (rules 17 to 20).
+    tempered rule used in practice, 3 the one from the bound. `interval` is in seconds of the wall clock, in a simulation
+    of the virtual one; `interval_steps` in steps, which repeats exactly. Block momentum on top is `bmuf`.
+    Source: Wang & Joshi, MLSys 2019, sec. 4 (rules 17 to 20).
     """
 
+    slots = (*Period.slots,
+             Slot("decisions", "host", "zero", "steps since the last round; F_0, lr_0; next decision; news, if any", columns=7),
+             Slot("losses", "worker", "zero", "sum of the losses since the last round", columns=1),
+             Slot("news", "ticket", "none", "mean loss and decision, on their way"))
+
     tau: Count = 16  # tau_0
-    interval: Positive = 60.0  # seconds
+    interval: Positive | None = None  # seconds; default 60
+    interval_steps: Count | None = None
     fallback: Annotated[float, Meta(gt=0, lt=1)] = 0.5
     coupling: NonNegative = 0.0
     largest: Count = 10**6
 
+    def __post_init__(self):
+        if self.interval is not None and self.interval_steps is not None:
+            raise UserError(f"[period] interval = {self.interval:g} counts seconds and interval_steps = "
+                            f"{self.interval_steps} steps; give one of them")
+
+    def check(self, deterministic, simulated):
+        if deterministic and not simulated and self.interval_steps is None:
+            raise UserError("[period] adacomm decides by the wall clock, which no run repeats: deterministic = true needs "
+                            "interval_steps (steps between decisions) instead of interval (seconds)")
+
     def tau_from(self, k):
         return self.tau
 
-    def rounds(self):
-        return AdaptiveRounds(self)
+    def rounds(self, state):
+        return AdaptiveRounds(self, state)
 
-    def next_tau(self, tau, loss, first_loss, lr_ratio):
+    def follows_numbers(self):
+        return "adacomm chooses tau by the loss"
+
+    def next_tau(self, tau: int, loss: float, first_loss: float, lr_ratio: float) -> int:
         """tau_l from tau_{l-1}, F_l, F_0 and lr_0 / lr_l; no change where the losses have no ratio to go by."""
         if not (0 < first_loss < math.inf and 0 <= loss < math.inf):
             return tau
@@ -130,53 +169,56 @@ class AdaptiveRounds(Rounds):
     At every round the workers' losses and worker 0's decision travel without blocking, as a mean of two numbers.
     """
 
-    def __init__(self, period):
-        super().__init__(period)
-        self._loss, self._steps = 0.0, 0  # of this rank's workers, summed since the last round
-        self._news = None  # under way since then
-        self._first = None  # (loss, lr) of the first round
-        self._deadline = period.interval
+    # places in the slot `decisions`
+    STEPS, FIRST_LOSS, FIRST_LR, DEADLINE, ARRIVED, LOSS, TAU = range(7)
 
-    def replay(self, taus, first_loss, context, now):
-        super().replay(taus, first_loss, context, now)
-        self.tau, self._deadline = taus[-1], now + self.period.interval
-        context.at(taus[0] - 1)
-        self._first = first_loss, context.lr
+    def __init__(self, period, state):
+        super().__init__(period, state)
+        self._decisions = state.decisions[0]
+        if not self._decisions[self.DEADLINE]:
+            self._decisions[self.DEADLINE] = self._interval
 
-    def after_step(self, k, loss, context):
-        self._loss, self._steps = self._loss + loss, self._steps + 1
+    @property
+    def _interval(self):
+        return self.period.interval_steps or self.period.interval or SECONDS
+
+    def after_step(self, k, loss, state, context):
+        state.losses[:, 0] += loss
+        self._decisions[self.STEPS] += 1
         if not self.due(k):
             return
-        self.index, self._last = self.index + 1, k
-        decision = self.tau
-        if self._news is not None:
-            news = yield Finish(self._news)
-            mean_loss, tau = context.device.to_host(news)[0].tolist()
-            self.tau = decision = round(tau)
-            if context.hosted[0] == 0:
-                decision = self._decide(mean_loss, context.lr, (yield Now()))
-        self._news = yield Start(Mean(self._message(decision, context)))
-        self._loss, self._steps = 0.0, 0
+        yield from self.finish(state, context)
+        tau = decision = self.tau
+        if self._decisions[self.ARRIVED]:
+            tau = decision = round(self._decisions[self.TAU])
+            now = (k + 1) if self.period.interval_steps else (yield Now())
+            decision = self._decide(tau, context.lr, now)
+        state.news = yield Start(Mean(self._message(decision, state, context)))
+        state.losses[:] = 0
+        self._decisions[[self.STEPS, self.ARRIVED]] = 0
+        self._next(k, tau)
 
-    def finish(self):
-        if self._news is not None:
-            yield Finish(self._news)
-            self._news = None
+    def finish(self, state, context):
+        if state.news is not None:
+            news = yield Finish(state.news)
+            state.news = None
+            self._decisions[[self.LOSS, self.TAU]] = context.device.to_host(news)[0]
+            self._decisions[self.ARRIVED] = 1
 
-    def _message(self, decision, context):
+    def _message(self, decision, state, context):
         """(b, 2): mean loss of each local worker; m times the decision from worker 0, and 0 from all others."""
         message = context.device.xp.zeros((len(context.hosted), 2), "float64")
-        message[:, 0] = self._loss / self._steps
+        message[:, 0] = state.losses[:, 0] / int(self._decisions[self.STEPS])
         if context.hosted[0] == 0:
             message[0, 1] = context.workers * decision
         return message
 
-    def _decide(self, loss, lr, now):
+    def _decide(self, tau, lr, now):
         """The period to follow, from the mean loss of the last round; a new one when an interval has passed."""
-        if self._first is None:
-            self._first = loss, lr
-        if now < self._deadline:
-            return self.tau
-        self._deadline = now + self.period.interval
-        first_loss, first_lr = self._first
-        return self.period.next_tau(self.tau, loss, first_loss, first_lr / lr)
+        decisions = self._decisions
+        if not decisions[self.FIRST_LR]:
+            decisions[[self.FIRST_LOSS, self.FIRST_LR]] = decisions[self.LOSS], lr
+        if now < decisions[self.DEADLINE]:
+            return tau
+        decisions[self.DEADLINE] = now + self._interval
+        return self.period.next_tau(tau, decisions[self.LOSS], decisions[self.FIRST_LOSS], decisions[self.FIRST_LR] / lr)

@@ -44,20 +44,10 @@ class Checkpoint:
         """Seconds of training so far."""
         return float(self.file["train/wall_time"][self.step - 1])
 
-    @property
-    def periods(self):
-        """The period in force at each step so far."""
-        return self.file["train/tau"][: self.step].tolist()
-
-    @property
-    def first_loss(self):
-        """Mean loss of all workers in the first period."""
-        return float(self.file["train/loss"][: self.periods[0]].mean())
-
     def rows(self, slot, workers):
-        """A slot's rows of these workers, or all of a replica."""
+        """A slot's rows of these workers, or all that are equal on all ranks."""
         data = self.file[STATE][slot.name]
-        return data[:] if slot.kind == "replica" else np.stack([data[worker] for worker in workers])
+        return data[:] if slot.kind in ("replica", "host") else np.stack([data[worker] for worker in workers])
 
     def close(self):
         self.file.close()

@@ -1,52 +1,109 @@
 """What a result file consists of: names, types, units."""
 
+from typing import NamedTuple
+
 import numpy as np
+
+from coopmpi.sinks.sink import MANY
 
 FORMAT, FORMAT_VERSION = "coopmpi-run", 1
 STATUS = "S16"  # fixed width: rewritten in place while readers look on
+STATE = "state"
+EVENT = np.dtype([("step", "i8"), ("wall_time", "f8"), ("kind", "S32"), ("text", "S256")])
 
-# step record: name -> (dtype, per worker?, units, description)
+
+class Series(NamedTuple):
+    """One column, or one per worker, that grows with the run."""
+
+    dtype: str
+    each: bool  # a column per worker?
+    units: str
+    description: str
+
+
 TRAIN = {
-    "wall_time": ("f8", False, "s", "since the start of training, without evaluation and writing"),
-    "tau": ("i4", False, "1", "period in force, in steps"),
-    "loss": ("f4", True, "1", "mini-batch loss of each worker"),
-    "compute_time": ("f4", True, "s", "gradient computation of the rank that hosts the worker"),
-    "wait_time": ("f4", True, "s", "blocked on communication, on the rank that hosts the worker"),
-    "bytes_sent": ("f8", True, "B", "sent by each worker in this step, as with one rank per worker; "
-                                    "an average counts as a ring all-reduce"),
+    "wall_time": Series("f8", False, "s", "since the start of training, without evaluation and writing"),
+    "tau": Series("i4", False, "1", "period in force, in steps"),
+    "loss": Series("f4", True, "1", "mini-batch loss of each worker"),
+    "compute_time": Series("f4", True, "s", "gradient computation of the rank that hosts the worker"),
+    "wait_time": Series("f4", True, "s", "blocked on communication, on the rank that hosts the worker"),
+    "bytes_sent": Series("f8", True, "B", "sent by each worker in this step, as with one rank per worker; "
+                                          "an average counts as a ring all-reduce"),
 }
 # ... and what is added or means something else when virtual clocks measure
-SIMULATED = {
-    "virtual_time": ("f8", False, "s", "latest of the workers' virtual clocks"),
-    "compute_time": ("f8", True, "s", "gradient computation of the worker, virtual"),
-    "wait_time": ("f8", True, "s", "worker blocked on communication, virtual"),
+SIMULATED = TRAIN | {
+    "virtual_time": Series("f8", False, "s", "latest of the workers' virtual clocks"),
+    "compute_time": Series("f8", True, "s", "gradient computation of the worker, virtual"),
+    "wait_time": Series("f8", True, "s", "worker blocked on communication, virtual"),
 }
 EVAL = {
-    "loss": "loss of the mean model on held-out data (classify, regress) or the objective (quadratic)",
-    "train_loss": "loss of the mean model on training data: as many samples as are held out",
-    "accuracy": "share of correct predictions of the mean model on held-out data",
-    "consensus": "(1/m) sum_i ||x_i - mean||^2",
-    "wall_time": "since the start of training, without evaluation and writing",
+    "wall_time": Series("f8", False, "s", "since the start of training, without evaluation and writing"),
+    "consensus": Series("f8", False, "1", "(1/m) sum_i ||x_i - mean||^2"),
 }
-# name -> (units, description)
 ROUNDS = {
-    "posted": ("s", "when rank 0 posted a transfer, since the start of training"),
-    "finished": ("s", "when its result was there and used, since the start of training"),
-    "waited": ("s", "how long the transfer blocked rank 0 between the two"),
-    "hidden": ("1", "share of the time between the two in which it did not"),
-    "bytes": ("B", "sent in it by the workers of rank 0, counted as in /train/bytes_sent"),
+    "posted": Series("f8", False, "s", "when rank 0 posted a transfer, since the start of training"),
+    "finished": Series("f8", False, "s", "when its result was there and used, since the start of training"),
+    "waited": Series("f8", False, "s", "how long the transfer blocked rank 0 between the two"),
+    "hidden": Series("f8", False, "1", "share of the time between the two in which it did not"),
+    "bytes": Series("f8", False, "B", "sent in it by the workers of rank 0, counted as in /train/bytes_sent"),
 }
-EVENT = np.dtype([("step", "i8"), ("wall_time", "f8"), ("kind", "S32"), ("text", "S256")])
-STATE = "state"
 
 
-def make_state(file, slots, workers, dimension, dtype):
-    """Room for every slot, a row per worker or a few for all; nothing is allocated before it is written."""
+def groups(about) -> dict[str, dict[str, Series]]:
+    """The series of a run: {group: {name: Series}}; about: a coopmpi.sinks.About."""
+    if about.mode == "time-only":
+        train = {name: series for name, series in SIMULATED.items() if name != "loss"}
+        if about.workers > MANY:
+            train = {name: series._replace(each=False, description=f"{series.description}; mean over the workers")
+                     if series.each else series for name, series in train.items()}
+        return {"train": train}
+    figures = {name: Series("f8", False, *said) for name, said in about.figures.items()}
+    if about.mode == "simulate":
+        return {"train": SIMULATED, "eval": EVAL | figures}
+    return {"train": TRAIN, "eval": EVAL | figures, "rounds": ROUNDS}
+
+
+def make_series(file, workers, series):
+    """Empty series with dimension scales, in the open HDF5 file; nothing is allocated before it is written."""
+    file["worker"] = np.arange(workers)
+    file["worker"].make_scale("worker")
+    rows = max(1, min(1024, 65536 // workers))
+    for name, columns in series.items():
+        group = file.create_group(name)
+        step = group.create_dataset("step", (0,), "i8", maxshape=(None,), chunks=(1024,))
+        step.attrs.update({"units": "1", "description": "steps done"})
+        step.make_scale("step")
+        for short, (dtype, each, units, description) in columns.items():
+            shape, chunks = ((0, workers), (rows, workers)) if each else ((0,), (256 if name == "eval" else 1024,))
+            data = group.create_dataset(short, shape, dtype, maxshape=(None, *shape[1:]), chunks=chunks)
+            data.dims[0].attach_scale(step)
+            data.attrs.update({"units": units, "description": description})
+            if each:
+                data.dims[1].attach_scale(file["worker"])
+
+
+def make_final(file, about):
+    """Room for the models at the end, and the names of their tensors. Chunks of a row cost nothing until then."""
+    final = file.create_group("final")
+    final.create_dataset("x", (about.workers, about.dimension), about.dtype, chunks=(1, about.dimension))
+    final.create_dataset("mean", (about.dimension,), about.dtype, chunks=(about.dimension,))
+    final["x"].attrs["description"] = "models of the workers at the end"
+    final["mean"].attrs["description"] = "their mean"
+    final["x"].dims[0].attach_scale(file["worker"])
+    for name in final:
+        final[name].attrs["units"] = "1"
+    if about.layout:
+        table = [(name, str(list(shape)), offset) for name, shape, offset in about.layout]
+        final["layout"] = np.array(table, [("name", "S64"), ("shape", "S64"), ("offset", "i8")])
+
+
+def make_state(file, about):
+    """Room for every slot, a row per worker or a few for all."""
     state = file.create_group(STATE)
     state.attrs["step"] = np.int64(0)  # steps done when it was written; 0: never
-    for slot in slots:
+    for slot in about.slots:
         if slot.kind != "ticket":
-            rows = slot.rows if slot.kind == "replica" else workers
-            columns = slot.columns or dimension
+            rows = slot.rows if slot.kind in ("replica", "host") else about.workers
+            columns, dtype = slot.columns or about.dimension, "f8" if slot.kind == "host" else slot.dtype or about.dtype
             data = state.create_dataset(slot.name, (rows, columns), dtype, chunks=(1, columns) if rows else None)
             data.attrs.update({"units": "1", "description": slot.purpose})

@@ -10,6 +10,7 @@ from coopmpi import __version__
 from coopmpi.errors import CoopError, UserError
 from coopmpi.record import schema
 from coopmpi.record.checkpoint import copy_run
+from coopmpi.sinks.sink import About, StepRows
 
 METADATA = 65536  # bytes that HDF5 may need for its own when something is added
 
@@ -30,35 +31,45 @@ def check_output(path, overwrite):
 
 
 class Writer:
-    """The open result file; lives on rank 0. CoopError when the disk is full.
+    """The open result file: the sink on rank 0 that may end a run. CoopError when the disk is full.
 
     It gets its name when it is ready for rows: until then an older file of that name stays as it was.
     """
 
-    def __init__(self, path, config_text, workers, dimension, dtype, attributes=(), layout=(), slots=(),
-                 simulated=False, checkpoint=None):
+    def __init__(self, path):
         self.path = Path(path)
-        self._train = schema.TRAIN | (schema.SIMULATED if simulated else {})
-        self._rounds = {} if simulated else schema.ROUNDS  # one process hides nothing
         self.broken = False  # a write has failed: no more rows can be added
+
+    def open(self, about: About):
+        self._create(about, lambda: None)
+
+    def reopen(self, about: About, checkpoint):
+        """A new file with the rows up to the checkpoint's step takes the place of the old one."""
+        def copy():
+            self._make_room(os.path.getsize(checkpoint.path))
+            copy_run(checkpoint.file, self._file, checkpoint.step)
+
+        self._create(about, copy)
+
+    def _create(self, about, fill):
+        self._series = schema.groups(about)
         place = self.path.resolve()
         draft = place.with_name(f".{place.name}.new")
         try:
             with self._guarded():
                 self._file = file = h5py.File(draft, "w", libver="latest")
-                self._make_room(len(config_text) + 8 * workers + 256 * len(layout))
-                file.attrs.update({"format": schema.FORMAT, "format_version": schema.FORMAT_VERSION, "coopmpi": __version__,
-                                   "mode": "simulate" if simulated else "train"})
-                file.attrs.update(dict(attributes))
+                self._make_room(len(about.config) + 8 * about.workers + 256 * len(about.layout))
+                file.attrs.update({"format": schema.FORMAT, "format_version": schema.FORMAT_VERSION,
+                                   "coopmpi": __version__, "mode": about.mode})
+                file.attrs.update(dict(about.attributes))
                 file.attrs["status"] = np.array("running", schema.STATUS)
-                file["config"] = config_text
-                self._make_series(workers)
+                file["config"] = about.config
+                schema.make_series(file, about.workers, self._series)
                 self._events = file.create_dataset("events", (0,), schema.EVENT, maxshape=(None,), chunks=(64,))
-                self._make_final(workers, dimension, dtype, layout)
-                schema.make_state(file, slots, workers, dimension, dtype)
-                if checkpoint is not None:
-                    self._make_room(os.path.getsize(checkpoint.path))
-                    copy_run(checkpoint.file, file, checkpoint.step)
+                if about.mode != "time-only":
+                    schema.make_final(file, about)
+                    schema.make_state(file, about)
+                fill()
                 file.swmr_mode = True  # from here on nothing can be created, only filled
                 file.flush()
                 os.replace(draft, place)
@@ -66,68 +77,23 @@ class Writer:
             draft.unlink(missing_ok=True)
             raise
 
-    def _make_series(self, workers):
-        file = self._file
-        file["worker"] = np.arange(workers)
-        file["worker"].make_scale("worker")
-        rows = max(1, min(1024, 65536 // workers))
-        groups = [file.create_group(name) for name in ("train", "eval", *(["rounds"] if self._rounds else []))]
-        train, evaluation = groups[:2]
-        for group in groups:
-            step = group.create_dataset("step", (0,), "i8", maxshape=(None,), chunks=(1024,))
-            step.attrs.update({"units": "1", "description": "steps done"})
-            step.make_scale("step")
-        for name, (dtype, each, units, description) in self._train.items():
-            shape, chunks = ((0, workers), (rows, workers)) if each else ((0,), (1024,))
-            data = train.create_dataset(name, shape, dtype, maxshape=(None, *shape[1:]), chunks=chunks)
-            self._describe(data, train["step"], units, description)
-            if each:
-                data.dims[1].attach_scale(file["worker"])
-        for name, description in schema.EVAL.items():
-            data = evaluation.create_dataset(name, (0,), "f8", maxshape=(None,), chunks=(256,))
-            self._describe(data, evaluation["step"], "s" if name == "wall_time" else "1", description)
-        for name, (units, description) in self._rounds.items():
-            rounds = file["rounds"]
-            data = rounds.create_dataset(name, (0,), "f8", maxshape=(None,), chunks=(1024,))
-            self._describe(data, rounds["step"], units, description)
-
-    @staticmethod
-    def _describe(data, step, units, description):
-        data.dims[0].attach_scale(step)
-        data.attrs.update({"units": units, "description": description})
-
-    def _make_final(self, workers, dimension, dtype, layout):
-        # not allocated before it is written: chunks of a row cost nothing until then
-        final = self._file.create_group("final")
-        final.create_dataset("x", (workers, dimension), dtype, chunks=(1, dimension))
-        final.create_dataset("mean", (dimension,), dtype, chunks=(dimension,))
-        final["x"].attrs["description"] = "models of the workers at the end"
-        final["mean"].attrs["description"] = "their mean"
-        final["x"].dims[0].attach_scale(self._file["worker"])
-        for name in final:
-            final[name].attrs["units"] = "1"
-        if layout:
-            table = [(name, str(list(shape)), offset) for name, shape, offset in layout]
-            final["layout"] = np.array(table, [("name", "S64"), ("shape", "S64"), ("offset", "i8")])
-
-    def steps(self, first, wall_time, tau, loss, compute_time, wait_time, bytes_sent, virtual_time=None):
-        """Append the rows of steps first, first + 1, ...: 1-D series and (n, m) arrays."""
-        columns = {"step": np.arange(first, first + len(wall_time)) + 1, "wall_time": wall_time, "tau": tau, "loss": loss,
-                   "compute_time": compute_time, "wait_time": wait_time, "bytes_sent": bytes_sent,
-                   "virtual_time": virtual_time}
-        self._append("train", {name: columns[name] for name in ("step", *self._train)})
+    def steps(self, rows: StepRows):
+        columns = rows._asdict() | {"step": np.arange(rows.first, rows.first + len(rows.wall_time)) + 1}
+        self._append("train", {name: columns[name] for name in ("step", *self._series["train"])})
 
     def rounds(self, rows):
-        """Append rows (step, posted, finished, waited, bytes) of /rounds."""
+        if "rounds" not in self._series:
+            return  # a simulation hides nothing
         step, posted, finished, waited, nbytes = np.transpose(rows)
         hidden = 1 - waited / (finished - posted)
         columns = {"posted": posted, "finished": finished, "waited": waited, "hidden": hidden, "bytes": nbytes}
         self._append("rounds", {"step": step} | columns)
 
     def evaluation(self, step, wall_time, figures):
-        """Append one row of /eval; figures that the task does not have are NaN."""
-        columns = {name: [figures.get(name, np.nan)] for name in schema.EVAL}
-        self._append("eval", columns | {"step": [step], "wall_time": [wall_time]})
+        if "eval" not in self._series:
+            return  # no numbers
+        known = {"step": step, "wall_time": wall_time} | dict(figures)
+        self._append("eval", {name: [known.get(name, np.nan)] for name in ("step", *self._series["eval"])})
 
     def _append(self, group, columns):
         series = self._file[group]

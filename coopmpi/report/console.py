@@ -3,89 +3,103 @@
 from datetime import datetime, timedelta
 from time import monotonic
 
+from coopmpi.sinks.sink import Sink
+
 LIVE_PATIENCE = 0.2  # seconds between updates of a live line
 PATIENCE = 1.0  # least seconds between two lines of a log
-FIGURES = {"loss": ".4g", "accuracy": ".2%", "consensus": ".3g", "virtual seconds": ".5g"}
+# figures of an evaluation that have a form of their own, in the order in which they are shown
+FORMS = {"loss": ".4g", "accuracy": ".2%", "consensus": ".3g", "virtual_time": ".5g"}
+HIDDEN = ("train_loss",)  # in the file
 
 
-class Silent:
-    """Nobody watches: every rank but 0, and --quiet.
+class Log(Sink):
+    """Plain dated lines: step, mini-batch loss, figures, speed, tau, bytes, share of time spent waiting, time left."""
 
-    waiting: share of the time so far in which workers were blocked on communication.
-    """
+    def open(self, about):
+        self.total, self.simulated = about.steps, about.mode != "train"
+        self.done, self.wall_time, self.waited, self.sent = 0, 0.0, 0.0, 0.0
+        self.loss = self.tau = None  # of the latest step
+        self.time, self.figures = 0.0, {}
+        self.shown = -PATIENCE
 
-    def stepped(self, done, wall_time, waiting):
-        pass
+    def steps(self, rows):
+        self.done, self.wall_time, self.tau = rows.first + len(rows.tau), float(rows.wall_time[-1]), int(rows.tau[-1])
+        if rows.loss is not None:
+            self.loss = float(rows.loss[-1].mean())
+        self.waited += float(rows.wait_time.sum(axis=0).mean())
+        self.sent += float(rows.bytes_sent.sum(axis=0).mean())
+        self.time = self.wall_time if rows.virtual_time is None else float(rows.virtual_time[-1])
 
-    def evaluated(self, done, wall_time, figures):
-        pass
+    def evaluation(self, step, wall_time, figures):
+        self.figures = figures
+        self.done, self.wall_time = max(self.done, step), max(self.wall_time, wall_time)
+        if monotonic() - self.shown > PATIENCE or step in (0, self.total):
+            self.shown = monotonic()
+            print(f"{datetime.now():%Y-%m-%d %H:%M:%S} step {step}/{self.total}  {self.line()}", flush=True)
 
-    def close(self):
-        pass
-
-
-class Log(Silent):
-    """Plain dated lines: step, speed, share of time spent waiting for the network, time left, and the figures."""
-
-    def __init__(self, steps):
-        self.steps = steps
-        self._shown, self._figures, self._waiting = -PATIENCE, {}, 0.0
-
-    def stepped(self, done, wall_time, waiting):
-        self._waiting = waiting
-
-    def evaluated(self, done, wall_time, figures):
-        self._figures = figures
-        if monotonic() - self._shown > PATIENCE or done in (0, self.steps):
-            self._shown = monotonic()
-            print(f"{datetime.now():%Y-%m-%d %H:%M:%S} step {done}/{self.steps}  {self._line(done, wall_time)}", flush=True)
-
-    def _line(self, done, wall_time):
-        parts = [f"{name} {self._figures[name]:{form}}" for name, form in FIGURES.items() if name in self._figures]
-        if done:
-            pace = wall_time / done
-            left = timedelta(seconds=round(pace * (self.steps - done)))
-            parts += [f"{1 / pace:.4g} steps/s", f"waiting {self._waiting:.0%}", f"ETA {left}"]
+    def line(self):
+        """All that is known, in one line."""
+        parts = [f"batch loss {self.loss:.4g}"] if self.loss is not None else []
+        parts += [f"{label(name)} {self.figures[name]:{form}}" for name, form in ordered(self.figures)]
+        if self.done and self.wall_time:
+            pace = self.wall_time / self.done
+            left = timedelta(seconds=round(pace * (self.total - self.done)))
+            parts += [f"{1 / pace:.4g} steps/s", f"waiting {self.waited / self.time if self.time else 0:.0%}", f"ETA {left}"]
+        if self.tau is not None:
+            parts += [f"tau {self.tau}", f"{self.sent / 1e6:.3g} MB sent"]
         return "  ".join(parts)
 
 
 class Live(Log):
     """The same as one line with a bar that stays where it is, on a terminal of that many columns."""
 
-    def __init__(self, steps, columns):
+    columns: int
+
+    def open(self, about):
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
         from rich.table import Column
 
-        super().__init__(steps)
+        super().open(about)
         # no refreshing thread: it would take its time from the training
         line = TextColumn("{task.completed}/{task.total}  {task.fields[line]}", table_column=Column(no_wrap=True))
-        self._progress = Progress(BarColumn(10), line, auto_refresh=False,
-                                  console=Console(force_terminal=True, width=columns, highlight=False))
-        self._bar = self._progress.add_task("", total=steps, line="")
-        self._progress.start()
+        self.progress = Progress(BarColumn(10), line, auto_refresh=False,
+                                 console=Console(force_terminal=True, width=self.columns, highlight=False))
+        self.bar = self.progress.add_task("", total=about.steps, line="")
+        self.progress.start()
 
-    def stepped(self, done, wall_time, waiting):
-        self._waiting = waiting
-        if monotonic() - self._shown > LIVE_PATIENCE:
-            self._show(done, wall_time)
+    def steps(self, rows):
+        super().steps(rows)
+        if monotonic() - self.shown > LIVE_PATIENCE:
+            self.show()
 
-    def evaluated(self, done, wall_time, figures):
-        self._figures = figures
-        if done in (0, self.steps):
-            self._show(done, wall_time)
+    def evaluation(self, step, wall_time, figures):
+        self.figures = figures
+        self.done, self.wall_time = max(self.done, step), max(self.wall_time, wall_time)
+        if step in (0, self.total):
+            self.show()
 
-    def _show(self, done, wall_time):
-        self._shown = monotonic()
-        self._progress.update(self._bar, completed=done, line=self._line(done, wall_time), refresh=True)
+    def show(self):
+        self.shown = monotonic()
+        self.progress.update(self.bar, completed=self.done, line=self.line(), refresh=True)
 
-    def close(self):
-        self._progress.stop()
+    def close(self, status):
+        self.progress.stop()
 
 
-def watcher(steps, columns):
+def ordered(figures):
+    """[(name, form)] of the figures that are shown: those with a form of their own first."""
+    known = [(name, form) for name, form in FORMS.items() if name in figures]
+    return known + [(name, ".4g") for name in figures if name not in FORMS and name not in HIDDEN]
+
+
+def label(name):
+    return "virtual seconds" if name == "virtual_time" else name
+
+
+def watcher(columns: int) -> Sink:
     """Live on a terminal of that many columns, Log where there is none (0)."""
-    return Live(steps, columns) if columns else Log(steps)
+    return Live(columns=columns) if columns else Log()
 
 
 def summary(assembly, world, outcome, output):
@@ -97,7 +111,7 @@ def summary(assembly, world, outcome, output):
     whose = "the virtual" if assembly.clocks else "rank 0's"
     rows = {"algorithm": config.algorithm.name, "workers": f"{config.workers} on {world.size} rank{'s' * (world.size > 1)}",
             "steps": str(outcome.steps)}
-    rows |= {name: f"{figures[name]:{form}}" for name, form in FIGURES.items() if name in figures}
+    rows |= {label(name): f"{figures[name]:{form}}" for name, form in ordered(figures)}
     rows |= {"time": f"{outcome.wall_time:.2f} s", "speed": f"{outcome.steps / outcome.wall_time:.4g} steps/s",
              "waiting": f"{outcome.waiting:.1%} of {whose} time",
              "sent": f"{outcome.sent / 1e6:.3g} MB per worker", "result": str(output),

@@ -13,6 +13,8 @@ from coopmpi.record.reader import open_run
 
 BLOCK = 1 << 20  # numbers read at once: a long run need not fit into memory
 EVALUATIONS, EVENTS = 6, 5  # lines at most
+FORMS = {"train_loss": ".5g", "loss": ".5g", "accuracy": ".2%", "consensus": ".3g"}  # of evaluations, in this order
+GROUPS = ("train", "eval", "rounds")  # of series
 TASK_KEYS = ("data", "path", "function", "model", "hidden", "batch", "partition")
 
 
@@ -65,7 +67,7 @@ def series(file, name):
 
 def _find(file, name):
     """Path of a series from itself or from its last part, where that is unique."""
-    groups = ("train", "eval", *(["rounds"] if "rounds" in file else []))
+    groups = [group for group in GROUPS if group in file]
     paths = [f"{group}/{short}" for group in groups for short in file[group] if short != "step"]
     paths.append("events")
     if name in paths:
@@ -96,8 +98,8 @@ def _blocks(data, rows):
 
 
 def _total(data, rows):
-    """Sum over the steps, float64."""
-    return sum((data[span].sum(axis=0, dtype=float) for span in _blocks(data, rows)), np.zeros(data.shape[1:]))
+    """Sum over the steps for each worker, float64; one number where only the mean over the workers was recorded."""
+    return np.atleast_1d(sum((data[span].sum(axis=0, dtype=float) for span in _blocks(data, rows)), np.zeros(data.shape[1:])))
 
 
 def show(path):
@@ -142,7 +144,7 @@ def _overview(path, file):
         if "virtual_time" in train:  # a simulation: waiting is virtual, too
             seconds = float(train["virtual_time"][done - 1])
             table.add_row("virtual time", _duration(seconds))
-        table.add_row("waiting", _waiting(train, done, seconds))
+        table.add_row("waiting", _waiting(train, done, seconds, config["workers"]))
         hidden = _hidden(file)
         if hidden:
             table.add_row("hidden", hidden)
@@ -150,7 +152,7 @@ def _overview(path, file):
         if slowest:
             table.add_row("slowest", slowest)
         sent = _total(train["bytes_sent"], done)
-        table.add_row("sent", f"{_size(sent.mean())} per worker, {_size(sent.sum())} in all")
+        table.add_row("sent", f"{_size(sent.mean())} per worker, {_size(sent.mean() * config['workers'])} in all")
     return table
 
 
@@ -172,10 +174,10 @@ def _choice(table, keys=None):
                               for key, value in shown.items())])
 
 
-def _waiting(train, done, seconds):
-    share = _total(train["wait_time"], done) / seconds
+def _waiting(train, done, seconds, workers):
+    share = _total(train["wait_time"], done) / seconds if seconds else np.zeros(1)
     if share.min() == share.max():
-        return f"{share[0]:.1%} of the time, at every worker"
+        return f"{share[0]:.1%} of the time, {'at every worker' if len(share) == workers else 'on average'}"
     return (f"{share.mean():.1%} of the time on average; least {share.min():.1%} (worker {share.argmin()}), "
             f"most {share.max():.1%} (worker {share.argmax()})")
 
@@ -203,11 +205,12 @@ def _slowest(train, done):
 
 
 def _evaluations(file):
-    group = file["eval"]
+    group = file.get("eval", {"step": ()})
     rows = _rows(group)
     if not rows:
         return None
-    forms = {"train_loss": ".5g", "loss": ".5g", "accuracy": ".2%", "consensus": ".3g"}
+    forms = {name: FORMS.get(name, ".5g") for name in (*FORMS, *group) if name in group}
+    forms = {name: form for name, form in forms.items() if name not in ("step", "wall_time")}
     values = {name: group[name][:rows] for name in ("step", "wall_time", *forms)}
     forms = {name: form for name, form in forms.items() if not np.isnan(values[name]).all()}
     names = ["evaluated at step", "time", *forms]

@@ -4,28 +4,39 @@ from dataclasses import dataclass
 
 from coopmpi.config import Config
 from coopmpi.device.choice import choose
+from coopmpi.device.hollow import Hollow, HollowCodec, HollowProblem
 from coopmpi.drivers.driver import Driver
 from coopmpi.drivers.rank_layout import RankLayout
 from coopmpi.errors import CoopError, UserError
 from coopmpi.inputs import read_numbers
 from coopmpi.local.periods import Every
 from coopmpi.simulation.clocks import Clocks
-from coopmpi.step import MODEL, Context
-from coopmpi.tasks.problem import Place
+from coopmpi.step import MODEL, Context, Slot, State
+from coopmpi.tasks.problem import Objective, Place
 
 DEFAULT_STEPS = 2000
+MODES = ("train", "simulate", "time-only")  # on ranks; on virtual clocks; on virtual clocks without any numbers
 
 
 @dataclass
 class Assembly:
-    """Everything a Trainer needs, checked and ready, on one rank."""
+    """Everything that a training loop needs, checked and ready, on one rank."""
 
+    mode: str  # one of MODES
     config: Config  # with workers and steps filled in
     context: Context
     driver: Driver
-    slots: tuple
+    slots: tuple[Slot, ...]
     eval_every: int
     clocks: Clocks | None  # in a simulation
+    notes: tuple[str, ...]  # what the user should know of this combination
+
+    def start(self) -> tuple[State, State]:
+        """The state at the beginning: of the algorithm, optimiser and period, and of the task's own slots."""
+        driver = self.driver
+        state = State(self.slots, driver.task.initial(), driver)
+        self.context.rounds = period_of(self.config).rounds(state)
+        return state, driver.task.start(driver)
 
 
 def together(world, work):
@@ -41,46 +52,83 @@ def together(world, work):
     return result
 
 
-def assemble(config, world, simulated=False):
+def period_of(config: Config):
+    """The period in force: rounds after every step, where the algorithm does not use the [period] table."""
+    return config.period if config.algorithm.uses_period else Every(tau=1)
+
+
+def assemble(config: Config, world, mode="train") -> Assembly:
     """The Assembly of this rank; a UserError that any rank meets is raised on all of them.
 
-    simulated: with virtual clocks; this rank hosts all workers then.
+    mode: one of MODES. In the last two, this rank hosts all workers; in the last one, shapes stand in place of models,
+    and no data are read.
     """
     import msgspec
 
+    simulated, numbers = mode != "train", mode != "time-only"
     workers = config.workers or world.size
-    period = config.period if config.algorithm.uses_period else Every(tau=1)
+    period = period_of(config)
 
     def parts():
         if world.size > workers:
             raise UserError(f"more ranks than workers: {world.size} ranks for workers = {workers}; "
                             "every rank hosts at least one")
+        if not numbers:
+            _require_fixed_requests(config.algorithm, period)
+        period.check(config.deterministic, simulated)
         mixing = None
         if config.algorithm.uses_mixing:
             mixing = config.algorithm.bind_mixing(config.mixing, workers, config.seed)
         config.algorithm.check(workers, mixing, config)
-        return mixing, choose(config.device, world.local_rank, config.device_buffers)
-
-    def data():
-        hosted = RankLayout(workers, world.size).hosted(world.rank)
-        return config.task.prepare(Place(workers, hosted, config.seed, config.dtype, device, world))
+        device = choose(config.device, world.local_rank, config.device_buffers) if numbers else Hollow()
+        return mixing, device
 
     mixing, device = together(world, parts)
     compute = config.compute.bind(workers, config.seed, read_numbers) if simulated else None
-    problem = together(world, data)
+    hosted = RankLayout(workers, world.size).hosted(world.rank)
+    place = Place(workers, hosted, config.seed, config.dtype, device, world)
+    objective = together(world, lambda: _objective(config.task, place, numbers))
 
     steps = config.steps or DEFAULT_STEPS
     if config.epochs is not None:
-        steps = problem.steps(config.epochs, workers)
+        steps = objective.steps(config.epochs)
     config = msgspec.structs.replace(config, workers=workers, steps=steps, epochs=None)
     clocks = Clocks(workers, compute, config.network, config.seed) if simulated else None
-    driver = Driver(workers, problem, mixing, device, world, config.deterministic, clocks)
-    codec, tensors = None, getattr(problem, "layout", None) or [("x", (problem.dimension,), 0)]
+    driver = Driver(workers, objective, mixing, device, world, config.deterministic, clocks)
+    codec = None
     if config.algorithm.uses_compress:
-        codec = config.compress.bind(tensors, config.dtype, device, config.seed)
-    context = Context(workers, driver.hosted, steps, config.optimizer, config.schedule, period, device, tensors, config.seed,
-              codec, mixing)
-    slots = (MODEL, *config.algorithm.bound_slots(mixing), *config.optimizer.slots)
+        codec = config.compress.bind(objective.layout, config.dtype, device, config.seed)
+        codec = codec if numbers else HollowCodec(codec, device)
+    context = Context(workers, driver.hosted, steps, config.optimizer, config.schedule, device, objective.layout,
+                      config.seed, codec, mixing)
+    slots = (MODEL, *config.algorithm.bound_slots(mixing), *config.optimizer.slots, *period.slots)
     if not simulated:
         config = msgspec.structs.replace(config, compute=None, network=None)
-    return Assembly(config, context, driver, slots, config.record.eval_every or max(1, steps // 20), clocks)
+    eval_every = config.record.eval_every or max(1, steps // 20)
+    return Assembly(mode, config, context, driver, slots, eval_every, clocks, _notes(config, objective))
+
+
+def _objective(task, place, numbers):
+    name = f"[task] {getattr(task, 'function', task.name)}"
+    if numbers:
+        return Objective(task.prepare(place), place, name)
+    return Objective(HollowProblem(task.outline(place), place.dtype), place, name)
+
+
+def _require_fixed_requests(algorithm, period):
+    """UserError if what is communicated depends on numbers, so that its time cannot be told without them."""
+    for part in (algorithm, period):
+        why = part.follows_numbers()
+        if why:
+            raise UserError(f"--time-only computes no numbers, but what {part.name} sends depends on them: {why}; simulate "
+                            "it in full")
+
+
+def _notes(config, objective):
+    """What is not an error, but may surprise."""
+    each = config.algorithm.uses_compress and config.compress.name != "none" or config.algorithm.per_tensor
+    if each and not objective.has_layout:
+        what = config.compress.name if config.algorithm.uses_compress else config.algorithm.name
+        return (f"{what} takes the tensors of a model one by one, but the task names none (`layout`): the model counts as "
+                f"one vector of {objective.dimension} numbers",)
+    return ()

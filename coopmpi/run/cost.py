@@ -10,6 +10,7 @@ from coopmpi.device.host import Host
 from coopmpi.drivers.driver import Driver
 from coopmpi.drivers.solo import Solo
 from coopmpi.local.periods import Every
+from coopmpi.run.assemble import period_of
 from coopmpi.step import Context, State
 
 RANDOM_ROUNDS = 100  # that stand for all rounds where graphs are drawn
@@ -48,14 +49,16 @@ class Rehearsal(Solo):
 def estimate(assembly) -> Cost:
     """The Cost of an assembled run on this rank. Where a trigger decides who speaks, all do."""
     real, config = assembly.driver, assembly.config
-    algorithm, device, tau = config.algorithm.unconditional(), Hollow(), assembly.context.tau
+    algorithm, device, tau = config.algorithm.unconditional(), Hollow(), period_of(config).tau_from(0)
     mixing = real.wiring.mixing
-    driver = Driver(config.workers, HollowProblem(real.task.dimension, config.dtype), mixing, device,
+    problem = HollowProblem(real.task, config.dtype)
+    driver = Driver(config.workers, problem, mixing, device,
                     Rehearsal(real.world.rank, real.world.size), config.deterministic)
     codec = assembly.context.codec and HollowCodec(assembly.context.codec, device)
-    context = Context(config.workers, driver.hosted, config.steps, config.optimizer, config.schedule, Every(tau=tau),
-                      device, assembly.context.tensors, config.seed, codec, mixing)
-    state = State(assembly.slots, real.task.initial(), driver)
+    context = Context(config.workers, driver.hosted, config.steps, config.optimizer, config.schedule, device,
+                       assembly.context.tensors, config.seed, codec, mixing)
+    state = State(assembly.slots, problem.initial(), driver)
+    context.rounds = Every(tau=tau).rounds(state)
 
     rounds = 2 * ((mixing.cycle or RANDOM_ROUNDS) if mixing else 1)
     sent, messages = 0.0, Counter()
@@ -63,12 +66,12 @@ def estimate(assembly) -> Cost:
         context.at(k)
         driver.at(k)
         loss = driver.drive(algorithm.step(state, context))
-        driver.drive(context.rounds.after_step(k, loss, context))
+        driver.drive(context.rounds.after_step(k, loss, state, context))
         sent += driver.sent.mean()
         for traffic in driver.traffics:
             messages[traffic.kind] += traffic.links.degree.mean() if traffic.links else 1
 
-    slots = sum(getattr(state, s.name).nbytes for s in assembly.slots if s.kind != "ticket")
+    slots = sum(getattr(state, s.name).nbytes for s in assembly.slots if s.kind not in ("ticket", "host"))
     # scratch of chained sums is 1-D and stays small; all else has a row per worker
     held = device.pool.nbytes_of(lambda array: array.ndim == 2)
     memory = {"slots": slots, "exchange": held - slots}

@@ -2,38 +2,36 @@
 
 from time import perf_counter
 
-import numpy as np
-
 from coopmpi.run.ballot import Ballot
+from coopmpi.run.evaluation import evaluate
 from coopmpi.run.step_log import StepLog
-from coopmpi.step import State
+from coopmpi.run.stopwatch import Stopwatch
+from coopmpi.run.time_log import TimeLog
 
 
 class Trainer:
     """Drives an algorithm for a number of steps, records every step, evaluates now and then.
 
-    writer: the result file, None except on rank 0; watcher: told of progress, see coopmpi.report.console.
+    feed: what results are handed to, a coopmpi.sinks.Sink; done: steps that the state has behind it; trained: the
+    seconds that they took.
     """
 
-    def __init__(self, assembly, writer, watcher, checkpoint=None):
+    def __init__(self, assembly, feed, done: int = 0, trained: float = 0.0):
         self.algorithm, self.context, self.driver = assembly.config.algorithm, assembly.context, assembly.driver
-        self.writer, self.watcher, self.eval_every = writer, watcher, assembly.eval_every
-        driver, self.clocks = self.driver, assembly.clocks
-        self.state = State(assembly.slots, driver.task.initial(), driver)
-        self.done = 0 if checkpoint is None else checkpoint.step  # steps
-        self.log = StepLog(driver, writer, self.clocks, self.done)
-        self.ballot = Ballot(driver.world, self.log)
-        # seconds: when it started, what evaluation and writing took, training time up to the last step
-        self.started, self.paused, self.trained = perf_counter(), 0.0, 0.0
+        self.feed, self.eval_every, self.clocks = feed, assembly.eval_every, assembly.clocks
+        self.numbers = assembly.mode != "time-only"
+        self.state, self.own_state = assembly.start()  # of the algorithm and its parts, and of the task
+        self.done, self.trained = done, trained
+        self.log = StepLog(self.driver, feed, done) if self.numbers else TimeLog(self.driver, feed)
+        self.ballot = Ballot(self.driver.world, self.log)
+        self.stopwatch = Stopwatch()
         self.figures = {}  # of the last evaluation
-        if checkpoint is not None:
-            self.restore(checkpoint)
 
     def train(self):
         """Run all steps; raises Interrupted or NumericalFailure, on all ranks alike."""
         driver, context, state = self.driver, self.context, self.state
-        self.started = perf_counter() - self.trained
-        driver.wall_time = lambda: self.wall_time
+        self.stopwatch = stopwatch = Stopwatch(self.trained)
+        driver.wall_time = lambda: stopwatch.seconds
         if not self.done:
             self.evaluate()
         for k in range(self.done, context.steps):
@@ -41,24 +39,30 @@ class Trainer:
             driver.at(k)
             tau = context.tau
             loss = driver.drive(self.algorithm.step(state, context))
-            driver.drive(context.rounds.after_step(k, loss, context))
+            driver.drive(context.rounds.after_step(k, loss, state, context))
             self.done = k + 1
-            ends = self.ballot.stops(self.done, self.wall_time) or self.done == context.steps
+            ends = self.ballot.stops(self.done, stopwatch.seconds) or self.done == context.steps
             if ends:
-                driver.drive(self.algorithm.finish(state, context))
-                driver.drive(context.rounds.finish())
-                driver.nothing_left(self.algorithm.name)
+                self.finish_transfers()
             pauses = ends or self.done % self.eval_every == 0
             if pauses:
                 self.meet()
-            self.trained = self.wall_time
-            self.pause(self.record, loss, tau)
+            self.trained = stopwatch.seconds
+            with stopwatch.pause():
+                self.log.add(loss, self.trained, tau)
             if pauses:
                 self.evaluate()
             if ends:
                 break
-        self.pause(self.log.close, self.done, state.x)
+        with stopwatch.pause():
+            self.log.close(self.done, state.x)
         self.ballot.agree(self.done, context.steps)
+
+    def finish_transfers(self):
+        """Complete what is under way; UserError if the algorithm leaves something."""
+        self.driver.drive(self.algorithm.finish(self.state, self.context))
+        self.driver.drive(self.context.rounds.finish(self.state, self.context))
+        self.driver.nothing_left(self.algorithm.name)
 
     def meet(self):
         """Wait for the other ranks now, while it counts as training time: an evaluation does not."""
@@ -67,78 +71,15 @@ class Trainer:
         self.driver.world.sum([0.0])
         self.driver.waited += perf_counter() - begin
 
-    def record(self, loss, tau):
-        self.log.add(loss, self.trained, tau)
-        self.watcher.stepped(self.done, self.trained, self.waiting)
+    def evaluate(self):
+        """Figures of the mean model, recorded and shown; without numbers there is the time alone."""
+        wall_time = self.stopwatch.seconds
+        with self.stopwatch.pause():
+            self.figures = evaluate(self.driver, self.state.x) if self.numbers else {"virtual_time": self.clocks.time}
+            self.feed.evaluation(self.done, wall_time, self.figures)
 
     @property
-    def waiting(self):
+    def waiting(self) -> float:
         """Share of the time so far in which this rank's workers were blocked on communication."""
         time = self.clocks.time if self.clocks else self.trained
         return self.log.waited / time if time else 0.0
-
-    @property
-    def wall_time(self):
-        return perf_counter() - self.started - self.paused
-
-    def pause(self, work, *arguments):
-        """Do something that does not count as training time."""
-        begin = perf_counter()
-        result = work(*arguments)
-        self.paused += perf_counter() - begin
-        return result
-
-    def evaluate(self):
-        """Figures of the mean model and the consensus distance, recorded and shown on rank 0."""
-        self.pause(self._evaluate, self.wall_time)
-
-    def _evaluate(self, wall_time):
-        driver, x = self.driver, self.state.x
-        mean = driver.mean(x)
-        # (1/m) sum_i ||x_i - mean||^2, and each figure as (sum, count)
-        away = sum(driver.device.squared_distance(row, mean[0]) for row in x)
-        shares = {"consensus": (away, len(driver.hosted))} | driver.task.evaluate(mean)
-        sums, counts = driver.world.sum(np.array(list(shares.values())).T)
-        self.figures = dict(zip(shares, (sums / counts).tolist()))
-        if self.clocks:
-            self.figures["virtual seconds"] = self.clocks.time
-        if self.writer is not None:
-            self.writer.evaluation(self.done, wall_time, self.figures)
-        self.watcher.evaluated(self.done, wall_time, self.figures)
-
-    def restore(self, checkpoint):
-        """Go on where the checkpoint was made."""
-        driver, device = self.driver, self.driver.device
-        self.trained = checkpoint.wall_time
-        self.context.rounds.replay(checkpoint.periods, checkpoint.first_loss, self.context, self.trained)
-        for slot in self.state.slots:
-            if slot.kind != "ticket":
-                owners = [*driver.hosted, *(driver.wiring.audience.remote if slot.kind == "memory" else ())]
-                getattr(self.state, slot.name)[:] = device.asarray(checkpoint.rows(slot, owners))
-        checkpoint.close()
-
-    def save_state(self, writer):
-        """Write all slots, for a run that goes on later; every rank takes part."""
-        driver = self.driver
-        for slot in self.state.slots:
-            if slot.kind == "ticket":
-                continue
-            rows = driver.device.to_host(getattr(self.state, slot.name))
-            if slot.kind == "replica":
-                rows = rows if driver.world.rank == 0 else ()
-            else:
-                rows = driver.world.collect(rows[:len(driver.hosted)], driver.rank_layout)
-            for place, row in enumerate(rows):
-                writer.state(slot.name, place, row)
-        if writer is not None:
-            writer.state_complete(self.done)
-
-    def save(self, writer):
-        """Write the final models and their mean; every rank takes part."""
-        driver = self.driver
-        mean = driver.device.to_host(driver.mean(self.state.x))[0]
-        rows = driver.world.collect(driver.device.to_host(self.state.x), driver.rank_layout)
-        for worker, row in enumerate(rows):
-            writer.final(worker, row)
-        if writer is not None:
-            writer.final_mean(mean)

@@ -6,8 +6,11 @@ import numpy as np
 
 from coopmpi import config as description
 from coopmpi.errors import Interrupted, NumericalFailure
-from coopmpi.run.assemble import together
+from coopmpi.run.assemble import Assembly, together
+from coopmpi.run.feed import Feed
 from coopmpi.run.loop import Trainer
+from coopmpi.run.saving import restore, save_models, save_state
+from coopmpi.sinks.sink import About
 
 _STATUS = {type(None): "finished", Interrupted: "interrupted", NumericalFailure: "failed"}  # of the result file
 
@@ -23,35 +26,52 @@ class Outcome:
     sent: float  # bytes per worker, mean over the workers of rank 0
 
 
-def train(assembly, world, output, watcher, checkpoint=None):
+def train(assembly: Assembly, world, output, sinks=(), checkpoint=None) -> Outcome:
     """Train and write the result file; from a checkpoint of an earlier run, continue it.
 
-    Raises the same CoopError on all ranks, or ends them all.
+    sinks: further takers of results on rank 0. Raises the same CoopError on all ranks, or ends them all.
     """
-    writer = open_result(assembly, world, output, checkpoint)
-    trainer = Trainer(assembly, writer, watcher, checkpoint)
+    trainer = begin(assembly, world, output, sinks, checkpoint)
+    feed = trainer.feed
     try:
         # signals are noted until the file is closed; NaN and Inf are looked for, so NumPy need not warn of them
         with trainer.ballot, np.errstate(all="ignore"):
+            for note in assembly.notes if checkpoint is None else ():
+                feed.event(0, 0.0, "note", note)
             stopped = _run(trainer)
-            if not isinstance(stopped, NumericalFailure):
-                trainer.save(writer)
-            if isinstance(stopped, Interrupted):
-                trainer.save_state(writer)
-            _close(writer, _STATUS[type(stopped)], trainer, stopped)
+            if trainer.numbers and not isinstance(stopped, NumericalFailure):
+                save_models(assembly.driver, trainer.state.x, feed)
+            if trainer.numbers and isinstance(stopped, Interrupted):
+                save_state(assembly.driver, (trainer.state, trainer.own_state), trainer.done, feed.result)
+            _close(feed, _STATUS[type(stopped)], trainer, stopped)
     except BaseException as error:
         # only this rank is here
         try:
-            _close(writer, "failed", trainer, error)
+            _close(feed, "failed", trainer, error)
         finally:
             world.abort(error)
         raise
-    finally:
-        watcher.close()
     if stopped is not None:
         raise stopped
     log, hosted = trainer.log, assembly.driver.hosted
     return Outcome(trainer.done, trainer.figures, trainer.trained, trainer.waiting, log.sent / len(hosted))
+
+
+def begin(assembly: Assembly, world, output, sinks=(), checkpoint=None) -> Trainer:
+    """The Trainer at the start, or where the checkpoint stands, with its result file and sinks open on rank 0."""
+    feed = Feed()
+    if world.rank == 0:
+        from coopmpi.record.writer import Writer
+
+        feed = Feed(Writer(output), sinks)
+    # what goes wrong in setting up is told before there is a file
+    done, trained = (checkpoint.step, checkpoint.wall_time) if checkpoint else (0, 0.0)
+    trainer = together(world, lambda: Trainer(assembly, feed, done, trained))
+    together(world, lambda: feed.begin(about(assembly, world), checkpoint))
+    if checkpoint is not None:
+        restore(assembly.driver, (trainer.state, trainer.own_state), checkpoint)
+        checkpoint.close()
+    return trainer
 
 
 def _run(trainer):
@@ -62,24 +82,16 @@ def _run(trainer):
         return error
 
 
-def open_result(assembly, world, output, checkpoint=None):
-    """The Writer of the result file on rank 0, None elsewhere."""
-    def create():
-        if world.rank:
-            return None
-        from coopmpi.record.writer import Writer
-
-        problem, config = assembly.driver.task, assembly.config
-        return Writer(output, description.dump(config), config.workers, problem.dimension, config.dtype,
-                      attributes={"ranks": world.size, "mpi": world.name, "device": assembly.context.device.name},
-                      layout=getattr(problem, "layout", ()), slots=assembly.slots, checkpoint=checkpoint,
-                      simulated=assembly.clocks is not None)
-
-    return together(world, create)
+def about(assembly: Assembly, world) -> About:
+    """What sinks are told of a run."""
+    config, task = assembly.config, assembly.driver.task
+    attributes = {"ranks": world.size, "mpi": world.name, "device": assembly.context.device.name}
+    return About(description.dump(config), config.workers, config.steps, task.dimension, config.dtype, assembly.mode, attributes,
+                 task.layout if task.has_layout else (), task.figures, (*assembly.slots, *task.slots))
 
 
-def _close(writer, status, trainer, error=None):
-    if writer is not None:
-        if error is not None and not writer.broken:
-            writer.event(trainer.done, trainer.wall_time, status, str(error) or type(error).__name__)
-        writer.close(status)
+def _close(feed, status, trainer, error=None):
+    result = feed.result
+    if error is not None and not (result and result.broken):
+        feed.event(trainer.done, trainer.stopwatch.seconds, status, str(error) or type(error).__name__)
+    feed.close(status)

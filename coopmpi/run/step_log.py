@@ -6,6 +6,7 @@ from time import perf_counter
 import numpy as np
 
 from coopmpi.errors import NumericalFailure
+from coopmpi.sinks.sink import StepRows
 
 BLOCK = 64  # steps after which a block is handed over ...
 PATIENCE = 1.0  # ... or seconds, whichever comes first
@@ -18,15 +19,14 @@ class StepLog:
     Losses stay on the device until a block is complete: recording costs no synchronisation per step.
     """
 
-    def __init__(self, driver, writer, clocks=None, first=0):
-        self.driver, self.writer, self.clocks = driver, writer, clocks
+    def __init__(self, driver, feed, first=0):
+        self.driver, self.feed, self.clocks = driver, feed, driver.clocks
         self.waited, self.sent = 0.0, 0.0  # totals: seconds of this rank, bytes of its workers
         self.failed_at, self.failure = inf, None  # step of this rank's first NaN or Inf, and its NumericalFailure
         self._losses, self._marks, self._rest, self._walls, self._rounds = [], [], [], [], []
         self._first = first
         self._handed_over = perf_counter()
-        if writer is not None:
-            self._table = Table(driver.rank_layout, first)
+        self._table = Table(driver.rank_layout, first) if driver.world.rank == 0 else None
 
     def add(self, loss, wall_time, tau):
         """Record the step that the driver has just done."""
@@ -38,7 +38,7 @@ class StepLog:
         self._marks.append(computing)
         self._rest.append((waited, driver.sent))
         self._walls.append((wall_time, tau, virtual_time))
-        if self.writer is not None and not self.clocks:
+        if self._table is not None and not self.clocks:
             self._rounds += [(driver.k + 1, *passage) for passage in driver.rounds]
         self.waited += waited.mean() if self.clocks else waited
         self.sent += self._rest[-1][1].sum()
@@ -54,18 +54,18 @@ class StepLog:
             for i, (marks, (waited, sent)) in enumerate(zip(self._marks, self._rest)):
                 block[i, :, 1], block[i, :, 2], block[i, :, 3] = self._computed(marks), waited, sent
             self._look_for_nan("loss", block[:, :, 0], self._first + 1)
-            if self.writer is None:
+            if self._table is None:
                 self.driver.world.hand_over(self._first, block)
             else:
                 self._table.put(0, self._first, block, self._walls)
             self._first += n
             self._losses, self._marks, self._rest, self._walls = [], [], [], []
-        if self.writer is not None:
+        if self._table is not None:
             for rank, first, block in self.driver.world.handed_over():
                 self._table.put(rank, first, block)
-            self._table.write(self.writer)
+            self._table.write(self.feed)
             if self._rounds:
-                self.writer.rounds(self._rounds)
+                self.feed.rounds(self._rounds)
                 self._rounds = []
         self._handed_over = perf_counter()
 
@@ -78,13 +78,13 @@ class StepLog:
     def close(self, end, models):
         """Hand over the rest; rank 0 waits until all rows before step `end` are written.
 
-        What the last step did to the models (b, d) shows in no loss: they are looked at themselves.
+        The last step changes the models (b, d) after the last loss was computed, so the models are checked, too.
         """
         self.hand_over()
         device = self.driver.device
         sound = [bool(device.to_host(device.xp.isfinite(row).all())) for row in models]
         self._look_for_nan("model", np.where(sound, 0, np.nan)[None], end)
-        while self.writer is not None and self._table.written < end:
+        while self._table is not None and self._table.written < end:
             self.hand_over()
         self.driver.world.hand_over_done()
 
@@ -117,12 +117,14 @@ class Table:
         self._reached[rank] = end
         self._walls.extend(walls)
 
-    def write(self, writer):
-        """Write the steps that all ranks have reached."""
+    def write(self, feed):
+        """Hand on the steps that all ranks have reached."""
         n = int(self._reached.min()) - self.written
         if n > 0:
             wall_time, tau, virtual_time = zip(*self._walls[:n])
-            writer.steps(self.written, wall_time, tau, *np.moveaxis(self._rows[:n], 2, 0), virtual_time)
+            virtual_time = None if virtual_time[0] is None else np.array(virtual_time)
+            series = np.moveaxis(self._rows[:n].copy(), 2, 0)
+            feed.steps(StepRows(self.written, np.array(wall_time), np.array(tau), *series, virtual_time))
             self._walls = self._walls[n:]
             self._rows[:-n] = self._rows[n:].copy()
             self.written += n

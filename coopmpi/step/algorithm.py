@@ -1,9 +1,14 @@
 """The base of all algorithms."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
+
+import numpy as np
 
 from coopmpi.errors import UserError
 from coopmpi.registry import Part
+from coopmpi.step.context import Context
+from coopmpi.step.requests import Requests
+from coopmpi.step.slots import Slot, State
 
 
 class Algorithm(Part, frozen=True, kw_only=True):
@@ -14,23 +19,24 @@ class Algorithm(Part, frozen=True, kw_only=True):
 
     name: ClassVar[str]
     source: ClassVar[str]  # paper and equation
-    bibtex: ClassVar[tuple] = ()  # keys into coopmpi/references.bib
-    slots: ClassVar[tuple] = ()  # state beyond the models and the optimiser's own
+    bibtex: ClassVar[tuple[str, ...]] = ()  # keys into coopmpi/references.bib
+    slots: ClassVar[tuple[Slot, ...]] = ()  # state beyond the models and the optimiser's own
     uses_period: ClassVar[bool] = False
     uses_mixing: ClassVar[bool] = False
     uses_compress: ClassVar[bool] = False
+    per_tensor: ClassVar[bool] = False  # does it treat every tensor of the model by itself?
     needs_agreement: ClassVar[bool] = True  # of X <- W X alone; False where only a part of W's pull is taken
     needs_contraction: ClassVar[bool] = False  # of the compressor: what it leaves out is made up for later
 
-    def bind_mixing(self, mixing, workers, seed):
+    def bind_mixing(self, mixing, workers: int, seed: int):
         """The MixingMatrix that a Mix stands for; mixing: the [mixing] table, as coopmpi.topology.mixing.Mixing."""
         return mixing.bind(workers, seed)
 
-    def bound_slots(self, mixing):
+    def bound_slots(self, mixing) -> tuple[Slot, ...]:
         """The slots of a run with this MixingMatrix, or None."""
         return self.slots
 
-    def check(self, workers, mixing, config):
+    def check(self, workers: int, mixing, config: Any):
         """Raise UserError if these parts cannot work together; called before anything is allocated.
 
         mixing: the run's MixingMatrix, or None; config: the run description. Subclasses add their own rules to these.
@@ -43,12 +49,20 @@ class Algorithm(Part, frozen=True, kw_only=True):
             raise UserError(f"{self.name} needs a contractive compressor, ||x - C(x)||^2 < ||x||^2, but "
                             f"{config.compress.name} says it is none; leave out the factor that frees it from bias")
 
-    def step(self, state, context):
-        """One step of every worker: a generator of requests that returns the losses (b,)."""
+    def step(self, state: State, context: Context) -> Requests:
+        """One step of every worker: a generator of requests that returns the losses (b,).
+
+        From its first exchange on a step leaves the arrays alone that its slots referred to then, and binds its slots
+        to other arrays: what is under way is not to change, and a round that is cut off can be thrown away. After
+        the last request of the step has been answered, it may work in place.
+        """
         raise NotImplementedError
 
-    def finish(self, state, context):
-        """Complete what is still under way after the last step: a generator of requests."""
+    def finish(self, state: State, context: Context) -> Requests:
+        """Complete what is still under way after the last step: a generator of requests.
+
+        Neutral: a run that goes on afterwards computes the same numbers as one in which `finish` was not called.
+        """
         yield from ()
 
     def follows_numbers(self) -> str:
@@ -59,7 +73,7 @@ class Algorithm(Part, frozen=True, kw_only=True):
         """The same with requests that do not depend on numbers, as if everybody always spoke: for forecasts."""
         return self
 
-    def matrix_form(self, workers, tau, mixing):
+    def matrix_form(self, workers: int, tau: int, mixing: np.ndarray) -> tuple[int, np.ndarray, int] | None:
         """(tau, W, v) of Cooperative SGD, X <- W (X - lr G) every tau steps with v auxiliary rows, or None.
 
         workers m, the period tau, mixing the (m, m) float64 matrix of the graph; W is (m+v, m+v) float64.

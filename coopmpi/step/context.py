@@ -1,74 +1,81 @@
 """What a step is told, and the updates that steps have in common."""
 
-from coopmpi.step.requests import Grad, Packed
+from collections.abc import Sequence
+
+from coopmpi.step.requests import Array, Grad, Packed, Requests
+from coopmpi.step.slots import State
 
 
 class Context:
-    """What a step is told: the parts it was put together with, and where the run stands."""
+    """The parts that a step was put together with, and where the run stands. b workers live on this rank.
 
-    def __init__(self, workers, hosted, steps, optimizer, schedule, period, device, tensors, seed, codec=None,
-                 mixing=None):
-        self.workers, self.hosted, self.steps = workers, hosted, steps  # m; the workers of this rank; length of the run
-        self.optimizer, self.schedule, self.rounds = optimizer, schedule, period.rounds()
-        self.device, self.codec, self.mixing = device, codec, mixing  # the last two: where the algorithm uses them
-        self.tensors, self.seed = tensors, seed  # (name, shape, offset) of each tensor in the flat vector
+    workers: m; hosted: the b workers' indices; steps: length of the run; tensors: (name, shape, offset) of each tensor
+    in the flat model; codec, mixing: where the algorithm uses them, else None.
+    """
 
-    def at(self, k):
-        """Point the run at step k."""
+    def __init__(self, workers: int, hosted: range, steps: int, optimizer, schedule, device, tensors, seed: int,
+                 codec=None, mixing=None):
+        self.workers, self.hosted, self.steps = workers, hosted, steps
+        self.optimizer, self.schedule, self.device = optimizer, schedule, device
+        self.tensors, self.seed, self.codec, self.mixing = tensors, seed, codec, mixing
+        self.rounds = None  # where the run stands between two rounds; set when there is a state
+
+    def at(self, k: int):
+        """Point it at step k."""
         self.k = k
         self.lr = self.optimizer.lr * self.schedule.factor(k, self.steps)
 
     @property
-    def tau(self):
+    def tau(self) -> int:
         """The period in force, in steps."""
         return self.rounds.tau
 
     @property
-    def round_due(self):
+    def round_due(self) -> bool:
         """Does a cooperation round follow this step?"""
         return self.rounds.due(self.k)
 
     @property
-    def round(self):
+    def round(self) -> int:
         """Index of that round: which of a changing graph's matrices is meant."""
         return self.rounds.index
 
-    def local_step(self, state):
-        """Gradient at the local models, then one optimiser step in place; returns the losses."""
+    def local_step(self, state: State) -> Requests:
+        """Gradient at the local models, then one optimiser step in place; returns the losses (b,)."""
         loss, gradient = yield Grad(state.x)
         self.descend(state, state.x, gradient)
         return loss
 
-    def descend(self, state, x, gradient):
-        """x <- x - lr direction, in place; the gradient is used up."""
+    def descend(self, state: State, x: Array, gradient: Array):
+        """x <- x - lr direction, in place; the gradient is used up. Both (b, d)."""
         self.device.descend(x, self.lr, self.optimizer.direction(state, state.x, gradient, self))
 
-    def combine(self, weights, arrays):
+    def combine(self, weights: Sequence[float], arrays: Sequence[Array]) -> Array:
         """sum_k weights[k] arrays[k] in a fresh array; arrays (b, d), or (1, d) for what all share."""
         rows = max(array.shape[0] for array in arrays)
         return self.device.combine(weights, arrays, self.device.empty((rows, arrays[0].shape[1]), arrays[0].dtype))
 
-    def scale(self, weights, x):
+    def scale(self, weights: Sequence[float], x: Array) -> Array:
         """weights[i] x_i for each local worker i in a fresh array; weights: b floats."""
         return self.device.scale(weights, x, self.device.empty(x.shape, x.dtype))
 
-    def pack(self, x, round, silent=()):
+    def pack(self, x: Array, round: int, silent: Sequence[int] = ()) -> Packed:
         """The models x (b, d) compressed for the wire; `silent` local rows say nothing."""
         rows = self.codec.encode(x, self.hosted, round)
         for row in silent:
             rows[row] = 0
         return Packed(self.codec, rows, round, silent)
 
-    def copy(self, x):
+    def copy(self, x: Array) -> Array:
         """A fresh array with the same numbers."""
         return self.spread(x, like=x)
 
-    def spread(self, shared, like):
+    def spread(self, shared: Array, like: Array) -> Array:
         """The same as `replicate`, in a fresh array: for what is kept as shared, too."""
         rows = self.device.empty(like.shape, like.dtype)
         rows[:] = shared
         return rows
 
-    def replicate(self, shared, like):
+    def replicate(self, shared: Array, like: Array) -> Array:
         """One row per local worker from what all share: (1, d) -> (b, d)."""
         return self.device.repeat(shared, like.shape[0])

@@ -1,9 +1,15 @@
-"""The interface between the drivers and whatever is trained."""
+"""What is trained: the protocol between the drivers and a problem."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
-from coopmpi.errors import UserError
+import numpy as np
+
+from coopmpi.errors import UserError, located
+from coopmpi.step.requests import Array
+from coopmpi.step.slots import Slot, State
 
 
 @dataclass(frozen=True)
@@ -17,7 +23,7 @@ class Place:
     device: Any
     world: Any
 
-    def share(self, n):
+    def share(self, n: int) -> slice:
         """The slice of n items that this rank looks after when all ranks split them."""
         rank, size = self.world.rank, self.world.size
         return slice(n * rank // size, n * (rank + 1) // size)
@@ -26,34 +32,127 @@ class Place:
 class Problem:
     """Base of all problems: m objectives F_i over one flat model of d numbers.
 
-    A user's own problem needs `dimension`, `initial` and `gradient`; the rest has defaults.
+    A user's own problem needs `dimension`, `initial` and `gradient`, and need not derive from this class; the rest has
+    the defaults that stand here.
+
+    layout: (name, shape, offset) of the tensors in the flat model, which compressors and powersgd take one by one;
+    empty: one vector. slots: state of the problem's own, "worker" rows such as running statistics: `gradient` and
+    `evaluate` then get one more argument, whose attributes are their arrays, and algorithms never see them.
+    figures: {name: (unit, description)} of what `evaluate` gives.
     """
 
     dimension: int  # d
-    samples = None  # training samples in all, where there are such: what an epoch means
-    batch = None  # samples of one gradient
+    layout: tuple[tuple[str, tuple, int], ...] = ()
+    samples: int | None = None  # training samples in all, where there are such: what an epoch means
+    batch: int | None = None  # samples of one gradient
+    slots: tuple[Slot, ...] = ()
+    figures: ClassVar[Mapping[str, tuple[str, str]]] = {"loss": ("1", "loss of the mean model")}
 
-    def initial(self):
-        """The common initial model, numpy (d,)."""
+    def initial(self) -> np.ndarray:
+        """The common initial model, on the host, (d,)."""
         raise NotImplementedError
 
-    def gradient(self, x, step):
+    def gradient(self, x: Array, step: int) -> tuple[Array, Array]:
         """Losses (b,) and gradients (b, d) of this rank's workers at their models x (b, d).
 
         The gradient array may be overwritten by who asked; it holds until the next call.
         """
         raise NotImplementedError
 
-    def evaluate(self, mean):
-        """This rank's share of the figures of the mean model (1, d): {"loss": (sum, count), ...}."""
+    def evaluate(self, mean: Array) -> dict[str, tuple[float, float]]:
+        """This rank's share of the figures of the mean model (1, d): {"loss": (sum, count), ...}.
+
+        With slots, the second argument holds their means over all workers, (1, columns) each.
+        """
         return {}
 
-    def memory(self):
+    def memory(self) -> dict[str, float]:
         """Bytes on this rank by what they hold, for the forecast of a dry run."""
         return {}
 
-    def steps(self, epochs, workers):
+
+REQUIRED = ("dimension", "initial", "gradient")
+
+
+class Objective:
+    """A problem as a driver sees it: what it leaves out is filled in, and what it answers is checked."""
+
+    def __init__(self, problem, place: Place, name: str):
+        for member in REQUIRED:
+            if not hasattr(problem, member):
+                raise UserError(f"{name} must give a problem with `dimension`, `initial` and `gradient` (see "
+                                f"coopmpi.tasks.problem.Problem); {member!r} is missing in {problem!r:.100}")
+        self.problem, self.place, self.name = problem, place, name
+        self.dimension, self.dtype = problem.dimension, np.dtype(place.dtype)
+        defaults = {member: getattr(Problem, member) for member in ("layout", "samples", "batch", "slots", "figures")}
+        given = {member: getattr(problem, member, default) for member, default in defaults.items()}
+        self.slots, self.figures = tuple(given["slots"]), dict(given["figures"])
+        self.samples, self.batch = given["samples"], given["batch"]
+        self.layout = tuple(given["layout"]) or (("x", (self.dimension,), 0),)
+        self.has_layout = bool(given["layout"])
+        self._own = ()  # the state of its slots, as one more argument
+        self._check_slots()
+
+    def _check_slots(self):
+        for slot in self.slots:
+            if slot.kind != "worker" or slot.columns is None:
+                raise UserError(f'{self.name}: slots of a problem are of kind "worker" and say their columns; '
+                                f"{slot.name!r} is of kind {slot.kind!r} with columns = {slot.columns}")
+
+    def start(self, driver) -> State:
+        """The state of its own slots at the beginning of a run."""
+        state = State(self.slots, self.initial(), driver)
+        self._own = (state,) if self.slots else ()
+        return state
+
+    def initial(self) -> np.ndarray:
+        """The common initial model, on the host, (d,)."""
+        x = self.problem.initial()
+        if getattr(x, "shape", None) != (self.dimension,) or getattr(x, "dtype", None) != self.dtype:
+            raise located(self.problem.initial, f"{self.name}: initial() must give a NumPy array of shape ({self.dimension},) "
+                          f"and dtype {self.dtype}, given {_described(x)}")
+        return x
+
+    def gradient(self, x: Array, step: int) -> tuple[Array, Array]:
+        """Losses (b,) and gradients (b, d) of this rank's workers at their models x (b, d)."""
+        answer = self.problem.gradient(x, step, *self._own)
+        if not (isinstance(answer, tuple) and len(answer) == 2):
+            raise located(self.problem.gradient, f"{self.name}: gradient() must return losses (b,) and gradients (b, d), given "
+                          f"{_described(answer)}")
+        loss, gradient = answer
+        for what, value, shape in (("losses", loss, x.shape[:1]), ("gradients", gradient, x.shape)):
+            if getattr(value, "shape", None) != shape or value.dtype != x.dtype:
+                raise located(self.problem.gradient, f"{self.name}: gradient() must return {what} of shape {shape} and dtype "
+                              f"{x.dtype}, given {_described(value)}")
+        return loss, gradient
+
+    def evaluate(self, mean: Array, driver) -> dict[str, tuple[float, float]]:
+        """(sum, count) of this rank for each of its figures, at the mean model (1, d); all ranks take part."""
+        if not hasattr(self.problem, "evaluate"):
+            return {}
+        own = ()
+        if self.slots:
+            own = (SimpleNamespace(**{slot.name: driver.mean(getattr(self._own[0], slot.name)) for slot in self.slots}),)
+        found = self.problem.evaluate(mean, *own)
+        for name in found:
+            if name not in self.figures:
+                raise located(self.problem.evaluate, f"{self.name}: evaluate() returned a figure {name!r} that is not declared; "
+                              f'add it to figures = {{"{name}": (unit, description)}} (declared: '
+                              f"{', '.join(self.figures) or 'none'})")
+        return {name: found.get(name, (np.nan, 1)) for name in self.figures}
+
+    def memory(self) -> dict[str, float]:
+        """Bytes on this rank by what they hold."""
+        return self.problem.memory() if hasattr(self.problem, "memory") else {}
+
+    def steps(self, epochs: float) -> int:
         """How many steps `epochs` passes over the data are."""
-        if self.samples is None:
-            raise UserError("epochs needs a task with samples; give steps instead")
-        return max(1, round(epochs * self.samples / (workers * self.batch)))
+        if self.samples is None or self.batch is None:
+            raise UserError("epochs needs a task that tells its samples and its batch; give steps instead")
+        return max(1, round(epochs * self.samples / (self.place.workers * self.batch)))
+
+
+def _described(value):
+    if hasattr(value, "shape"):
+        return f"an array of shape {tuple(value.shape)} and dtype {value.dtype}"
+    return f"{value!r:.80}"

@@ -1,16 +1,15 @@
-"""A user's own problem: any Python function that returns a coopmpi.tasks.problem.Problem."""
+"""A problem of the user's own: anything with the members of coopmpi.tasks.problem.Problem."""
 
 import inspect
 from typing import Any
 
-import numpy as np
-
 from coopmpi.errors import UserError
-from coopmpi.registry import Part, load_object, register
+from coopmpi.registry import load_object, register
+from coopmpi.tasks.task import Task
 
 
 @register("task", "python")
-class Python(Part, frozen=True, kw_only=True):
+class Python(Task, frozen=True, kw_only=True):
     """`function = "package.module:name"` is called with the Place and the table `options`."""
 
     function: str
@@ -25,13 +24,4 @@ class Python(Part, frozen=True, kw_only=True):
         except TypeError as error:
             raise UserError(f"[task] function {self.function} cannot be called with a place and the options "
                             f"{sorted(self.options)}: {error}") from error
-        problem = function(place, **self.options)
-        for name in ("dimension", "initial", "gradient"):
-            if not hasattr(problem, name):
-                raise UserError(f"[task] function {self.function} must return a problem with `dimension`, `initial` and "
-                                f"`gradient` (see coopmpi.tasks.problem.Problem); {name!r} is missing in {problem!r}")
-        initial = problem.initial()
-        if np.shape(initial) != (problem.dimension,) or getattr(initial, "dtype", None) != place.dtype:
-            raise UserError(f"[task] function {self.function}: initial() must give a NumPy array of shape "
-                            f"({problem.dimension},) and dtype {place.dtype}, given {initial!r}")
-        return problem
+        return function(place, **self.options)

@@ -1,16 +1,19 @@
 """The textbook problem on which the theory is exact: noisy quadratics with common curvature."""
 
+from types import SimpleNamespace
+
 import numpy as np
 
 from coopmpi import inputs
 from coopmpi.errors import UserError
-from coopmpi.registry import Part, register
+from coopmpi.registry import register
 from coopmpi.streams import Purpose, stream
 from coopmpi.tasks.problem import Problem
+from coopmpi.tasks.task import Task
 
 
 @register("task", "quadratic")
-class Quadratic(Part, frozen=True, kw_only=True):
+class Quadratic(Task, frozen=True, kw_only=True):
     """F_i(x) = 1/2 sum_c a_c (x_c - b_ic)^2, with gradients a (x - b_i) + noise N(0, I).
 
     `path`: an HDF5 file with a (d,), b (m, d), x0 (d,) and the attribute noise.
@@ -21,8 +24,14 @@ class Quadratic(Part, frozen=True, kw_only=True):
     def prepare(self, place):
         return QuadraticProblem(self.path, place)
 
+    def outline(self, place):
+        with inputs.open_hdf5(self.path) as file:
+            return SimpleNamespace(dimension=inputs.dataset(file, "x0").size)
+
 
 class QuadraticProblem(Problem):
+    figures = {"loss": ("1", "the objective at the mean model")}
+
     def __init__(self, path, place):
         with inputs.open_hdf5(path) as file:
             a, b, x0 = (inputs.dataset(file, name) for name in ("a", "b", "x0"))

@@ -1,23 +1,25 @@
 """Learning from labelled data: a data set, its partition over the workers, and a neural network."""
 
 from functools import partial
+from types import SimpleNamespace
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from msgspec import Meta
 
 from coopmpi.ranges import Count, NonNegative, Positive, Seed, Whole
-from coopmpi.registry import Part, register
+from coopmpi.registry import register
 from coopmpi.streams import Purpose, stream
 from coopmpi.tasks.data import node_copy
 from coopmpi.tasks.data.batches import Batches
 from coopmpi.tasks.data.partition import partition
-from coopmpi.tasks.data.sets import load
+from coopmpi.tasks.data.sets import load, outline
 from coopmpi.tasks.nn.models import build_model
 from coopmpi.tasks.problem import Problem
+from coopmpi.tasks.task import Task
 
 
-class Supervised(Part, frozen=True, kw_only=True):
+class Supervised(Task, frozen=True, kw_only=True):
     """Common keys of classify and regress. batch: samples per worker and step, 0 for the whole local shard."""
 
     name: ClassVar[str]
@@ -39,10 +41,20 @@ class Supervised(Part, frozen=True, kw_only=True):
     def prepare(self, place):
         return SupervisedProblem(self, place)
 
+    def outline(self, place):
+        data = outline(self.data, self.name, test_fraction=self.test_fraction, samples=self.samples,
+                       features=self.features, **self.targets())
+        layout = self.build(data.features, data.shape, data.outputs).layout
+        return SimpleNamespace(dimension=layout.size, layout=layout, samples=data.samples, batch=self.batch or None)
+
     def load(self, place):
         return load(self.data, self.name, place.dtype, self.data_seed, test_fraction=self.test_fraction,
                     standardize=self.standardize, samples=self.samples, features=self.features, noise=self.noise,
                     **self.targets())
+
+    def build(self, features, shape, outputs):
+        """The Model on samples of so many features, images of that shape if any."""
+        return build_model(self.model, features, shape, outputs, self.hidden, self.layers, self.loss)
 
 
 @register("task", "classify")
@@ -74,9 +86,7 @@ class SupervisedProblem(Problem):
     def __init__(self, task, place):
         self.place, device = place, place.device
         data = place.world.on_node(partial(task.load, place), node_copy.publish, node_copy.attach)
-        outputs = data.classes or data.y_train.shape[1]
-        self.model = build_model(task.model, data.x_train.shape[1], data.shape, outputs, task.hidden, task.layers,
-                                 task.loss)
+        self.model = task.build(data.x_train.shape[1], data.shape, data.classes or data.y_train.shape[1])
         self.dimension, self.layout = self.model.layout.size, self.model.layout
 
         shards = partition(data.y_train, len(data.x_train), place.workers, task.partition, place.seed,
@@ -84,6 +94,11 @@ class SupervisedProblem(Problem):
         hosted = place.hosted
         longest = max(map(len, shards))
         own = shards[hosted.start:hosted.stop]
+        self.figures = {
+            "loss": ("1", "loss of the mean model on held-out data"),
+            "train_loss": ("1", "loss of the mean model on training data: as many samples as are held out")}
+        if self.model.classifies:
+            self.figures["accuracy"] = ("1", "share of correct predictions of the mean model on held-out data")
         self.batches = Batches(own, hosted, task.batch, place.seed, place.dtype, longest)
         self.samples, self.batch = len(data.x_train), task.batch or longest
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,6 +27,31 @@ class Dataset:
     y_test: np.ndarray
     shape: tuple | None = None  # (channels, height, width) of images
     classes: int | None = None  # None: regression
+
+
+class Outline(NamedTuple):
+    """What a model and a run need to know of a data set before it is read."""
+
+    features: int
+    shape: tuple | None  # (channels, height, width) of images
+    outputs: int  # classes, or outputs of a regression
+    samples: int  # for training
+
+
+def outline(source, kind, *, test_fraction=0.2, samples=10000, features=32, classes=None, outputs=1):
+    """The Outline of `load` with the same arguments; of a file only the header is read, and the
+    labels where nothing else tells how many classes there are. Raises UserError."""
+    if source == "teacher":
+        targets = outputs if kind == "regress" else classes or 10
+        return Outline(features, None, targets, samples - round(samples * test_fraction))
+    raw = builtin.digits() if source == "digits" else formats.read(_existing(source), headers=True)
+    where = f"data {str(source)!r}"
+    shape = _image_shape(raw.x.shape, f"{where}: x")
+    n = len(raw.x)
+    targets = raw.y.size // n if kind == "regress" else classes or raw.classes
+    if targets is None:
+        targets = _count_classes(_targets(raw.y, kind, None, n, f"{where}: y"), None, f"{where}: y")
+    return Outline(raw.x.size // n, shape, targets, n - (round(n * test_fraction) if raw.x_test is None else 0))
 
 
 def load(source, kind, dtype, seed, *, test_fraction=0.2, standardize=False,
@@ -81,14 +107,9 @@ def _existing(source):
 def _inputs(x, dtype, full_scale, what):
     """Rows (n, features), and (channels, height, width) if they are images."""
     _check_numbers(x, what)
-    if not 1 <= x.ndim <= 4 or x.size == 0:
-        raise UserError(f"{what}: expected samples (n, features) or images (n, h, w), (n, h, w, c), (n, c, h, w), "
-                        f"none of these sizes 0; found shape {x.shape}")
-    if x.ndim == 3:
-        x = x[:, None]
-    elif x.ndim == 4 and x.shape[3] <= 4 < x.shape[1]:  # channel last
+    shape = _image_shape(x.shape, what)
+    if shape and x.ndim == 4 and shape != x.shape[1:]:
         x = np.moveaxis(x, 3, 1)
-    shape = x.shape[1:] if x.ndim == 4 else None
     rows = np.empty(x.shape, dtype)
     if x.dtype == np.uint8:
         np.divide(x, full_scale, out=rows)
@@ -97,6 +118,19 @@ def _inputs(x, dtype, full_scale, what):
     rows = rows.reshape(len(x), -1)
     _refuse_nonfinite(rows, what, f"NaN or Inf in the data (as {rows.dtype})")
     return rows, shape
+
+
+def _image_shape(found, what):
+    """(channels, height, width) of the images in an array of that shape, which may hold channels last; None: no images."""
+    if not 1 <= len(found) <= 4 or 0 in found:
+        raise UserError(f"{what}: expected samples (n, features) or images (n, h, w), (n, h, w, c), (n, c, h, w), "
+                        f"none of these sizes 0; found shape {found}")
+    if len(found) < 3:
+        return None
+    if len(found) == 3:
+        return (1, *found[1:])
+    last = found[3] <= 4 < found[1]
+    return (found[3], *found[1:3]) if last else found[1:]
 
 
 def _targets(y, kind, dtype, n, what):

@@ -1,0 +1,20 @@
+"""The base of all choices of `[task] kind`."""
+
+from typing import ClassVar
+
+from coopmpi.registry import Part
+from coopmpi.tasks.problem import Place
+
+
+class Task(Part, frozen=True, kw_only=True):
+    """What is trained. Fields are the keys of the [task] table."""
+
+    name: ClassVar[str]
+
+    def prepare(self, place: Place):
+        """The problem of one rank: anything with the members of coopmpi.tasks.problem.Problem."""
+        raise NotImplementedError
+
+    def outline(self, place: Place):
+        """The same problem without its data: `dimension`, and where there are such `layout`, `samples` and `batch`."""
+        return self.prepare(place)

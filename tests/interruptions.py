@@ -1,0 +1,45 @@
+"""Stopping a run at a chosen step, and going on with it, in this process."""
+
+import os
+import signal
+
+import h5py
+import pytest
+
+from coopmpi import config
+from coopmpi.drivers.solo import Solo
+from coopmpi.errors import Interrupted
+from coopmpi.run import ballot, step_log
+from coopmpi.run.assemble import assemble
+from coopmpi.run.session import train
+from coopmpi.sinks import Sink
+
+
+class Stops(Sink):
+    """Presses Ctrl-C after a step."""
+
+    step: int
+
+    def steps(self, rows):
+        if rows.first + len(rows.tau) == self.step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def run(given, output, checkpoint=None, sinks=()):
+    train(assemble(config.resolve(given), Solo()), Solo(), output, sinks, checkpoint)
+
+
+def interrupted(given, output, step, checkpoint=None):
+    """Train until a signal after that step stops the run."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(ballot, "VOTE_SECONDS", 0)
+        patch.setattr(step_log, "BLOCK", 1)  # sinks see every step at once
+        run(given, output, checkpoint, [Stops(step=step)])
+
+
+def content(path):
+    """What two equal runs have in common."""
+    with h5py.File(path) as file:
+        assert file.attrs["status"].rstrip(b"\0 ") == b"finished"
+        names = ("final/x", "final/mean", "train/step", "train/loss", "train/tau", "train/bytes_sent")
+        return {name: file[name][:] for name in names}
