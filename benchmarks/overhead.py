@@ -34,9 +34,7 @@ def main(arguments):
         run, driver, algorithm = assembly.context, assembly.driver, assembly.config.algorithm
         state, _ = assembly.start()
         for k in range(options.steps):
-            run.at(k)
-            driver.at(k)
-            driver.drive(run.rounds.after_step(k, driver.drive(algorithm.step(state, run)), state, run))
+            driver.step(algorithm, state, run, k)
 
     with tempfile.TemporaryDirectory() as folder:
 

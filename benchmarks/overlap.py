@@ -199,10 +199,7 @@ class Local:
     def _steps(self):
         begin, computed, waited = perf_counter(), 0.0, 0.0
         for _ in range(self.tau):
-            self.context.at(self.k)
-            self.driver.at(self.k)
-            loss = self.driver.drive(self.algorithm.step(self.state, self.context))
-            self.driver.drive(self.context.rounds.after_step(self.k, loss, self.state, self.context))
+            self.driver.step(self.algorithm, self.state, self.context, self.k)
             start, end = self.driver.computing
             computed += end - start
             waited += self.driver.waited

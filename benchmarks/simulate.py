@@ -58,10 +58,7 @@ def _stepper(tables, mode):
 
     def go(n):
         for _, k in zip(range(n), steps):
-            context.at(k)
-            driver.at(k)
-            loss = driver.drive(assembly.config.algorithm.step(state, context))
-            driver.drive(context.rounds.after_step(k, loss, state, context))
+            driver.step(assembly.config.algorithm, state, context, k)
             assembly.clocks.account()
 
     return go
@@ -107,10 +104,7 @@ def _measure(algorithm, graph, workers, repeats):
     def period(clocks):
         driver.clocks = clocks
         for _, k in zip(range(PERIOD), steps):
-            run.at(k)
-            driver.at(k)
-            loss = driver.drive(assembly.config.algorithm.step(state, run))
-            driver.drive(run.rounds.after_step(k, loss, state, run))
+            driver.step(assembly.config.algorithm, state, run, k)
 
     candidates = {"without": lambda: period(None), "with": lambda: period(clocks)}
     with threadpool_limits(1):

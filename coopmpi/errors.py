@@ -27,6 +27,10 @@ class NumericalFailure(CoopError):
     status = 4
 
 
+class Misuse(UserError):
+    """A request that cannot be answered; whoever knows which line made it says so."""
+
+
 def located(where, text):
     """The UserError for a mistake in somebody's own code; where: a frame that is running, or a function."""
     code = getattr(where, "f_code", None)

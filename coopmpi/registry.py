@@ -87,6 +87,11 @@ def base(kind):
     return getattr(importlib.import_module(module), name)
 
 
+def kinds():
+    """The names of all kinds."""
+    return tuple(_HOMES)
+
+
 def _own(kind, path):
     """The user's own class at `package.module:Class`; UserError if it is no part of that kind."""
     cls = load_object(path, f"[{kind}] kind")

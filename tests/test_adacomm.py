@@ -78,12 +78,9 @@ def taus(tables):
     assembly = assemble(config.resolve(tables), Solo())
     trainer, found = Trainer(assembly, Sink()), []
     for k in range(tables["steps"]):
-        trainer.context.at(k)
-        trainer.driver.at(k)
         trainer.driver.wall_time = lambda: k + 1.0
         found.append(trainer.context.tau)
-        loss = trainer.driver.drive(trainer.algorithm.step(trainer.state, trainer.context))
-        trainer.driver.drive(trainer.context.rounds.after_step(k, loss, trainer.state, trainer.context))
+        trainer.driver.step(trainer.algorithm, trainer.state, trainer.context, k)
     trainer.driver.drive(trainer.algorithm.finish(trainer.state, trainer.context))
     return found, trainer
 
@@ -183,6 +180,16 @@ def test_divergence_is_a_numerical_failure(path):
     with pytest.raises(NumericalFailure, match="smaller"), np.errstate(all="ignore"):
         lockstep(quadratic(path, "local-sgd", {"kind": "adacomm", "tau": 4, "interval": 1e-9},
                            optimizer={"lr": 100.0}, steps=2000))
+
+
+def test_wall_clock_decisions_are_refused_where_a_run_must_repeat(path):
+    given = quadratic(path, "local-sgd", {"kind": "adacomm"}, deterministic=True)
+    with pytest.raises(UserError, match="deterministic = true needs interval_steps"):
+        lockstep(given)
+    assemble(config.resolve(given), Solo(), mode="simulate")  # virtual clocks repeat
+    lockstep(given | {"period": {"kind": "adacomm", "interval_steps": 50}})
+    with pytest.raises(UserError, match="give one of them"):
+        config.resolve({"period": {"kind": "adacomm", "interval": 3.0, "interval_steps": 3}})
 
 
 def test_dry_run_costs_what_the_first_period_costs(path):

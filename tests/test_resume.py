@@ -37,6 +37,19 @@ def test_a_resumed_run_equals_one_that_was_never_stopped(path, tmp_path, variant
         assert np.array_equal(parts[name], values), name
 
 
+@pytest.mark.parametrize("step", [19, 22, 41])
+@pytest.mark.parametrize("algorithm", ["local-sgd", "dpa", "overlap-local-sgd", "squarm-sgd"])
+def test_adacomm_that_counts_steps_goes_on_with_its_decisions(path, tmp_path, algorithm, step):
+    given = tables(path, algorithm, period={"kind": "adacomm", "tau": 9, "interval_steps": 12})
+    run(given, tmp_path / "whole.h5")
+    interrupted(given, tmp_path / "parts.h5", step=step)
+    run(given, tmp_path / "parts.h5", checkpoint=Checkpoint(tmp_path / "parts.h5"))
+    whole, parts = content(tmp_path / "whole.h5"), content(tmp_path / "parts.h5")
+    assert len(set(whole["train/tau"].tolist())) > 2
+    for name, values in whole.items():
+        assert np.array_equal(parts[name], values), name
+
+
 def test_changing_periods_go_on_where_they_were(path, tmp_path):
     given = tables(path, "local-sgd", period={"kind": "list", "taus": [[0, 7], [20, 3], [40, 1]]})
     run(given, tmp_path / "whole.h5")

@@ -16,6 +16,7 @@ VERBS = {
     "inspect": "Look into a result file, finished or being written.",
     "graph": "Degree, spectral gap, messages and bytes of a mixing choice.",
     "algorithms": "List the algorithms, their keys and their sources.",
+    "check": "Try the rules on an algorithm, graph, compressor, sink or problem of your own.",
     "doctor": "Say what was found here: MPI, GPUs, HDF5, threads, and what to do about it.",
 }
 

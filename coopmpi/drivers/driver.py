@@ -6,18 +6,23 @@ device, which may hold arrays that have a shape only (coopmpi.device.hollow).
 """
 
 from contextlib import nullcontext
+from pathlib import Path
 from time import perf_counter
+from types import GeneratorType
 
 import numpy as np
+
+import coopmpi
 
 from coopmpi.drivers import tickets
 from coopmpi.drivers.rank_layout import Group, RankLayout
 from coopmpi.drivers.tickets import Ticket
 from coopmpi.drivers.wiring import Wiring
-from coopmpi.errors import UserError
+from coopmpi.errors import Misuse, UserError, located
 from coopmpi.step.requests import Advance, Array, Finish, Grad, Mean, Mix, Now, Packed, Recall, Requests, Start
 
 LONG = 2e-3  # seconds of a gradient during which it is worth moving messages
+PACKAGE = str(Path(coopmpi.__file__).parent)
 
 
 class Driver:
@@ -54,6 +59,21 @@ class Driver:
         """Bytes that each local worker has sent in this step, (b,)."""
         return sum((traffic.sent for traffic in self.traffics), np.zeros(len(self.hosted)))
 
+    def step(self, algorithm, state, context, k: int) -> Array:
+        """Step k of the algorithm, and what the period does after it; the losses (b,)."""
+        context.at(k)
+        self.at(k)
+        generator = algorithm.step(state, context)
+        if not isinstance(generator, GeneratorType):
+            raise located(algorithm.step, "step() never yields: write `yield` before each request, and `yield from` before "
+                          "context.local_step(state)")
+        loss = self.drive(generator)
+        if getattr(loss, "shape", None) != (len(self.hosted),) or loss.dtype != state.x.dtype:
+            raise located(algorithm.step, f"step() must return the losses of the workers, of shape ({len(self.hosted)},) and "
+                          f"dtype {state.x.dtype}, {_returned(loss)}")
+        self.drive(context.rounds.after_step(k, loss, state, context))
+        return loss
+
     def drive(self, generator: Requests):
         """Answer a generator's requests until it returns; its return value."""
         answer = None
@@ -62,10 +82,22 @@ class Driver:
                 request = generator.send(answer)
             except StopIteration as stop:
                 return stop.value
-            answer = self._answers[type(request)](request)
+            try:
+                answer = self.answer(request)
+            except Misuse as error:
+                raise located(_asking(generator), str(error)) from None
+
+    def answer(self, request):
+        """The answer of one request; Misuse for what is none, or asks for what cannot be."""
+        answer = self._answers.get(type(request))
+        if answer is None:
+            raise Misuse(f"unknown request {request!r:.80}; a step may yield "
+                         f"{', '.join(sorted(kind.__name__ for kind in self._answers))}")
+        return answer(request)
 
     # what is answered at once
     def grad(self, request: Grad) -> tuple[Array, Array]:
+        self._require_rows(request, request.x, self.task.dimension)
         begin, host_begin = self.device.clock(), perf_counter()
         with self.world.moving if self._under_way and self._gradient_seconds > LONG else nullcontext():
             loss, gradient = self.task.gradient(request.x, self.k)
@@ -79,6 +111,7 @@ class Driver:
         return self.clocks.time if self.clocks else self.wall_time()
 
     def recall(self, request: Recall) -> Array:
+        self._require_mixing(request)
         b, copies = len(self.hosted), request.copies
         out = self.device.empty((b, copies.shape[1]), copies.dtype)
         return self.device.mix(copies[:b], copies[b:], self.wiring.recalled(request.round), out)
@@ -96,6 +129,8 @@ class Driver:
 
     def finish(self, request: Finish) -> Array:
         ticket, before = request.ticket, self.waited
+        if ticket not in self._under_way:
+            raise Misuse(f"Finish takes the ticket of a Start, once; given {ticket!r:.60}")
         self._under_way.remove(ticket)
         value = self._value(ticket)
         ticket.waited += self.waited - before
@@ -104,6 +139,14 @@ class Driver:
 
     def post(self, request: Mix | Mean | Advance) -> Ticket:
         """Start the communication that a request asks for."""
+        if type(request) not in self._posts:
+            raise Misuse(f"Start takes a Mix, Mean or Advance, given {request!r:.60}")
+        if type(request) is not Mean:
+            self._require_mixing(request)
+        if type(request) is Mix:
+            self._require_rows(request, request.x, self.task.dimension)
+        elif type(request) is Mean:
+            self._require_rows(request, request.x)
         traffic = request.traffic(self.wiring)
         self.traffics.append(traffic)
         self.posted += 1
@@ -135,6 +178,21 @@ class Driver:
         if self.clocks:
             self.clocks.wait(ticket.due)
         return value
+
+    # what requests may ask
+    def _require_rows(self, request, x, columns=None):
+        """Misuse unless x has a row for each local worker, of so many numbers."""
+        if type(x) is Packed:
+            return
+        shape = getattr(x, "shape", None)
+        if shape is None or len(shape) != 2 or shape[0] != len(self.hosted) or columns not in (None, shape[1]):
+            given = f"an array of shape {shape}" if shape is not None else f"{x!r:.60}"
+            raise Misuse(f"{type(request).__name__} takes an array with a row for each of the {len(self.hosted)} workers on "
+                         f"this rank, ({len(self.hosted)}, {columns or 'n'}); given {given}")
+
+    def _require_mixing(self, request):
+        if self.wiring.mixing is None:
+            raise Misuse(f"{type(request).__name__} needs the [mixing] table: say uses_mixing = True in the class")
 
     # for tickets
     def group_sum(self, rows: Array, group: Group, out: Array):
@@ -185,3 +243,21 @@ class Driver:
             kinds = ", ".join(sorted({ticket.traffic.kind for ticket in self._under_way}))
             raise UserError(f"algorithm {algorithm}: {len(self._under_way)} transfers were started and never finished "
                             f"({kinds}); every Start needs its Finish, at the latest in the algorithm's `finish`")
+
+
+def _asking(generator):
+    """The frame that yielded the last request: of generators inside each other the innermost outside of this package."""
+    frames = []
+    while isinstance(generator, GeneratorType):
+        frames.append(generator.gi_frame)
+        generator = generator.gi_yieldfrom
+    own = [frame for frame in frames if not frame.f_code.co_filename.startswith(PACKAGE)]
+    return (own or frames)[-1]
+
+
+def _returned(loss):
+    if loss is None:
+        return "but it returned nothing: end it with `return loss`"
+    if isinstance(loss, GeneratorType):
+        return f"but it returned a generator: write `loss = yield from {loss.__name__}(...)`"
+    return f"given {getattr(loss, 'shape', loss)!r:.60} of {getattr(loss, 'dtype', type(loss).__name__)}"

@@ -4,7 +4,7 @@ from functools import cached_property
 
 from coopmpi.drivers.exchange_schedule import ExchangeSchedule, RowWeights
 from coopmpi.drivers.rank_layout import Group, RankLayout
-from coopmpi.errors import UserError
+from coopmpi.errors import Misuse
 from coopmpi.step import traffic
 from coopmpi.step.traffic import Traffic
 from coopmpi.topology.matrix import MixingMatrix
@@ -37,7 +37,7 @@ class Wiring:
         """A mean of vectors of nbytes over all workers, or over each group of so many consecutive ones."""
         group = group or self.workers
         if self.workers % group:
-            raise UserError(f"Mean over a group of {group}: {self.workers} workers make no equal groups of that size")
+            raise Misuse(f"Mean over a group of {group}: {self.workers} workers make no equal groups of that size")
         return traffic.average(len(self.hosted), group, nbytes, self.workers)
 
     def packed_average(self, nbytes: float) -> Traffic:

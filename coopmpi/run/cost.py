@@ -63,10 +63,7 @@ def estimate(assembly) -> Cost:
     rounds = 2 * ((mixing.cycle or RANDOM_ROUNDS) if mixing else 1)
     sent, messages = 0.0, Counter()
     for k in range(tau * rounds):
-        context.at(k)
-        driver.at(k)
-        loss = driver.drive(algorithm.step(state, context))
-        driver.drive(context.rounds.after_step(k, loss, state, context))
+        driver.step(algorithm, state, context, k)
         sent += driver.sent.mean()
         for traffic in driver.traffics:
             messages[traffic.kind] += traffic.links.degree.mean() if traffic.links else 1

@@ -35,11 +35,8 @@ class Trainer:
         if not self.done:
             self.evaluate()
         for k in range(self.done, context.steps):
-            context.at(k)
-            driver.at(k)
             tau = context.tau
-            loss = driver.drive(self.algorithm.step(state, context))
-            driver.drive(context.rounds.after_step(k, loss, state, context))
+            loss = driver.step(self.algorithm, state, context, k)
             self.done = k + 1
             ends = self.ballot.stops(self.done, stopwatch.seconds) or self.done == context.steps
             if ends:

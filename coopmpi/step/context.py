@@ -1,7 +1,9 @@
 """What a step is told, and the updates that steps have in common."""
 
+import sys
 from collections.abc import Sequence
 
+from coopmpi.errors import located
 from coopmpi.step.requests import Array, Grad, Packed, Requests
 from coopmpi.step.slots import State
 
@@ -61,6 +63,8 @@ class Context:
 
     def pack(self, x: Array, round: int, silent: Sequence[int] = ()) -> Packed:
         """The models x (b, d) compressed for the wire; `silent` local rows say nothing."""
+        if self.codec is None:
+            raise located(sys._getframe(1), "context.pack needs the [compress] table: say uses_compress = True in the class")
         rows = self.codec.encode(x, self.hosted, round)
         for row in silent:
             rows[row] = 0

@@ -109,6 +109,11 @@ def row_bytes(x: Array | Packed) -> float:
     return x.nbytes if type(x) is Packed else x.shape[1] * x.dtype.itemsize
 
 
+def is_request(value) -> bool:
+    """Was this made to be yielded?"""
+    return isinstance(value, (Grad, Now, Mix, Mean, Advance, Recall, Start, Finish))
+
+
 def relay(generator: Requests, handle) -> Requests:
     """The same generator, with each request passed through `handle(request)`: a generator that returns the answer."""
     answer = None

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from coopmpi.errors import located
+from coopmpi.step.requests import is_request
 
 
 class Slot(NamedTuple):
@@ -57,6 +58,8 @@ def _described(value):
 
 def _advice(value, expected):
     shape, dtype = expected
+    if is_request(value):
+        return f": a request has an answer where it is yielded, as in state.x = yield {type(value).__name__}(...)"
     if getattr(value, "shape", None) == (1, *shape[1:]):
         return ": give every worker its row, as in context.replicate(value, like=state.x)"
     return ""
