@@ -7,8 +7,7 @@ the b workers that live on this rank, (1, d) for what all workers share.
 
 from coopmpi.step.algorithm import Algorithm
 from coopmpi.step.context import Context
-from coopmpi.step.requests import Advance, Finish, Grad, Mean, Mix, Now, Packed, Recall, Start, relay
+from coopmpi.step.requests import Advance, Finish, Grad, Mean, Mix, Now, Packed, Recall, Start
 from coopmpi.step.slots import MODEL, Slot, State
 
-__all__ = ["MODEL", "Advance", "Algorithm", "Finish", "Grad", "Mean", "Mix", "Now", "Packed", "Recall", "Context", "Slot", "Start", "State",
-           "relay"]
+__all__ = ["MODEL", "Advance", "Algorithm", "Finish", "Grad", "Mean", "Mix", "Now", "Packed", "Recall", "Context", "Slot", "Start", "State"]

@@ -112,14 +112,3 @@ def row_bytes(x: Array | Packed) -> float:
 def is_request(value) -> bool:
     """Was this made to be yielded?"""
     return isinstance(value, (Grad, Now, Mix, Mean, Advance, Recall, Start, Finish))
-
-
-def relay(generator: Requests, handle) -> Requests:
-    """The same generator, with each request passed through `handle(request)`: a generator that returns the answer."""
-    answer = None
-    while True:
-        try:
-            request = generator.send(answer)
-        except StopIteration as stop:
-            return stop.value
-        answer = yield from handle(request)
