@@ -29,15 +29,20 @@ class Driver:
     """Runs the generators of an algorithm on this rank, and accounts for time and traffic."""
 
     def __init__(self, workers: int, task, mixing, device, world, deterministic=False, clocks=None):
+        # who takes part
         self.workers, self.task, self.device, self.world = workers, task, device, world
         self.deterministic, self.clocks = deterministic, clocks  # virtual clocks, in a simulation
         self.rank_layout = RankLayout(workers, world.size)
         self.hosted = self.rank_layout.hosted(world.rank)
         self.wiring = Wiring(self.rank_layout, world.rank, mixing)
+
+        # time, and what is under way
         self.wall_time = perf_counter  # the trainer puts its own clock here
         self.posted = 0  # communications, the same number on all ranks
         self._under_way = []
         self._gradient_seconds = 0.0  # of the host, last time
+
+        # request types are told apart by these tables
         self._posts = {Mix: self._post_mix, Mean: self._post_mean, Advance: self._post_advance}
         self._answers = {Grad: self.grad, Recall: self.recall, Start: self.start, Finish: self.finish, Now: self.now}
         self._answers |= {kind: self.ask for kind in self._posts}
@@ -99,6 +104,7 @@ class Driver:
     def grad(self, request: Grad) -> tuple[Array, Array]:
         self._require_rows(request, request.x, self.task.dimension)
         begin, host_begin = self.device.clock(), perf_counter()
+        # a thread moves messages meanwhile where that pays
         with self.world.moving if self._under_way and self._gradient_seconds > LONG else nullcontext():
             loss, gradient = self.task.gradient(request.x, self.k)
         self.computing, self._gradient_seconds = (begin, self.device.clock()), perf_counter() - host_begin

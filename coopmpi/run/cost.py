@@ -48,6 +48,7 @@ class Rehearsal(Solo):
 
 def estimate(assembly) -> Cost:
     """The Cost of an assembled run on this rank. Where a trigger decides who speaks, all do."""
+    # the same run with shapes in place of numbers
     real, config = assembly.driver, assembly.config
     algorithm, device, tau = config.algorithm.unconditional(), Hollow(), period_of(config).tau_from(0)
     mixing = real.wiring.mixing
@@ -56,10 +57,11 @@ def estimate(assembly) -> Cost:
                     Rehearsal(real.world.rank, real.world.size), config.deterministic)
     codec = assembly.context.codec and HollowCodec(assembly.context.codec, device)
     context = Context(config.workers, driver.hosted, config.steps, config.optimizer, config.schedule, device,
-                       assembly.context.tensors, config.seed, codec, mixing)
+                      assembly.context.tensors, config.seed, codec, mixing)
     state = State(assembly.slots, problem.initial(), driver)
     context.rounds = Every(tau=tau).rounds(state)
 
+    # its traffic, added up over two cycles of rounds
     rounds = 2 * ((mixing.cycle or RANDOM_ROUNDS) if mixing else 1)
     sent, messages = 0.0, Counter()
     for k in range(tau * rounds):
@@ -68,8 +70,8 @@ def estimate(assembly) -> Cost:
         for traffic in driver.traffics:
             messages[traffic.kind] += traffic.links.degree.mean() if traffic.links else 1
 
+    # its memory; scratch of chained sums is 1-D and stays small, all else has a row per worker
     slots = sum(getattr(state, s.name).nbytes for s in assembly.slots if s.kind not in ("ticket", "host"))
-    # scratch of chained sums is 1-D and stays small; all else has a row per worker
     held = device.pool.nbytes_of(lambda array: array.ndim == 2)
     memory = {"slots": slots, "exchange": held - slots}
     if codec:
