@@ -10,6 +10,9 @@ from pathlib import Path
 from time import perf_counter
 
 from benchmarks.timing import interleaved, table
+from coopmpi import config
+from coopmpi.drivers.solo import Solo
+from coopmpi.run.assemble import assemble
 
 CASES = (("local-sgd", ""), ("d-psgd", "ring"), ("d-psgd", "exponential"))
 PERIOD = 8  # steps that are timed together
@@ -43,10 +46,6 @@ def main(arguments):
 
 
 def _assembled(tables, mode):
-    from coopmpi import config
-    from coopmpi.drivers.solo import Solo
-    from coopmpi.run.assemble import assemble
-
     return assemble(config.resolve({"device": "cpu", "compute": {"kind": "exponential"}} | tables), Solo(), mode)
 
 
@@ -77,7 +76,6 @@ def _ratio():
 
 def _many():
     """Seconds of a whole run, its result file included."""
-    from coopmpi.drivers.solo import Solo
     from coopmpi.run.session import train
 
     begin = perf_counter()

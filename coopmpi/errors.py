@@ -28,7 +28,7 @@ class NumericalFailure(CoopError):
 
 
 class Misuse(UserError):
-    """A request that cannot be answered; whoever knows which line made it says so."""
+    """A request that cannot be answered; the caller that knows the request's line of code adds it."""
 
 
 def located(where, text):

@@ -22,7 +22,7 @@ PICKLED = ("expected arrays of numbers, found an object array, which only a pick
 
 @contextmanager
 def reading(path, kind):
-    """Everything that goes wrong in here is the file's fault: a UserError. kind: what the file should be."""
+    """Errors inside this context come from the file and become a UserError. kind: what the file should be."""
     if not Path(path).is_file():
         raise UserError(f"file {str(path)!r} does not exist")
     try:

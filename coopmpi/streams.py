@@ -31,8 +31,8 @@ _state = _bits.state
 def stream(seed, purpose, worker=0, step=0):
     """The generator of (seed, purpose, worker, step), at its start.
 
-    There is one generator, and each call points it elsewhere (2 microseconds instead of 150 for a new
-    one): draw all you need before asking for the next stream.
+    There is one generator, and each call sets it to another start (2 microseconds instead of 150 for a
+    new one): draw all you need before asking for the next stream.
     """
     _state["state"]["key"][:] = seed, purpose
     _state["state"]["counter"][:] = 0, 0, worker, step  # the low words count the draws

@@ -1,7 +1,5 @@
 """BMUF: blockwise model-update filtering, a momentum on the averaged displacement of a period."""
 
-
-
 from coopmpi.ranges import Fraction
 from coopmpi.registry import register
 from coopmpi.step import Algorithm, Mean, Slot

@@ -1,7 +1,5 @@
 """CHOCO-SGD: decentralised SGD in which only compressed differences travel."""
 
-
-
 from coopmpi.compression.gossip import gossip
 from coopmpi.ranges import Share
 from coopmpi.registry import register

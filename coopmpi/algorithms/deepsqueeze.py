@@ -1,7 +1,5 @@
 """DeepSqueeze: gossip of compressed models with error feedback."""
 
-
-
 from coopmpi.compression.feedback import compress_with_feedback
 from coopmpi.ranges import Share
 from coopmpi.registry import register

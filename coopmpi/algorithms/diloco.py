@@ -1,7 +1,5 @@
 """DiLoCo: an outer Nesterov step on the averaged displacement of a long inner period."""
 
-
-
 from coopmpi.ranges import Fraction, Positive
 from coopmpi.registry import register
 from coopmpi.step import Algorithm, Mean, Slot

@@ -41,7 +41,7 @@ class DoubleCompressed(Algorithm, frozen=True, kw_only=True):
             away = context.combine((1.0, -1.0), (state.common, state.x))
             up = compress_with_feedback(context.codec, away, state.left_out, context.hosted, context.round)
             mean = yield Mean(Packed(context.codec, up.packed, context.round))
-            # the way back has the random numbers of a worker of its own
+            # the way back draws the random numbers of a worker m that does not exist
             down = compress_with_feedback(context.codec, mean, state.left_out_down, (context.workers,), context.round)
             state.left_out, state.left_out_down, move = up.memory, down.memory, down.value
             # xhat <- xhat - Q, or with block momentum u <- beta u + Q; xhat <- xhat - u

@@ -1,6 +1,5 @@
 """Elastic averaging SGD: workers are tied to a centre by a spring."""
 
-
 import numpy as np
 
 from coopmpi.ranges import Share

@@ -1,7 +1,5 @@
 """Overlap Local-SGD: an anchor model hides the averaging behind the next period's local steps."""
 
-
-
 from coopmpi.ranges import Fraction, Share
 from coopmpi.registry import register
 from coopmpi.step import Algorithm, Finish, Mean, Slot, Start

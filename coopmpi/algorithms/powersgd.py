@@ -1,7 +1,5 @@
 """PowerSGD: synchronous SGD in which two thin factors of every gradient matrix travel."""
 
-
-
 from coopmpi.compression.factors import ThinFactors, joined, parted
 from coopmpi.ranges import Count
 from coopmpi.registry import register
@@ -30,12 +28,14 @@ class PowerSGD(Algorithm, frozen=True, kw_only=True):
     rank: Count = 2
 
     def step(self, state, context):
+        # at first, Q is random, the same on all ranks
         device, xp = context.device, context.device.xp
         thin = ThinFactors(self.rank, context.tensors)
         if context.k == 0:
             state.factors = context.device.asarray(thin.first(state.factors.shape, state.factors.dtype, context.seed))
-        loss, gradient = yield Grad(state.x)
+
         # M_i = G_i + e_i
+        loss, gradient = yield Grad(state.x)
         target = context.combine((1.0, 1.0), (gradient, state.left_out))
         ms = thin.matrices(target)
 
@@ -58,9 +58,13 @@ class PowerSGD(Algorithm, frozen=True, kw_only=True):
             xp.matmul(p, q.T, out=out[0])
             sent = device.empty((len(m), m[0].size), m.dtype).reshape(m.shape)
             xp.subtract(m, xp.matmul(p, xp.swapaxes(mine, 1, 2), out=sent), out=m)
+
+        # what was sent as it is: nothing is left out
         for span, numbers in zip(thin.whole, mean[len(ms):]):
             average[:, span] = numbers
             target[:, span] = 0
+
+        # X <- X - lr direction(P Q^T)
         state.left_out, state.factors = target, factors
         context.descend(state, state.x, context.replicate(average, like=target))
         return loss

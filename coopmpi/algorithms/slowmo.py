@@ -1,7 +1,5 @@
 """SlowMo: slow momentum on top of periodic averaging."""
 
-
-
 from coopmpi.ranges import Fraction, Positive
 from coopmpi.registry import register
 from coopmpi.step import Algorithm, Mean, Slot

@@ -1,7 +1,5 @@
 """Streaming DiLoCo: the model is averaged in fragments, one after the other, each while training goes on."""
 
-
-
 from coopmpi.errors import UserError
 from coopmpi.ranges import Count, Fraction, Positive, Whole
 from coopmpi.registry import register

@@ -168,7 +168,7 @@ def _comparison(workers, seed, weights, model_bytes, model):
         table.add_row(name, degree, _number(f.zeta), _number(1 - f.zeta), _rounds(f.rounds), _size(f.bytes),
                       _size(whole_rounds * f.bytes))
     if not table.row_count:
-        _bind("ring", workers, seed, weights, {})  # raises what keeps all of them from working
+        _bind("ring", workers, seed, weights, {})  # raises the error that all graphs have in common
     notes = ("zeta = ||W - J||_2 over a cycle of rounds, gap = 1 - zeta; to 1/10: until the workers disagree ten "
              "times less; sent: by the busiest worker, an all-reduce where W averages over all workers.")
     return table, notes, *impossible

@@ -1,33 +1,39 @@
 """A compressor at work on whole models: flat vectors to packets and back, tensor by tensor."""
 
+from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-from coopmpi.device.pool import Pool
+from coopmpi.compression.wire import Field
+from coopmpi.device.host import Host
+from coopmpi.device.pool import Array, Pool
 from coopmpi.streams import Purpose, stream
 
 
 class Tensor(NamedTuple):
     """One tensor: its place in the model, in the packet and among the random numbers."""
 
-    shape: tuple
+    shape: tuple[int, ...]
     span: slice
-    fields: list
-    places: list
+    fields: list[Field]
+    places: list[slice]
     drawn: slice
 
 
 class Codec:
     """A compressor at work on a model: flat vectors to packets of a fixed size, and back.
 
+    compressor: a coopmpi.compression.compressors.Compressor; entries: (name, shape, offset) of the model's tensors.
     nbytes: what one worker's packet takes on the wire; bits: the payload in it, without filling up to bytes.
-    A packet decodes to the same bits everywhere: what is decoded is a function of it, the seed, worker and round.
+    A packet decodes to the same bits everywhere: the result is a function of packet, seed, worker and round.
     """
 
-    def __init__(self, compressor, entries, dtype, device, seed):
+    def __init__(self, compressor: Any, entries: Sequence[tuple[str, tuple[int, ...], int]], dtype: DTypeLike, device: Host,
+                 seed: int) -> None:
         self.compressor, self.device, self.seed, self.dtype = compressor, device, seed, np.dtype(dtype)
         shapes = [tuple(shape) for _, shape, _ in entries]
         fields = [compressor.fields(shape, self.dtype) for shape in shapes]
@@ -42,7 +48,7 @@ class Codec:
         self._draws = sum(compressor.draws(shape) for shape in shapes)
         self._host = Pool(np.empty)
 
-    def encode(self, x, workers, round):
+    def encode(self, x: Array, workers: Sequence[int], round: int) -> Array:
         """x (b, d) of the workers with these indices -> packets (b, nbytes) uint8."""
         packed = self.device.empty((x.shape[0], self.nbytes), "uint8")
         for rows in self._blocks(x.shape[0]):
@@ -54,8 +60,8 @@ class Codec:
                     packed[rows, place] = field.pack(self.device, value)
         return packed
 
-    def decode(self, packed, workers, round, out):
-        """Packets (k, nbytes) of the workers with these indices -> `out` (k, d), which is returned.
+    def decode(self, packed: Array, workers: Sequence[int], round: int, out: Array) -> Array:
+        """Packets (k, nbytes) uint8 of the workers with these indices -> `out` (k, d), which is returned.
 
         A packet of zeros is the zero vector.
         """
@@ -69,7 +75,7 @@ class Codec:
         return out
 
     def _blocks(self, rows):
-        """Slices of so many rows that what is computed on the way stays in the cache."""
+        """Slices of so many rows that intermediate results stay in the cache."""
         block = max(1, self.device.chunk // self._largest)
         return (slice(start, start + block) for start in range(0, rows, block))
 

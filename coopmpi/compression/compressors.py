@@ -1,17 +1,21 @@
 """What travels instead of a vector: compressors, each applied to every tensor of the model by itself.
 
-x stands for the rows (b, n) of one tensor of b workers.
+x stands for the rows (b, n) of one tensor of b workers, in the dtype of the model.
 """
 
+from collections.abc import Sequence
 from math import prod, sqrt
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from msgspec import Meta
+from numpy.typing import DTypeLike
 
 from coopmpi.compression.codec import Codec
 from coopmpi.compression.selection import largest, scatter
-from coopmpi.compression.wire import Integers, Numbers, index_width
+from coopmpi.compression.wire import Field, Integers, Numbers, index_width
+from coopmpi.device.host import Host
+from coopmpi.device.pool import Array
 from coopmpi.ranges import Count, Share
 from coopmpi.registry import Part, register
 
@@ -36,27 +40,28 @@ class Compressor(Part, frozen=True, kw_only=True):
     random: ClassVar[str] = "none"
     drawn_type: ClassVar[str] = "float32"
 
-    def bind(self, entries, dtype, device, seed):
+    def bind(self, entries: Sequence[tuple[str, tuple[int, ...], int]], dtype: DTypeLike, device: Host, seed: int) -> Codec:
         """The Codec of a model: entries (name, shape, offset) of its tensors in the flat vector."""
         return Codec(self, entries, dtype, device, seed)
 
-    def fields(self, shape, dtype):
+    def fields(self, shape: tuple[int, ...], dtype: np.dtype) -> list[Field]:
         """What is sent of one tensor: a list of Numbers and Integers."""
         raise NotImplementedError
 
-    def draws(self, shape):
+    def draws(self, shape: tuple[int, ...]) -> int:
         """How many random numbers one tensor needs."""
         return 0
 
-    def draw(self, generator, shape, out):
+    def draw(self, generator: np.random.Generator, shape: tuple[int, ...], out: np.ndarray) -> None:
         """Fill `out` (draws,), of type drawn_type, with the random numbers of one tensor."""
 
-    def compress(self, device, x, shape, drawn):
-        """An array (b, count) for each field; drawn (b, draws), or (1, draws) if shared."""
+    def compress(self, device: Host, x: Array, shape: tuple[int, ...], drawn: Array | None) -> list[Array]:
+        """An array (b, count) for each field; drawn (b, draws), or (1, draws) if shared, or None without draws."""
         raise NotImplementedError
 
-    def restore(self, device, values, shape, drawn, out):
-        """out = C(x), from the arrays that `compress` gave."""
+    def restore(self, device: Host, values: Sequence[Array], shape: tuple[int, ...], drawn: Array | None,
+                out: Array) -> None:
+        """out (b, n) = C(x), from the arrays that `compress` gave."""
         raise NotImplementedError
 
 
@@ -68,13 +73,14 @@ class Uncompressed(Compressor, frozen=True, kw_only=True):
     linear = True
     exact = True
 
-    def fields(self, shape, dtype):
+    def fields(self, shape: tuple[int, ...], dtype: np.dtype) -> list[Field]:
         return [Numbers(prod(shape), dtype)]
 
-    def compress(self, device, x, shape, drawn):
+    def compress(self, device: Host, x: Array, shape: tuple[int, ...], drawn: Array | None) -> list[Array]:
         return [x]
 
-    def restore(self, device, values, shape, drawn, out):
+    def restore(self, device: Host, values: Sequence[Array], shape: tuple[int, ...], drawn: Array | None,
+                out: Array) -> None:
         out[...] = values[0]
 
 
@@ -84,15 +90,16 @@ class Half(Compressor, frozen=True, kw_only=True):
 
     source = "IEEE 754-2008, binary16"
 
-    def fields(self, shape, dtype):
+    def fields(self, shape: tuple[int, ...], dtype: np.dtype) -> list[Field]:
         return [Numbers(prod(shape), np.dtype("float16"))]
 
-    def compress(self, device, x, shape, drawn):
+    def compress(self, device: Host, x: Array, shape: tuple[int, ...], drawn: Array | None) -> list[Array]:
         half = device.empty(x.shape, "float16")
         half[...] = device.xp.clip(x, -LARGEST_HALF, LARGEST_HALF, out=device.empty(x.shape, x.dtype))
         return [half]
 
-    def restore(self, device, values, shape, drawn, out):
+    def restore(self, device: Host, values: Sequence[Array], shape: tuple[int, ...], drawn: Array | None,
+                out: Array) -> None:
         out[...] = values[0]
 
 
@@ -105,10 +112,10 @@ class Brain(Compressor, frozen=True, kw_only=True):
 
     source = "Kalamkar et al., A study of bfloat16 for deep learning training, 2019"
 
-    def fields(self, shape, dtype):
+    def fields(self, shape: tuple[int, ...], dtype: np.dtype) -> list[Field]:
         return [Numbers(prod(shape), np.dtype("uint16"))]
 
-    def compress(self, device, x, shape, drawn):
+    def compress(self, device: Host, x: Array, shape: tuple[int, ...], drawn: Array | None) -> list[Array]:
         xp = device.xp
         single = device.empty(x.shape, "float32")
         single[...] = xp.clip(x, -LARGEST_BRAIN, LARGEST_BRAIN, out=device.empty(x.shape, x.dtype))
@@ -125,7 +132,8 @@ class Brain(Compressor, frozen=True, kw_only=True):
         brain[...] = bits
         return [brain]
 
-    def restore(self, device, values, shape, drawn, out):
+    def restore(self, device: Host, values: Sequence[Array], shape: tuple[int, ...], drawn: Array | None,
+                out: Array) -> None:
         bits = device.empty(out.shape, "uint32")
         bits[...] = values[0]
         device.xp.left_shift(bits, 16, out=bits)
@@ -137,7 +145,7 @@ class Sparse(Compressor, frozen=True, kw_only=True):
 
     fraction: Share = 0.01
 
-    def kept(self, shape):
+    def kept(self, shape: tuple[int, ...]) -> int:
         """k."""
         return max(1, round(self.fraction * prod(shape)))
 
@@ -148,15 +156,16 @@ class TopK(Sparse, frozen=True, kw_only=True):
 
     source = "Stich, Cordonnier, Jaggi, Sparsified SGD with memory, NeurIPS 2018"
 
-    def fields(self, shape, dtype):
+    def fields(self, shape: tuple[int, ...], dtype: np.dtype) -> list[Field]:
         k = self.kept(shape)
         return [Integers(k, index_width(prod(shape))), Numbers(k, dtype)]
 
-    def compress(self, device, x, shape, drawn):
+    def compress(self, device: Host, x: Array, shape: tuple[int, ...], drawn: Array | None) -> list[Array]:
         indices = largest(device, x, self.kept(shape))
         return [indices, device.xp.take_along_axis(x, indices, axis=1)]
 
-    def restore(self, device, values, shape, drawn, out):
+    def restore(self, device: Host, values: Sequence[Array], shape: tuple[int, ...], drawn: Array | None,
+                out: Array) -> None:
         indices, numbers = values
         scatter(device, indices, numbers, out)
 
@@ -170,19 +179,20 @@ class RandK(Sparse, frozen=True, kw_only=True):
     random = "both"
     drawn_type = "int64"
 
-    def fields(self, shape, dtype):
+    def fields(self, shape: tuple[int, ...], dtype: np.dtype) -> list[Field]:
         return [Numbers(self.kept(shape), dtype)]
 
-    def draws(self, shape):
+    def draws(self, shape: tuple[int, ...]) -> int:
         return self.kept(shape)
 
-    def draw(self, generator, shape, out):
+    def draw(self, generator: np.random.Generator, shape: tuple[int, ...], out: np.ndarray) -> None:
         out[:] = generator.choice(prod(shape), out.size, replace=False, shuffle=False)
 
-    def compress(self, device, x, shape, drawn):
+    def compress(self, device: Host, x: Array, shape: tuple[int, ...], drawn: Array | None) -> list[Array]:
         return [device.xp.take_along_axis(x, drawn, axis=1)]
 
-    def restore(self, device, values, shape, drawn, out):
+    def restore(self, device: Host, values: Sequence[Array], shape: tuple[int, ...], drawn: Array | None,
+                out: Array) -> None:
         scatter(device, drawn, values[0], out)
 
 
@@ -192,14 +202,15 @@ class Sign(Compressor, frozen=True, kw_only=True):
 
     source = "Karimireddy et al., Error feedback fixes SignSGD, ICML 2019"
 
-    def fields(self, shape, dtype):
+    def fields(self, shape: tuple[int, ...], dtype: np.dtype) -> list[Field]:
         return [Integers(prod(shape), 1), Numbers(1, dtype)]
 
-    def compress(self, device, x, shape, drawn):
+    def compress(self, device: Host, x: Array, shape: tuple[int, ...], drawn: Array | None) -> list[Array]:
         positive = device.xp.greater_equal(x, 0, out=device.empty(x.shape, "bool"))
         return [positive, mean_magnitude(device, x)]
 
-    def restore(self, device, values, shape, drawn, out):
+    def restore(self, device: Host, values: Sequence[Array], shape: tuple[int, ...], drawn: Array | None,
+                out: Array) -> None:
         signed(device.xp, *values, out)
 
 
@@ -209,16 +220,17 @@ class SignTopK(Sparse, frozen=True, kw_only=True):
 
     source = "Basu et al., Qsparse-local-SGD, NeurIPS 2019"
 
-    def fields(self, shape, dtype):
+    def fields(self, shape: tuple[int, ...], dtype: np.dtype) -> list[Field]:
         k = self.kept(shape)
         return [Integers(k, index_width(prod(shape))), Integers(k, 1), Numbers(1, dtype)]
 
-    def compress(self, device, x, shape, drawn):
+    def compress(self, device: Host, x: Array, shape: tuple[int, ...], drawn: Array | None) -> list[Array]:
         indices = largest(device, x, self.kept(shape))
         numbers = device.xp.take_along_axis(x, indices, axis=1)
         return [indices, numbers >= 0, mean_magnitude(device, numbers)]
 
-    def restore(self, device, values, shape, drawn, out):
+    def restore(self, device: Host, values: Sequence[Array], shape: tuple[int, ...], drawn: Array | None,
+                out: Array) -> None:
         indices, positive, scale = values
         numbers = signed(device.xp, positive, scale, device.empty(positive.shape, out.dtype))
         scatter(device, indices, numbers, out)
@@ -237,17 +249,17 @@ class QSGD(Compressor, frozen=True, kw_only=True):
 
     levels: Annotated[int, Meta(ge=1, le=32767)] = 15
 
-    def fields(self, shape, dtype):
+    def fields(self, shape: tuple[int, ...], dtype: np.dtype) -> list[Field]:
         n = prod(shape)
         return [Integers(n, 1), Integers(n, index_width(self.levels + 1)), Numbers(1, dtype)]
 
-    def draws(self, shape):
+    def draws(self, shape: tuple[int, ...]) -> int:
         return prod(shape)
 
-    def draw(self, generator, shape, out):
+    def draw(self, generator: np.random.Generator, shape: tuple[int, ...], out: np.ndarray) -> None:
         generator.random(out=out, dtype=out.dtype)
 
-    def compress(self, device, x, shape, drawn):
+    def compress(self, device: Host, x: Array, shape: tuple[int, ...], drawn: Array | None) -> list[Array]:
         xp, s, n = device.xp, self.levels, x.shape[1]
         positive = xp.greater_equal(x, 0, out=device.empty(x.shape, "bool"))
 
@@ -267,7 +279,8 @@ class QSGD(Compressor, frozen=True, kw_only=True):
         level[...] = size
         return [positive, level, norm * top / (s * (1 + min(n / s**2, sqrt(n) / s)))]
 
-    def restore(self, device, values, shape, drawn, out):
+    def restore(self, device: Host, values: Sequence[Array], shape: tuple[int, ...], drawn: Array | None,
+                out: Array) -> None:
         positive, level, step = values
         signed(device.xp, positive, step, out)
         device.xp.multiply(out, level, out=out)
@@ -286,23 +299,23 @@ class LowRank(Compressor, frozen=True, kw_only=True):
 
     rank: Count = 2
 
-    def factored(self, shape):
+    def factored(self, shape: tuple[int, ...]) -> tuple[int, int] | None:
         """(n, c) of a tensor that two factors are smaller than, or None."""
         n, c = (shape[0], prod(shape[1:])) if shape else (1, 1)
         return (n, c) if self.rank * (n + c) < n * c else None
 
-    def fields(self, shape, dtype):
+    def fields(self, shape: tuple[int, ...], dtype: np.dtype) -> list[Field]:
         if not self.factored(shape):
             return [Numbers(prod(shape), dtype)]
         return [Numbers(self.rank * size, dtype) for size in self.factored(shape)]
 
-    def draws(self, shape):
+    def draws(self, shape: tuple[int, ...]) -> int:
         return self.rank * self.factored(shape)[1] if self.factored(shape) else 0
 
-    def draw(self, generator, shape, out):
+    def draw(self, generator: np.random.Generator, shape: tuple[int, ...], out: np.ndarray) -> None:
         generator.standard_normal(out=out, dtype=out.dtype)
 
-    def compress(self, device, x, shape, drawn):
+    def compress(self, device: Host, x: Array, shape: tuple[int, ...], drawn: Array | None) -> list[Array]:
         if not self.factored(shape):
             return [x]
         (n, c), xp, b = self.factored(shape), device.xp, x.shape[0]
@@ -312,7 +325,8 @@ class LowRank(Compressor, frozen=True, kw_only=True):
         right = xp.matmul(xp.swapaxes(left, 1, 2), matrix)
         return [left.reshape(b, -1), right.reshape(b, -1)]
 
-    def restore(self, device, values, shape, drawn, out):
+    def restore(self, device: Host, values: Sequence[Array], shape: tuple[int, ...], drawn: Array | None,
+                out: Array) -> None:
         if not self.factored(shape):
             out[...] = values[0]
             return
@@ -327,13 +341,13 @@ class LowRank(Compressor, frozen=True, kw_only=True):
         out[...] = total.reshape(k, n * c)
 
 
-def mean_magnitude(device, x):
+def mean_magnitude(device: Host, x: Array) -> Array:
     """||x||_1 / n of each row, (b, 1)."""
     size = device.xp.abs(x, out=device.empty(x.shape, x.dtype))
     return device.xp.mean(size, axis=1, keepdims=True)
 
 
-def signed(xp, positive, scale, out):
-    """out = +scale where the bit is set, -scale elsewhere."""
+def signed(xp: Any, positive: Array, scale: Array, out: Array) -> Array:
+    """out (b, n) = +scale where the bit is set, -scale elsewhere; positive (b, n) bits, scale (b, 1), xp: numpy or cupy."""
     xp.multiply(positive, 2 * scale, out=out)
     return xp.subtract(out, scale, out=out)

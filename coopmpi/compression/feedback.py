@@ -1,17 +1,21 @@
 """Error feedback: what compression left out is remembered and sent later."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
+
+from coopmpi.compression.codec import Codec
+from coopmpi.step.requests import Array
 
 
 class Sent(NamedTuple):
     """What goes out, and what stays."""
 
-    packed: object  # (b, nbytes) uint8
-    value: object  # (b, d), what every receiver makes of it
-    memory: object  # (b, d), for the next round
+    packed: Array  # (b, nbytes) uint8
+    value: Array  # (b, d), what every receiver makes of it
+    memory: Array  # (b, d), for the next round
 
 
-def compress_with_feedback(codec, value, memory, workers, round):
+def compress_with_feedback(codec: Codec, value: Array, memory: Array, workers: Sequence[int], round: int) -> Sent:
     """p = value + memory; q = C(p); memory <- p - q. Arrays (b, d), which are left as they are.
 
     Summed over rounds, what was sent plus the last memory is what was put in.

@@ -4,6 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from coopmpi.device.host import Host
+from coopmpi.device.pool import Array
+
 
 class Numbers(NamedTuple):
     """`count` numbers of one type, as they lie in memory."""
@@ -12,19 +15,19 @@ class Numbers(NamedTuple):
     dtype: np.dtype
 
     @property
-    def bits(self):
+    def bits(self) -> int:
         return 8 * self.nbytes
 
     @property
-    def nbytes(self):
+    def nbytes(self) -> int:
         return self.count * np.dtype(self.dtype).itemsize
 
-    def pack(self, device, values):
-        """(b, count) -> (b, nbytes) uint8, a view."""
+    def pack(self, device: Host, values: Array) -> Array:
+        """(b, count) of type dtype -> (b, nbytes) uint8, a view."""
         return values.view("uint8")
 
-    def unpack(self, device, packed):
-        """(b, nbytes) uint8 at any address -> (b, count)."""
+    def unpack(self, device: Host, packed: Array) -> Array:
+        """(b, nbytes) uint8 at any address -> (b, count) of type dtype."""
         aligned = device.empty(packed.shape, "uint8")
         aligned[...] = packed
         return aligned.view(self.dtype)
@@ -40,14 +43,14 @@ class Integers(NamedTuple):
     width: int
 
     @property
-    def bits(self):
+    def bits(self) -> int:
         return self.count * self.width
 
     @property
-    def nbytes(self):
+    def nbytes(self) -> int:
         return (self.bits + 7) // 8
 
-    def pack(self, device, values):
+    def pack(self, device: Host, values: Array) -> Array:
         """(b, count) integers or truth values -> (b, nbytes) uint8."""
         xp, b = device.xp, values.shape[0]
         if not self.width:
@@ -59,7 +62,7 @@ class Integers(NamedTuple):
             plane[...] = xp.bitwise_and(values, 1 << bit) if self.width > 1 else values
         return xp.packbits(planes.reshape(-1)).reshape(b, self.nbytes)
 
-    def unpack(self, device, packed):
+    def unpack(self, device: Host, packed: Array) -> Array:
         """(b, nbytes) uint8 -> (b, count), of type uint8 where that is wide enough, else int64."""
         xp, b = device.xp, packed.shape[0]
         values = device.empty((b, self.count), "uint8" if self.width <= 8 else "int64")
@@ -77,6 +80,9 @@ class Integers(NamedTuple):
         return (bits[:, start:start + self.count] for start in range(0, self.bits, self.count))
 
 
-def index_width(n):
+Field = Numbers | Integers
+
+
+def index_width(n: int) -> int:
     """Bits that tell n values apart: ceil(log2 n)."""
     return (n - 1).bit_length()

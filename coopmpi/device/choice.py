@@ -4,7 +4,7 @@ from coopmpi.device.host import Host
 from coopmpi.errors import UserError
 
 
-def choose(device, local_rank=0, buffers="staged"):
+def choose(device: str, local_rank: int = 0, buffers: str = "staged") -> Host:
     """The device that `device = "auto" | "cpu" | "gpu"` means for this rank."""
     if device == "cpu":
         return Host()

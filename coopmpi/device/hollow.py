@@ -1,7 +1,7 @@
-"""Arrays without numbers: shape and type only. With them a driver answers requests without any arithmetic.
+"""Arrays without numbers: shape and type only. A driver that is given such arrays does no arithmetic.
 
-NumPy's functions take them (through its protocols for foreign arrays) and give others; what would need a number, such
-as float(x), is refused.
+NumPy's functions take such arrays (through its protocols for foreign arrays) and return others; what would need a
+number, such as float(x), is refused.
 """
 
 from math import prod
@@ -191,7 +191,7 @@ class HollowCodec:
 
 
 class HollowProblem:
-    """Losses and gradients without numbers, in place of a problem; outline: what it says about its size."""
+    """Losses and gradients without numbers, in place of a problem; outline: that problem without its data."""
 
     def __init__(self, outline, dtype: str):
         self.dimension, self._dtype = outline.dimension, dtype

@@ -1,21 +1,24 @@
 """The CPU: arrays are numpy.ndarray. Also the interface that a GPU implements (coopmpi.device.gpu)."""
 
+from collections.abc import Sequence
 from time import perf_counter
+from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-from coopmpi.device.pool import Pool
+from coopmpi.device.pool import Array, Pool
 
 
 class Outgoing:
-    """A row on its way out that MPI may read at once."""
+    """A row to be sent that MPI may read at once."""
 
     ready = True
 
-    def __init__(self, buffer):
+    def __init__(self, buffer: Array) -> None:
         self.buffer = buffer
 
-    def wait(self):
+    def wait(self) -> None:
         """Return when `buffer` holds the row."""
 
 
@@ -24,35 +27,35 @@ class Host:
 
     name = "cpu"
     xp = np
-    chunk = 131072  # numbers per pass of a chain of operations: what lies between them stays in the cache
+    chunk = 131072  # numbers per pass of a chain of operations: intermediate results stay in the cache
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.pool = Pool(self.xp.empty)
         self.staging = self  # serves transfers that need host memory
 
-    def empty(self, shape, dtype):
+    def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         """An array with arbitrary content, recycled where possible."""
         return self.pool.empty(shape, dtype)
 
-    def asarray(self, host_array):
-        """The array on this device, from NumPy."""
+    def asarray(self, host_array: np.ndarray) -> Array:
+        """The array on this device, from NumPy, with the same shape and dtype."""
         return self.xp.asarray(host_array)
 
-    def to_host(self, array):
-        """The array as numpy.ndarray."""
+    def to_host(self, array: Array) -> np.ndarray:
+        """The array as numpy.ndarray, with the same shape and dtype."""
         return np.asarray(array)
 
-    def clock(self):
+    def clock(self) -> Any:
         """A mark in time that costs no synchronisation; `seconds` turns two of them into a duration."""
         return perf_counter()
 
-    def seconds(self, start, end):
+    def seconds(self, start: Any, end: Any) -> float:
         return end - start
 
-    def synchronize(self):
+    def synchronize(self) -> None:
         """Return when everything asked of the device has been done."""
 
-    def repeat(self, row, copies):
+    def repeat(self, row: Array, copies: int) -> Array:
         """(1, d) -> (copies, d); the row itself when one is enough."""
         if copies == 1:
             return row
@@ -60,29 +63,29 @@ class Host:
         rows[:] = row
         return rows
 
-    def outgoing(self, row):
-        """What MPI reads when it sends the row."""
+    def outgoing(self, row: Array) -> Outgoing:
+        """What MPI reads when it sends the row, a contiguous array of any shape and dtype."""
         return Outgoing(row)
 
-    def incoming(self, row):
-        """Where MPI writes what will become the row."""
+    def incoming(self, row: Array) -> Array:
+        """Where MPI writes what will become the row: an array of its shape and dtype."""
         return row
 
-    def arrived(self, buffer, row):
+    def arrived(self, buffer: Array, row: Array) -> None:
         """Bring what MPI wrote into `buffer` to the row it was meant for."""
 
-    def descend(self, x, lr, direction):
+    def descend(self, x: Array, lr: float, direction: Array) -> None:
         """x <- x - lr direction, in place; both (b, d), contiguous."""
         x, direction = x.reshape(-1), direction.reshape(-1)
-        chunk = 4 * self.chunk  # only one array lies in between
+        chunk = 4 * self.chunk  # there is only one intermediate array
         scaled = self.empty((min(chunk, x.size),), x.dtype)
         for start in range(0, x.size, chunk):
             part, span = scaled[: x.size - start], slice(start, start + chunk)
             self.xp.multiply(direction[span], lr, out=part)
             self.xp.subtract(x[span], part, out=x[span])
 
-    def weighted_sum(self, rows, weights, out):
-        """out = weights[0] rows[0] + weights[1] rows[1] + ..., added in that order; 1-D arrays.
+    def weighted_sum(self, rows: Sequence[Array], weights: Sequence[float], out: Array) -> None:
+        """out = weights[0] rows[0] + weights[1] rows[1] + ..., added in that order; 1-D arrays of one dtype.
 
         Number by number the operations depend on the weights alone, so results do not depend on where the
         rows come from. `out` must not be one of the rows.
@@ -102,20 +105,21 @@ class Host:
                 if common != 1:
                     xp.multiply(total, common, out=total)
 
-    def combine(self, weights, arrays, out):
+    def combine(self, weights: Sequence[float], arrays: Sequence[Array], out: Array) -> Array:
         """out = sum_k weights[k] arrays[k], row by row; arrays (b, n), or (1, n) for what all rows share."""
         for i in range(out.shape[0]):
             self.weighted_sum([a[i if a.shape[0] > 1 else 0] for a in arrays], weights, out[i])
         return out
 
-    def scale(self, weights, x, out):
-        """out_i = weights[i] x_i; weights: b floats."""
+    def scale(self, weights: Sequence[float], x: Array, out: Array) -> Array:
+        """out_i = weights[i] x_i; weights: b floats; x and out (b, n)."""
         for i, weight in enumerate(weights):
             self.weighted_sum([x[i]], [weight], out[i])
         return out
 
-    def mix(self, local, others, weights, out):
-        """out_i = sum_j weights_ij x_j, added in the given order.
+    def mix(self, local: Sequence[Array], others: Sequence[Array],
+            weights: Sequence[tuple[Sequence[int], Sequence[float]]], out: Array) -> Array:
+        """out_i = sum_j weights_ij x_j, added in the given order; rows (n,), out (len(weights), n).
 
         weights: for each row (sources, weights); a source counts the rows of `local`, and then those of `others`.
         """
@@ -124,12 +128,12 @@ class Host:
             self.weighted_sum([local[j] if j < b else others[j - b] for j in sources], row_weights, target)
         return out
 
-    def sum(self, rows, out):
-        """out (1, n) = rows[0] + rows[1] + ..., in that order."""
+    def sum(self, rows: Sequence[Array], out: Array) -> Array:
+        """out (1, n) = rows[0] + rows[1] + ..., in that order; rows of shape (n,)."""
         self.weighted_sum(list(rows), [1.0] * len(rows), out[0])
         return out
 
-    def squared_distance(self, row, other):
+    def squared_distance(self, row: Array, other: Array) -> float:
         """||row - other||^2 as a float; 1-D arrays."""
         total = 0.0
         apart = self.empty((min(self.chunk, row.size),), row.dtype)

@@ -149,9 +149,7 @@ class Driver:
             raise Misuse(f"Start takes a Mix, Mean or Advance, given {request!r:.60}")
         if type(request) is not Mean:
             self._require_mixing(request)
-        if type(request) is Mix:
-            self._require_rows(request, request.x, self.task.dimension)
-        elif type(request) is Mean:
+        if type(request) is not Advance:
             self._require_rows(request, request.x)
         traffic = request.traffic(self.wiring)
         self.traffics.append(traffic)

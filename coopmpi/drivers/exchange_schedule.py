@@ -42,7 +42,7 @@ class ExchangeSchedule:
 class RowWeights:
     """Per local worker (sources, weights), ascending: a source is a local row, or b + its place among the remote rows.
 
-    Worked out when it is first looked at: not at all where nothing is added up.
+    Computed at the first iteration: not at all where nothing is added up.
     """
 
     def __init__(self, hosted: range, remote: list[int], mixing: MixingMatrix, round: int):

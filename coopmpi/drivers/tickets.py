@@ -1,4 +1,4 @@
-"""Communications under way: each knows what it moves, and turns what has arrived into the answer of its request."""
+"""Communications under way: each has its Traffic, and turns what has arrived into the answer of its request."""
 
 from coopmpi.drivers.exchange_schedule import ExchangeSchedule, RowWeights
 from coopmpi.step.requests import Array, Packed
@@ -11,7 +11,7 @@ class Ticket:
     traffic: Traffic
     posted = 0.0  # when, on the driver's wall clock
     waited = 0.0  # seconds for which it has blocked the rank so far
-    due = None  # when the virtual clocks say that it is there
+    due = None  # when it arrives, by the virtual clocks
 
     def __init__(self, driver, transfer):
         self.driver, self.transfer = driver, transfer
@@ -50,7 +50,7 @@ class MixTicket(Exchange):
 
 
 class PackedMixTicket(Exchange):
-    """The same for packed rows: they are unpacked where they arrive."""
+    """W x for the local rows, from packed rows, which are unpacked where they arrive."""
 
     def __init__(self, driver, packed: Packed, schedule: ExchangeSchedule, weights: RowWeights):
         super().__init__(driver, packed.rows, schedule)
@@ -84,7 +84,7 @@ class AdvanceTicket(Exchange):
 class MeanTicket(Ticket):
     """The mean over all workers, repeated in `copies` rows.
 
-    By the all-reduce of MPI; where the order of additions must not depend on the ranks, as the sum of a group.
+    MPI's all-reduce computes it; where the order of additions must not depend on the ranks, it is the sum of a group.
     """
 
     def __init__(self, driver, x: Array, copies: int = 1):
@@ -128,7 +128,7 @@ class GroupMeanTicket(Ticket):
 
 
 class PackedMeanTicket(Ticket):
-    """The mean of packed rows: all packets come here, and are unpacked and added in ascending order."""
+    """The mean of packed rows: every rank gets all packets, unpacks them and adds them in ascending order."""
 
     def __init__(self, driver, packed: Packed):
         self.packed = packed

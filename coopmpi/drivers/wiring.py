@@ -30,7 +30,7 @@ class Wiring:
         return traffic.exchange(self.schedule(round).links, nbytes)
 
     def to_all_who_remember(self, nbytes) -> Traffic:
-        """The same to all that receive from it in any round; nbytes (b,)."""
+        """A message of nbytes (b,) from every worker to all that receive from it in any round."""
         return traffic.exchange(self.audience.links, nbytes)
 
     def average(self, nbytes: float, group: int | None = None) -> Traffic:
@@ -44,7 +44,7 @@ class Wiring:
         """A mean of packets of nbytes over all workers."""
         return traffic.packed_average(len(self.hosted), self.workers, nbytes)
 
-    # how it moves
+    # how rows move
     def schedule(self, round: int) -> ExchangeSchedule:
         """Which rows this rank sends and receives in a round."""
         return self._kept(self._schedules, round,

@@ -5,13 +5,14 @@ from typing import ClassVar
 from coopmpi.errors import UserError
 from coopmpi.ranges import Fraction, NonNegative, Positive
 from coopmpi.registry import Part, register
-from coopmpi.step import Slot
+from coopmpi.step import Context, Slot, State
+from coopmpi.step.requests import Array
 
 
 class Optimizer(Part, frozen=True, kw_only=True):
-    """Base: `direction` turns a gradient (b, d) into the direction of x <- x - lr direction.
+    """Base: `direction` turns a gradient (b, d) at the models x (b, d) into the direction of x <- x - lr direction.
 
-    It may overwrite the gradient, and the array it returns holds until the next gradient.
+    `direction` may overwrite the gradient, and the array it returns holds until the next gradient.
     """
 
     name: ClassVar[str]
@@ -19,13 +20,13 @@ class Optimizer(Part, frozen=True, kw_only=True):
     lr: Positive = 0.1
 
     @property
-    def slots(self):
+    def slots(self) -> tuple[Slot, ...]:
         return ()
 
-    def direction(self, state, x, gradient, context):
+    def direction(self, state: State, x: Array, gradient: Array, context: Context) -> Array:
         raise NotImplementedError
 
-    def forget(self, state):
+    def forget(self, state: State) -> None:
         """Start the local momentum from zero, where the optimiser has one."""
 
 
@@ -47,14 +48,14 @@ class SGD(Optimizer, frozen=True, kw_only=True):
             raise UserError("[optimizer] nesterov = true needs momentum > 0, given momentum = 0")
 
     @property
-    def slots(self):
+    def slots(self) -> tuple[Slot, ...]:
         return (Slot("velocity", "worker", "zero", "momentum buffer"),) if self.momentum else ()
 
-    def forget(self, state):
+    def forget(self, state: State) -> None:
         if self.momentum:
             state.velocity[:] = 0
 
-    def direction(self, state, x, gradient, context):
+    def direction(self, state: State, x: Array, gradient: Array, context: Context) -> Array:
         xp = context.device.xp
         if self.weight_decay:
             # g + weight_decay x
@@ -89,11 +90,11 @@ class Adam(Optimizer, frozen=True, kw_only=True):
     weight_decay: NonNegative = 0.0
 
     @property
-    def slots(self):
+    def slots(self) -> tuple[Slot, ...]:
         return (Slot("first_moment", "worker", "zero", "running mean of the gradient"),
                 Slot("second_moment", "worker", "zero", "running mean of its square"))
 
-    def direction(self, state, x, gradient, context):
+    def direction(self, state: State, x: Array, gradient: Array, context: Context) -> Array:
         xp = context.device.xp
         work = context.device.empty(x.shape, x.dtype)
         if self.weight_decay:

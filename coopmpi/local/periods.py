@@ -35,7 +35,7 @@ class Period(Part, frozen=True, kw_only=True):
 
 
 class Rounds:
-    """Where a run stands between two rounds. All it knows lies in the state's slots."""
+    """Where a run stands between two rounds. Its numbers are kept in the state's slots."""
 
     def __init__(self, period: Period, state: State):
         self.period = period
@@ -50,7 +50,7 @@ class Rounds:
 
     @property
     def index(self) -> int:
-        """Of the round that ends this period."""
+        """Index of the round that ends this period."""
         return int(self._numbers[1])
 
     def due(self, k: int) -> bool:

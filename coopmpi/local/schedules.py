@@ -16,11 +16,11 @@ class Schedule(Part, frozen=True, kw_only=True):
     name: ClassVar[str]
     warmup: Whole = 0  # steps of linear increase at the start
 
-    def factor(self, k, steps):
+    def factor(self, k: int, steps: int) -> float:
         ramp = min(1.0, (k + 1) / self.warmup) if self.warmup else 1.0
         return ramp * self.decay(k, steps)
 
-    def decay(self, k, steps):
+    def decay(self, k: int, steps: int) -> float:
         raise NotImplementedError
 
 
@@ -28,7 +28,7 @@ class Schedule(Part, frozen=True, kw_only=True):
 class Constant(Schedule, frozen=True, kw_only=True):
     """The same learning rate throughout."""
 
-    def decay(self, k, steps):
+    def decay(self, k: int, steps: int) -> float:
         return 1.0
 
 
@@ -43,7 +43,7 @@ class Step(Schedule, frozen=True, kw_only=True):
         if sorted(self.milestones) != list(self.milestones) or min(self.milestones, default=0) < 0:
             raise UserError(f"[schedule] milestones must ascend from 0, given {list(self.milestones)}")
 
-    def decay(self, k, steps):
+    def decay(self, k: int, steps: int) -> float:
         passed = sum(k >= (at * steps if at < 1 else at) for at in self.milestones)
         return self.factor_each**passed
 
@@ -54,6 +54,6 @@ class Cosine(Schedule, frozen=True, kw_only=True):
 
     floor: Annotated[float, Meta(ge=0, le=1)] = 0.0
 
-    def decay(self, k, steps):
+    def decay(self, k: int, steps: int) -> float:
         progress = min(1.0, max(0, k - self.warmup) / max(1, steps - self.warmup))
         return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * progress))

@@ -38,7 +38,7 @@ class Log(Sink):
             print(f"{datetime.now():%Y-%m-%d %H:%M:%S} step {step}/{self.total}  {self.line()}", flush=True)
 
     def line(self):
-        """All that is known, in one line."""
+        """Losses, figures, speed and traffic in one line."""
         parts = [f"batch loss {self.loss:.4g}"] if self.loss is not None else []
         parts += [f"{label(name)} {self.figures[name]:{form}}" for name, form in ordered(self.figures)]
         if self.done and self.wall_time:
@@ -51,7 +51,7 @@ class Log(Sink):
 
 
 class Live(Log):
-    """The same as one line with a bar that stays where it is, on a terminal of that many columns."""
+    """Progress as one line with a bar, rewritten in place, on a terminal of that many columns."""
 
     columns: int
 
@@ -61,7 +61,7 @@ class Live(Log):
         from rich.table import Column
 
         super().open(about)
-        # no refreshing thread: it would take its time from the training
+        # no thread that refreshes the line: it would slow down the training
         line = TextColumn("{task.completed}/{task.total}  {task.fields[line]}", table_column=Column(no_wrap=True))
         self.progress = Progress(BarColumn(10), line, auto_refresh=False,
                                  console=Console(force_terminal=True, width=self.columns, highlight=False))

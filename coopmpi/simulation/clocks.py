@@ -17,7 +17,7 @@ class Clocks:
 
     A gradient takes what the compute model says. What is sent leaves at the sender's clock; worker i has it when
     the last of its sources' messages has arrived: max_j (departure_j + latency_ij + bytes / rate). An average is
-    there for all that take part at max_j departure_j + its cost. Whoever needs it earlier waits. With an egress limit
+    there for all that take part at max_j departure_j + its cost. A worker that needs it earlier waits. With an egress limit
     a worker's messages of one round share it and leave together, and those of its next round queue behind them.
 
     compute_seconds: k -> seconds (m,) of the gradients of step k; network: see coopmpi.simulation.network.
@@ -56,14 +56,14 @@ class Clocks:
         return self._average(departure, traffic)
 
     def wait(self, arrival: np.ndarray):
-        """Nobody goes on before what was posted has arrived."""
+        """No worker goes on before what was posted has arrived."""
         later = np.maximum(self.now, arrival)
         self._waited += later - self.now
         self.now = later
 
     def _average(self, departure, traffic):
         workers, group = len(departure), traffic.group
-        # the last one to join in decides when a group begins
+        # a group begins when its last worker is ready
         last = (departure + self._jitter(workers)).reshape(-1, group).max(axis=1)
         done = np.repeat(last + self.network.average(workers, group, traffic.nbytes), group)
         if self.network.egress:

@@ -1,5 +1,6 @@
 """How long a gradient takes on a virtual clock: the choices of `[compute] kind` for `coopmpi simulate`."""
 
+from collections.abc import Callable
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -10,13 +11,16 @@ from coopmpi.ranges import NonNegative, Positive, Whole
 from coopmpi.registry import Part, register
 from coopmpi.streams import Purpose, stream
 
+Read = Callable[[str, str], np.ndarray]  # (path, dataset) -> the numbers in a user's file
+Seconds = Callable[[int], np.ndarray]  # k -> seconds (m,) float64
+
 
 class Compute(Part, frozen=True, kw_only=True):
     """Base: the seconds that every worker's gradient takes, step by step."""
 
     name: ClassVar[str]
 
-    def bind(self, workers, seed, read):
+    def bind(self, workers: int, seed: int, read: Read) -> Seconds:
         """The function k -> seconds (m,) float64 of the gradients of step k; UserError if there is none.
 
         read(path, dataset) gives the numbers in a user's file.
@@ -30,7 +34,7 @@ class Constant(Compute, frozen=True, kw_only=True):
 
     seconds: NonNegative = 1.0
 
-    def bind(self, workers, seed, read):
+    def bind(self, workers: int, seed: int, read: Read) -> Seconds:
         return lambda k: np.full(workers, self.seconds)
 
 
@@ -44,7 +48,7 @@ class Exponential(Compute, frozen=True, kw_only=True):
     seconds: NonNegative = 1.0
     shift: Annotated[float, Meta(ge=0, le=1)] = 0.0
 
-    def bind(self, workers, seed, read):
+    def bind(self, workers: int, seed: int, read: Read) -> Seconds:
         def seconds(k):
             drawn = stream(seed, Purpose.COMPUTE, step=k).standard_exponential(workers)
             return self.seconds * (self.shift + (1 - self.shift) * drawn)
@@ -62,7 +66,7 @@ class Pareto(Compute, frozen=True, kw_only=True):
     seconds: NonNegative = 1.0
     shape: Annotated[float, Meta(gt=1)] = 2.5
 
-    def bind(self, workers, seed, read):
+    def bind(self, workers: int, seed: int, read: Read) -> Seconds:
         least = self.seconds * (self.shape - 1) / self.shape
 
         def seconds(k):
@@ -80,7 +84,7 @@ class SlowWorker(Compute, frozen=True, kw_only=True):
     worker: Whole = 0
     factor: Positive = 3.0
 
-    def bind(self, workers, seed, read):
+    def bind(self, workers: int, seed: int, read: Read) -> Seconds:
         if self.worker >= workers:
             raise UserError(f"[compute] worker = {self.worker} is not there: {workers} workers are counted from "
                             f"0, allowed is 0 to {workers - 1}")
@@ -100,7 +104,7 @@ class Trace(Compute, frozen=True, kw_only=True):
     file: str
     dataset: str = "train/compute_time"
 
-    def bind(self, workers, seed, read):
+    def bind(self, workers: int, seed: int, read: Read) -> Seconds:
         times = read(self.file, self.dataset)
         if times.ndim == 1:
             times = times[:, None]

@@ -12,19 +12,21 @@ from coopmpi.errors import UserError
 from coopmpi.ranges import Count, NonNegative, Positive
 from coopmpi.registry import Part, register
 
+Figures = float | np.ndarray  # one for all, or one for each link or group
+
 
 # all-reduce among m workers; transmission: the seconds that all bytes take over one link
-def ring(m, latency, transmission):
+def ring(m: int, latency: Figures, transmission: Figures) -> Figures:
     """2 (m - 1) messages of 1/m of the bytes, one after the other [Patarasuk & Yuan 2009]."""
     return 2 * (m - 1) * latency + 2 * (m - 1) / m * transmission
 
 
-def tree(m, latency, transmission):
+def tree(m: int, latency: Figures, transmission: Figures) -> Figures:
     """Up and down a binary tree with all bytes."""
     return 2 * ceil(log2(m)) * (latency + transmission)
 
 
-def recursive_doubling(m, latency, transmission):
+def recursive_doubling(m: int, latency: Figures, transmission: Figures) -> Figures:
     """log2(m) exchanges of all bytes, with partners at distance 1, 2, 4, ... [Thakur et al. 2005]."""
     return ceil(log2(m)) * (latency + transmission)
 
@@ -33,16 +35,16 @@ ALLREDUCE = {"ring": ring, "tree": tree, "recursive-doubling": recursive_doublin
 
 
 class Network(Part, frozen=True, kw_only=True):
-    """Base. jitter: mean of an exponential delay that every message meets on top."""
+    """Base. jitter: mean of an exponential delay that is added to every message."""
 
     name: ClassVar[str]
     jitter: NonNegative = 0.0
 
-    def links(self, sources, targets):
+    def links(self, sources: np.ndarray, targets: np.ndarray) -> tuple[Figures, Figures]:
         """(latency in seconds, seconds per byte) of the links sources[e] -> targets[e], two arrays or numbers."""
         raise NotImplementedError
 
-    def average(self, workers, group, nbytes):
+    def average(self, workers: int, group: int, nbytes: float) -> np.ndarray:
         """Seconds (workers / group,) of all-reduces of so many bytes within groups of consecutive workers, each from
         the moment when its last worker has joined in."""
         raise NotImplementedError
@@ -55,10 +57,10 @@ class Delay(Network, frozen=True, kw_only=True):
     egress: ClassVar[None] = None
     seconds: NonNegative = 1.0
 
-    def links(self, sources, targets):
+    def links(self, sources: np.ndarray, targets: np.ndarray) -> tuple[Figures, Figures]:
         return self.seconds, 0.0
 
-    def average(self, workers, group, nbytes):
+    def average(self, workers: int, group: int, nbytes: float) -> np.ndarray:
         return np.full(workers // group, self.seconds)
 
 
@@ -68,11 +70,11 @@ class Wires(Network, frozen=True, kw_only=True):
     allreduce: Literal["ring", "tree", "recursive-doubling"] = "ring"
     egress: Positive | None = None
 
-    def slowest(self, first, last):
+    def slowest(self, first: np.ndarray, last: np.ndarray) -> tuple[Figures, Figures]:
         """(latency, bandwidth) of the slowest link among the workers first to last; numbers or arrays."""
         raise NotImplementedError
 
-    def average(self, workers, group, nbytes):
+    def average(self, workers: int, group: int, nbytes: float) -> np.ndarray:
         first = np.arange(0, workers, group)
         latency, bandwidth = self.slowest(first, first + group - 1)
         rate = np.minimum(bandwidth, self.egress or bandwidth)
@@ -86,10 +88,10 @@ class UniformLinks(Wires, frozen=True, kw_only=True):
     latency: NonNegative = 1e-4
     bandwidth: Positive = 1.25e8
 
-    def links(self, sources, targets):
+    def links(self, sources: np.ndarray, targets: np.ndarray) -> tuple[Figures, Figures]:
         return self.latency, 1 / self.bandwidth
 
-    def slowest(self, first, last):
+    def slowest(self, first: np.ndarray, last: np.ndarray) -> tuple[Figures, Figures]:
         return self.latency, self.bandwidth
 
 
@@ -116,15 +118,15 @@ class Hierarchy(Wires, frozen=True, kw_only=True):
                 raise UserError(f"[network] {key} must not {'fall' if direction > 0 else 'rise'} from level to "
                                 f"level, given {list(given)}")
 
-    def level(self, one, other):
-        """The highest level that links between the workers cross; 0: both are on one node."""
+    def level(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """The highest level that each link one[e] -> other[e] between workers crosses; 0: both are on one node."""
         sizes = np.cumprod(self.groups)
         return sum((one // size != other // size) * 1 for size in sizes)  # groups lie within each other
 
-    def links(self, sources, targets):
+    def links(self, sources: np.ndarray, targets: np.ndarray) -> tuple[Figures, Figures]:
         level = self.level(sources, targets)
         return np.take(self.latency, level), 1 / np.take(self.bandwidth, level)
 
-    def slowest(self, first, last):
+    def slowest(self, first: np.ndarray, last: np.ndarray) -> tuple[Figures, Figures]:
         level = self.level(first, last)
         return np.take(self.latency, level), np.take(self.bandwidth, level)

@@ -25,18 +25,18 @@ class Algorithm(Part, frozen=True, kw_only=True):
     uses_mixing: ClassVar[bool] = False
     uses_compress: ClassVar[bool] = False
     per_tensor: ClassVar[bool] = False  # does it treat every tensor of the model by itself?
-    needs_agreement: ClassVar[bool] = True  # of X <- W X alone; False where only a part of W's pull is taken
-    needs_contraction: ClassVar[bool] = False  # of the compressor: what it leaves out is made up for later
+    needs_agreement: ClassVar[bool] = True  # must X <- W X make all agree? False: x moves only partly to W x
+    needs_contraction: ClassVar[bool] = False  # of the compressor: what it leaves out is sent later
 
-    def bind_mixing(self, mixing, workers: int, seed: int):
+    def bind_mixing(self, mixing: Any, workers: int, seed: int) -> Any:
         """The MixingMatrix that a Mix stands for; mixing: the [mixing] table, as coopmpi.topology.mixing.Mixing."""
         return mixing.bind(workers, seed)
 
-    def bound_slots(self, mixing) -> tuple[Slot, ...]:
+    def bound_slots(self, mixing: Any) -> tuple[Slot, ...]:
         """The slots of a run with this MixingMatrix, or None."""
         return self.slots
 
-    def check(self, workers: int, mixing, config: Any):
+    def check(self, workers: int, mixing: Any, config: Any) -> None:
         """Raise UserError if these parts cannot work together; called before anything is allocated.
 
         mixing: the run's MixingMatrix, or None; config: the run description. Subclasses add their own rules to these.
@@ -66,11 +66,11 @@ class Algorithm(Part, frozen=True, kw_only=True):
         yield from ()
 
     def follows_numbers(self) -> str:
-        """Why its requests depend on the numbers that are computed; empty: they do not, as mostly."""
+        """Why the requests depend on the numbers that are computed; empty: they do not, which is the usual case."""
         return ""
 
     def unconditional(self) -> "Algorithm":
-        """The same with requests that do not depend on numbers, as if everybody always spoke: for forecasts."""
+        """This algorithm with requests that do not depend on numbers, as if all workers always sent: for forecasts."""
         return self
 
     def matrix_form(self, workers: int, tau: int, mixing: np.ndarray) -> tuple[int, np.ndarray, int] | None:

@@ -23,7 +23,7 @@ class Context:
         self.rounds = None  # where the run stands between two rounds; set when there is a state
 
     def at(self, k: int):
-        """Point it at step k."""
+        """Set k, and lr of step k."""
         self.k = k
         self.lr = self.optimizer.lr * self.schedule.factor(k, self.steps)
 
@@ -39,7 +39,7 @@ class Context:
 
     @property
     def round(self) -> int:
-        """Index of that round: which of a changing graph's matrices is meant."""
+        """Index of the cooperation round: it says which of a changing graph's matrices is meant."""
         return self.rounds.index
 
     def local_step(self, state: State) -> Requests:
@@ -62,7 +62,7 @@ class Context:
         return self.device.scale(weights, x, self.device.empty(x.shape, x.dtype))
 
     def pack(self, x: Array, round: int, silent: Sequence[int] = ()) -> Packed:
-        """The models x (b, d) compressed for the wire; `silent` local rows say nothing."""
+        """The models x (b, d) compressed for the wire; `silent` local rows become zeros."""
         if self.codec is None:
             raise located(sys._getframe(1), "context.pack needs the [compress] table: say uses_compress = True in the class")
         rows = self.codec.encode(x, self.hosted, round)
@@ -75,7 +75,7 @@ class Context:
         return self.spread(x, like=x)
 
     def spread(self, shared: Array, like: Array) -> Array:
-        """The same as `replicate`, in a fresh array: for what is kept as shared, too."""
+        """One row per local worker, (1, d) -> (b, d), in a fresh array: also where `shared` itself is kept."""
         rows = self.device.empty(like.shape, like.dtype)
         rows[:] = shared
         return rows

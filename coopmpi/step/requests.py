@@ -33,7 +33,7 @@ class Packed(NamedTuple):
 class Grad(NamedTuple):
     """Answer: losses (b,) and gradients (b, d) at the models x, on the next mini-batch.
 
-    The gradient array belongs to the task and holds until the next Grad; who asked may overwrite it.
+    The gradient array belongs to the task and holds until the next Grad; the step may overwrite it.
     """
 
     x: Array  # (b, d)
@@ -110,5 +110,5 @@ def row_bytes(x: Array | Packed) -> float:
 
 
 def is_request(value) -> bool:
-    """Was this made to be yielded?"""
+    """Is the value a request?"""
     return isinstance(value, (Grad, Now, Mix, Mean, Advance, Recall, Start, Finish))

@@ -24,8 +24,8 @@ class Slot(NamedTuple):
     start: Any
     purpose: str
     rows: int = 1  # of a replica, or on the host
-    columns: int | None = None  # where d numbers are too many, of a slot that does not start as the model
-    dtype: str | None = None  # where it is not that of the model
+    columns: int | None = None  # in a row, where d are too many; of a slot that does not start as the model
+    dtype: str | None = None  # where the type is not that of the model
 
 
 MODEL = Slot("x", "worker", "model", "the workers' models")

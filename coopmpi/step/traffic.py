@@ -17,7 +17,7 @@ class Traffic(NamedTuple):
     """One communication, as if every worker had a rank of its own.
 
     kind: "exchange": a message along every link; "average": all workers add up vectors, as a ring all-reduce counts
-    it; "group average": the same among `group` consecutive workers; "packed average": every worker's packet goes round.
+    it; "group average": the same among `group` consecutive workers; "packed average": every worker's packet goes to all.
     nbytes: of one message, a number or (b,), 0 for silent workers (exchange); of one worker's vector (all others).
     sent: bytes that each local worker sends in all, (b,) float64.
     """

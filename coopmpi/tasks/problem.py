@@ -24,7 +24,7 @@ class Place:
     world: Any
 
     def share(self, n: int) -> slice:
-        """The slice of n items that this rank looks after when all ranks split them."""
+        """The slice of n items that is this rank's when all ranks split them."""
         rank, size = self.world.rank, self.world.size
         return slice(n * rank // size, n * (rank + 1) // size)
 
@@ -33,7 +33,7 @@ class Problem:
     """Base of all problems: m objectives F_i over one flat model of d numbers.
 
     A user's own problem needs `dimension`, `initial` and `gradient`, and need not derive from this class; the rest has
-    the defaults that stand here.
+    the defaults below.
 
     layout: (name, shape, offset) of the tensors in the flat model, which compressors and powersgd take one by one;
     empty: one vector. slots: state of the problem's own, "worker" rows such as running statistics: `gradient` and
@@ -55,7 +55,7 @@ class Problem:
     def gradient(self, x: Array, step: int) -> tuple[Array, Array]:
         """Losses (b,) and gradients (b, d) of this rank's workers at their models x (b, d).
 
-        The gradient array may be overwritten by who asked; it holds until the next call.
+        The caller may overwrite the gradient array; it holds until the next call.
         """
         raise NotImplementedError
 
@@ -75,7 +75,7 @@ REQUIRED = ("dimension", "initial", "gradient")
 
 
 class Objective:
-    """A problem as a driver sees it: what it leaves out is filled in, and what it answers is checked."""
+    """A problem as a driver sees it: missing members get defaults, and its answers are checked."""
 
     def __init__(self, problem, place: Place, name: str):
         for member in REQUIRED:
@@ -100,7 +100,7 @@ class Objective:
                                 f"{slot.name!r} is of kind {slot.kind!r} with columns = {slot.columns}")
 
     def start(self, driver) -> State:
-        """The state of its own slots at the beginning of a run."""
+        """The state of the problem's own slots at the beginning of a run."""
         state = State(self.slots, self.initial(), driver)
         self._own = (state,) if self.slots else ()
         return state

@@ -102,11 +102,11 @@ class SupervisedProblem(Problem):
         self.batches = Batches(own, hosted, task.batch, place.seed, place.dtype, longest)
         self.samples, self.batch = len(data.x_train), task.batch or longest
 
-        # this rank looks after its share of the test set
+        # this rank evaluates its share of the test set
         share = place.share(len(data.x_test))
         self.x_train, self.y_train = device.asarray(data.x_train), device.asarray(data.y_train)
         self.x_test, self.y_test = device.asarray(data.x_test[share]), device.asarray(data.y_test[share])
-        # and after its share of as many training samples, spread over all
+        # and its share of as many training samples, spread over all of them
         looked_at = np.linspace(0, self.samples - 1, min(self.samples, len(data.x_test))).astype(np.intp)
         self.looked_at = device.asarray(looked_at[place.share(len(looked_at))])
         self.out = device.empty((len(hosted), self.dimension), place.dtype)

@@ -11,7 +11,7 @@ def stationary_consensus(values, tau, lr, noise):
     values: the m eigenvalues of a symmetric doubly stochastic W, ascending (as `eigenvalues` gives them). noise:
     s, the standard deviation of each gradient coordinate. C = (1/m) sum_i (x_i - mean)^2 is measured before the
     gradient step and averaged over all steps. This is the exact steady state of X <- W (X - lr G); the network
-    error of the Cooperative SGD theorem (Wang & Joshi, JMLR 2021) is twice it with every lambda_j at zeta.
+    error of the Cooperative SGD theorem (Wang & Joshi, JMLR 2021) is twice C with every lambda_j at zeta.
     """
     squares = values[:-1] ** 2
     return lr**2 * noise**2 / (2 * len(values)) * float(np.sum(tau * (1 + squares) / (1 - squares) - 1))

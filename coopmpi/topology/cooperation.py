@@ -3,6 +3,9 @@
 Each builder gives sparse (m+v) x (m+v) matrices, one per round of a cycle; `Cooperation` is what a run needs.
 """
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from coopmpi.errors import UserError
@@ -10,17 +13,20 @@ from coopmpi.topology import files
 from coopmpi.topology.links import Topology
 from coopmpi.topology.matrix import TOLERANCE, MixingMatrix, require_doubly_stochastic, require_no_growth, row_of
 
+if TYPE_CHECKING:
+    import scipy.sparse
+
 
 class Cooperation(MixingMatrix):
-    """(m+v) x (m+v) matrices W in blocks. As a MixingMatrix it is the workers' block: rows need not sum to 1.
+    """(m+v) x (m+v) matrices W in blocks. As a MixingMatrix this is the workers' block: rows need not sum to 1.
 
-    auxiliary: v. from_workers[t] (v, m) and among_auxiliary[t] (v, v): the lower blocks of W in phase t, dense.
+    auxiliary: v. from_workers[t] (v, m) and among_auxiliary[t] (v, v): the lower blocks of W in phase t, dense float64.
     Raises UserError unless every W is symmetric, doubly stochastic, and lets no disagreement grow.
     """
 
     doubly_stochastic = False
 
-    def __init__(self, matrices, workers, description):
+    def __init__(self, matrices: Sequence["scipy.sparse.csr_array"], workers: int, description: str) -> None:
         for w in matrices:
             require_doubly_stochastic(w, description)
             require_no_growth(w, description)
@@ -45,15 +51,15 @@ class SparseBlocks(Topology):
 
     regular = False
 
-    def __init__(self, blocks):
+    def __init__(self, blocks: Sequence["scipy.sparse.csr_array"]) -> None:
         self.workers, self.cycle = blocks[0].shape[0], len(blocks)
         self._blocks = blocks
 
-    def sources(self, i, t):
+    def sources(self, i: int, t: int) -> tuple[int, ...]:
         return tuple(j for j, _ in row_of(self._blocks[t], i) if j != i)
 
 
-def from_file(path, workers):
+def from_file(path: str, workers: int) -> list["scipy.sparse.csr_array"]:
     """[W] of a file; v is what its size exceeds the workers by."""
     matrix, weighted = files.read(path)
     if not weighted:
@@ -64,7 +70,7 @@ def from_file(path, workers):
     return [matrix]
 
 
-def with_centre(w, alpha):
+def with_centre(w: "scipy.sparse.sparray", alpha: float | None) -> list["scipy.sparse.csr_array"]:
     """[W] of generalised EASGD: a centre z is tied to all workers, who mix by the symmetric w (m, m).
 
         W = [[(1 - a) w, a 1], [a 1^T, 1 - m a]]
@@ -85,7 +91,7 @@ def with_centre(w, alpha):
     return [sparse.block_array([[(1 - alpha) * w, spring], [spring.T, np.array([[1 - m * alpha]])]]).tocsr()]
 
 
-def hierarchical(workers, group, outer):
+def hierarchical(workers: int, group: int, outer: int) -> list["scipy.sparse.csr_array"]:
     """A cycle of W: groups of consecutive workers average at every round, all workers at every `outer`-th."""
     from scipy import sparse
 

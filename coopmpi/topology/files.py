@@ -2,21 +2,25 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from coopmpi import inputs
 from coopmpi.errors import UserError
 
+if TYPE_CHECKING:
+    import scipy.sparse
+
 LARGEST_DENSE = 20_000  # workers of a matrix that is written out in full: 3.2 GB
 
 
-def read(path, directed=False):
+def read(path: str | Path, directed: bool = False) -> tuple["scipy.sparse.csr_array", bool]:
     """(matrix, weighted) of a file, by its suffix; UserError names file, and line or cause.
 
     directed: a line "i j" of an edge list says that i sends to j, and nothing about the other way round.
 
-    matrix: scipy.sparse.csr_array, float64, entry (i, j) stored where worker i receives from j, ascending.
+    matrix: (m, m) float64, entry (i, j) stored where worker i receives from j, ascending.
     weighted: True if the entries are the mixing matrix W itself, diagonal included.
     """
     from scipy import sparse
@@ -36,7 +40,7 @@ def read(path, directed=False):
     return matrix, weighted
 
 
-def write(path, matrix):
+def write(path: str | Path, matrix: "scipy.sparse.sparray") -> None:
     """Save a sparse mixing matrix as a dense .npy or .h5 (dataset "w"); UserError if that fails."""
     path = Path(path)
     if path.suffix not in (".npy", ".h5"):

@@ -2,7 +2,7 @@
 
 from math import ceil, isqrt, log, log2
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -15,8 +15,11 @@ from coopmpi.topology import files
 from coopmpi.topology.links import Adjacency, Hub, PeriodicGrid, Topology
 from coopmpi.topology.matcha import Matchings
 
+if TYPE_CHECKING:
+    import scipy.sparse
+
 TABLE = ("graph", "weights", "lazy")  # keys of [mixing] that belong to no graph
-ATTEMPTS = 100  # draws of a random graph before its parameters are held responsible for being disconnected
+ATTEMPTS = 100  # draws of a random graph that may be disconnected before a UserError says so
 
 
 class Graph(Part):
@@ -24,11 +27,11 @@ class Graph(Part):
 
     name: ClassVar[str]
 
-    def bind(self, workers, seed):
-        """The Topology on this many workers, or their mixing matrix (m, m), scipy.sparse; UserError if there is none."""
+    def bind(self, workers: int, seed: int) -> "Topology | scipy.sparse.csr_array":
+        """The Topology on this many workers, or their mixing matrix (m, m) float64; UserError if there is none."""
         raise NotImplementedError
 
-    def describe(self, workers):
+    def describe(self, workers: int) -> str:
         """What `bind` gives, in a few words for people."""
         return f"{self.name} of {workers} worker{'s' * (workers != 1)}"
 
@@ -40,14 +43,14 @@ class GraphFile(Graph):
     directed: bool = False  # an edge list: "i j" is i sends to j, not the other way round
 
     @property
-    def name(self):
+    def name(self) -> str:
         return self.path
 
-    def size(self):
+    def size(self) -> int:
         """How many workers the file is for."""
         return files.read(self.path, self.directed)[0].shape[0]
 
-    def bind(self, workers, seed):
+    def bind(self, workers: int, seed: int) -> "Topology | scipy.sparse.csr_array":
         matrix, weighted = files.read(self.path, self.directed)
         size = matrix.shape[0]
         if size != workers:
@@ -55,7 +58,7 @@ class GraphFile(Graph):
                             f"set workers = {size} or give another graph")
         return matrix if weighted else Adjacency(matrix, self.path)
 
-    def describe(self, workers):
+    def describe(self, workers: int) -> str:
         return f"{self.path}, {workers} workers"
 
 
@@ -63,7 +66,7 @@ class GraphFile(Graph):
 class Complete(Graph):
     """All workers linked with each other."""
 
-    def bind(self, workers, seed):
+    def bind(self, workers: int, seed: int) -> Topology:
         return PeriodicGrid((workers,), [[(hop,) for hop in range(1, workers)]])
 
 
@@ -71,7 +74,7 @@ class Complete(Graph):
 class Ring(Graph):
     """A circle: each worker linked with the one before and the one after."""
 
-    def bind(self, workers, seed):
+    def bind(self, workers: int, seed: int) -> Topology:
         return PeriodicGrid((workers,), [[(1,), (-1,)]])
 
 
@@ -81,7 +84,7 @@ class Torus(Graph):
 
     shape: tuple[Count, Count] | None = None
 
-    def bind(self, workers, seed):
+    def bind(self, workers: int, seed: int) -> Topology:
         rows, columns = self.shape or self._most_square(workers)
         if rows * columns != workers:
             raise UserError(f"[mixing] shape = [{rows}, {columns}] is a torus of {rows * columns} workers, but "
@@ -101,7 +104,7 @@ class Torus(Graph):
 class Hypercube(Graph):
     """Workers linked where their numbers differ in exactly one binary digit."""
 
-    def bind(self, workers, seed):
+    def bind(self, workers: int, seed: int) -> Topology:
         digits = workers.bit_length() - 1
         if workers != 2**digits:
             raise UserError(f"a hypercube needs a power of two, given {workers} workers; "
@@ -115,11 +118,11 @@ class Hypercube(Graph):
 class Star(Graph):
     """Worker 0 linked with all others, and they with nobody else."""
 
-    def bind(self, workers, seed):
+    def bind(self, workers: int, seed: int) -> Topology:
         return Hub(workers)
 
 
-def exponential_hops(workers):
+def exponential_hops(workers: int) -> list[int]:
     """1, 2, 4, ..., 2^(ceil(log2 m) - 1)."""
     return [2**k for k in range(ceil(log2(workers)))]
 
@@ -128,7 +131,7 @@ def exponential_hops(workers):
 class Exponential(Graph):
     """Static exponential graph, directed: i sends to i + 1, i + 2, i + 4, ... (Ying et al., NeurIPS 2021)."""
 
-    def bind(self, workers, seed):
+    def bind(self, workers: int, seed: int) -> Topology:
         return PeriodicGrid((workers,), [[(hop,) for hop in exponential_hops(workers)]])
 
 
@@ -137,7 +140,7 @@ class OnePeerExponential(Graph):
     """One hop of the exponential graph per round, in turn; averages exactly in one cycle if m is a power of two
     (Ying et al., NeurIPS 2021)."""
 
-    def bind(self, workers, seed):
+    def bind(self, workers: int, seed: int) -> Topology:
         return PeriodicGrid((workers,), [[(hop,)] for hop in exponential_hops(workers)] or [[]])
 
 
@@ -158,7 +161,7 @@ class ErdosRenyi(Graph):
 
     probability: Share | None = None  # default 2 ln(m) / m, at most 1
 
-    def bind(self, workers, seed):
+    def bind(self, workers: int, seed: int) -> Topology:
         import networkx
 
         threshold = log(workers) / workers
@@ -175,7 +178,7 @@ class RandomRegular(Graph):
 
     degree: Count | None = None  # default 3, or 4 for an odd number of workers
 
-    def bind(self, workers, seed):
+    def bind(self, workers: int, seed: int) -> Topology:
         import networkx
 
         degree = self.degree or min(4 if workers % 2 else 3, workers - 1)
@@ -203,7 +206,7 @@ class Matcha(Graph):
     base: str | None = None  # default ring
     budget: Share | None = None  # default 0.5
 
-    def bind(self, workers, seed):
+    def bind(self, workers: int, seed: int) -> Topology:
         graph = choose(self.base or "ring", {})
         base = graph.bind(workers, seed)
         if not isinstance(base, Topology) or base.directed or base.cycle != 1:
@@ -212,7 +215,7 @@ class Matcha(Graph):
         return Matchings(base, self.budget or 0.5, seed)
 
 
-def choose(name, keys):
+def choose(name: str, keys: dict[str, Any]) -> Graph:
     """The graph of that name, file, or "package.module:Class" with its keys; UserError says who takes a key."""
     known = registry.parts("graph")
     if isinstance(name, str) and name not in known and Path(name).is_file():

@@ -3,6 +3,8 @@
 Source: Wang, Sahu, Yang, Joshi & Kar, MATCHA, 2019 (arXiv 1905.09435).
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from coopmpi.errors import UserError
@@ -24,7 +26,7 @@ class Matchings(Topology):
     cycle = None
     regular = False
 
-    def __init__(self, base, budget, seed):
+    def __init__(self, base: Topology, budget: float, seed: int) -> None:
         self.base, self.workers, self.seed = base, base.workers, seed
         edges = [(i, j) for i in range(base.workers) for j in base.sources(i, 0) if i < j]
         matchings = edge_colouring(edges, base.workers)
@@ -35,26 +37,26 @@ class Matchings(Topology):
         self.zeta = float(np.sqrt(rho))
         self._last = None, 0  # (round, its phase)
 
-    def phase(self, t):
+    def phase(self, t: int) -> int:
         if self._last[0] != t:
-            # worker 1 of this purpose: worker 0 is what the base graph may be drawn from
+            # worker=1, since a random base graph is drawn from the streams of worker 0
             drawn = stream(self.seed, Purpose.GRAPH, worker=1, step=t).random(len(self._partners))
             bits = (drawn < self.probabilities).tolist()
             self._last = t, sum(active << j for j, active in enumerate(bits))
         return self._last[1]
 
-    def sources(self, i, t):
+    def sources(self, i: int, t: int) -> tuple[int, ...]:
         active = (partners for j, partners in enumerate(self._partners) if t >> j & 1)
         return tuple(sorted(partners[i] for partners in active if i in partners))
 
-    def averages(self):
+    def averages(self) -> set[int]:
         return {0} if self.workers == 1 else set()
 
-    def mean_degree(self, i):
+    def mean_degree(self, i: int) -> float:
         return float(sum(p for p, partners in zip(self.probabilities, self._partners) if i in partners))
 
 
-def edge_colouring(edges, workers):
+def edge_colouring(edges: Sequence[tuple[int, int]], workers: int) -> list[list[tuple[int, int]]]:
     """At most (largest degree + 1) matchings that together are `edges` (i, j) [Misra & Gries, IPL 41, 1992]."""
     at = [{} for _ in range(workers)]  # at[v][colour]: the other end of v's edge of this colour
 
@@ -101,7 +103,7 @@ def edge_colouring(edges, workers):
     return [matchings[colour] for colour in sorted(matchings)]
 
 
-def laplacian(matching, workers):
+def laplacian(matching: Sequence[tuple[int, int]], workers: int) -> np.ndarray:
     """L (m, m) float64 of disjoint pairs; L^2 = 2 L."""
     found = np.zeros((workers, workers))
     for i, j in matching:
@@ -110,9 +112,10 @@ def laplacian(matching, workers):
     return found
 
 
-def activation(laplacians, budget):
+def activation(laplacians: np.ndarray, budget: float) -> np.ndarray:
     """p (M,) that maximises lambda_2(sum_j p_j L_j) subject to sum_j p_j <= budget M and 0 <= p_j <= 1.
 
+    laplacians: L_j, (M, m, m) float64; p, called `probabilities` below, is float64, too.
     lambda_2 is the smallest v^T (sum_j p_j L_j) v over unit v orthogonal to 1, so every eigenvector bounds it by a
     linear function of p: a linear programme that is solved with more and more of them (Kelley's cutting planes).
     """
@@ -141,7 +144,7 @@ def activation(laplacians, budget):
                     f"iterations; take another base graph or budget = 1")
 
 
-def best_weight(laplacians, probabilities):
+def best_weight(laplacians: np.ndarray, probabilities: np.ndarray) -> tuple[float, float]:
     """(a, rho) that minimise rho = ||E[W^T W] - J|| for W = I - a sum_j B_j L_j."""
     from scipy.optimize import minimize_scalar
 
@@ -152,7 +155,7 @@ def best_weight(laplacians, probabilities):
     return float(found.x), float(found.fun)
 
 
-def contraction(laplacians, probabilities, a):
+def contraction(laplacians: np.ndarray, probabilities: np.ndarray, a: float) -> float:
     """rho = ||I - 2 a Lbar + a^2 (Lbar^2 + 2 Ltilde) - J||, Lbar = sum p_j L_j, Ltilde = sum p_j (1 - p_j) L_j."""
     m = laplacians.shape[1]
     mean = np.tensordot(probabilities, laplacians, 1)

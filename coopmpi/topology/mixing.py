@@ -19,20 +19,20 @@ class Mixing(registry.Part):
     weights: str = "metropolis"  # metropolis | uniform | best-constant; plays no part where the graph prescribes them
     lazy: bool = False  # (I + W) / 2 instead of W
 
-    def table(self):
+    def table(self) -> dict[str, Any]:
         """The keys as the run description has them."""
         keys = msgspec.to_builtins(self.graph)
         name = keys.pop("path", self.graph.name)
         return {"graph": name, "weights": self.weights} | keys | {"lazy": self.lazy}
 
-    def bind(self, workers, seed) -> MixingMatrix:
-        """The MixingMatrix on this many workers, the same for the same seed; UserError if it cannot be."""
+    def bind(self, workers: int, seed: int) -> MixingMatrix:
+        """The MixingMatrix on this many workers, the same for the same seed; UserError if there is none."""
         mixing = self._weighed(workers, seed)
         if self.lazy and mixing.topology.weight is not None:
             raise UserError(f"[mixing] lazy = true: graph = {self.graph.name!r} chooses its weights; leave it out")
         return mixing.lazy() if self.lazy else mixing
 
-    def push_sum(self, workers, seed) -> push_sum.PushSum:
+    def push_sum(self, workers: int, seed: int) -> push_sum.PushSum:
         """The PushSum on this many workers; `weights` does not apply, senders choose."""
         if self.weights != "metropolis":
             raise UserError(f"[mixing] weights = {self.weights!r} plays no part in push-sum: every sender divides its "
@@ -58,7 +58,7 @@ class Mixing(registry.Part):
         return mixing
 
 
-def mixing_table(graph="ring", weights="metropolis", lazy=False, **keys) -> Mixing:
+def mixing_table(graph: str = "ring", weights: str = "metropolis", lazy: bool = False, **keys: Any) -> Mixing:
     """The Mixing of a [mixing] table: `keys` are the graph's own."""
     if weights not in WEIGHTS:
         raise unknown("weights", weights, WEIGHTS, where="[mixing] ")

@@ -1,27 +1,33 @@
 """Push-sum: averaging over directed graphs, in which every sender chooses its weights."""
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from coopmpi.errors import UserError
-from coopmpi.topology.links import Adjacency
+from coopmpi.topology.links import Adjacency, Topology
 from coopmpi.topology.matrix import TOLERANCE, MixingMatrix, row_of
+
+if TYPE_CHECKING:
+    import scipy.sparse
 
 
 class PushSum(MixingMatrix):
-    """Matrices P whose columns sum to 1: X <- P X keeps the sum of the models, but pulls them to uneven multiples.
+    """Matrices P whose columns sum to 1: X <- P X keeps the sum of the models, but they go to unequal multiples of
+    their mean.
 
-    How uneven is known from w <- P w, w_0 = 1: x_i / w_i goes to the mean [Kempe, Dobra & Gehrke, FOCS 2003].
+    These multiples are known from w <- P w, w_0 = 1: x_i / w_i goes to the mean [Kempe, Dobra & Gehrke, FOCS 2003].
     w depends on the graph alone, so every rank follows all of it and only x travels.
     """
 
     doubly_stochastic = False
 
-    def __init__(self, *arguments):
+    def __init__(self, *arguments: Any) -> None:  # those of MixingMatrix
         super().__init__(*arguments)
         self._matrices = {}
         self._mass = 0, np.ones(self.workers)
 
-    def mass(self, t):
+    def mass(self, t: int) -> np.ndarray:
         """w (m,), float64, before round t; its sum is m."""
         if self.topology.regular:
             return np.ones(self.workers)
@@ -35,7 +41,7 @@ class PushSum(MixingMatrix):
         return w
 
 
-def evenly(topology, what):
+def evenly(topology: Topology, what: str) -> PushSum:
     """The PushSum in which worker j keeps, and sends to each of its receivers, 1 / (number of receivers + 1)."""
     def row(i, t):
         return tuple((j, 1 / (len(topology.receivers(j, t)) + 1)) for j in sorted({i, *topology.sources(i, t)}))
@@ -44,7 +50,7 @@ def evenly(topology, what):
     return PushSum(topology, row, topology.averages(), symmetric, f"{what}, push-sum weights")
 
 
-def from_matrix(matrix, what):
+def from_matrix(matrix: "scipy.sparse.csr_array", what: str) -> PushSum:
     """The PushSum whose P is this sparse matrix as it stands; UserError if its columns do not divide a model."""
     sums = np.asarray(matrix.sum(axis=0)).ravel()
     worst = int(np.argmax(abs(sums - 1)))

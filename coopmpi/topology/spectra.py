@@ -1,19 +1,25 @@
 """How fast a mixing matrix W brings the workers together: eigenvalues, and zeta = ||W - J||_2.
 
-J = 11^T / m. For directed graphs W is not symmetric and zeta is the largest singular value of W - J.
+J = 11^T / m. For directed graphs W is not symmetric and zeta is the largest singular value of W - J. `mixing` is a
+coopmpi.topology.matrix.MixingMatrix.
 """
 
 from functools import reduce
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from coopmpi.errors import CoopError, UserError
+from coopmpi.topology.links import Topology
+
+if TYPE_CHECKING:
+    import scipy.sparse
 
 DENSE = 2000  # workers up to which dense eigenvalues are faster than Lanczos iterations
-TOLERANCE = 1e-6  # how far from 1 a modulus is to be that tells it apart
+TOLERANCE = 1e-6  # moduli that differ from 1 by less count as 1
 
 
-def zeta(w):
+def zeta(w: "np.ndarray | scipy.sparse.sparray") -> float:
     """||W - J||_2 of a matrix (m, m), dense or scipy.sparse: the share of disagreement left after one round."""
     m = w.shape[0]
     if m <= DENSE:
@@ -22,7 +28,7 @@ def zeta(w):
     return _largest_singular_value([w])
 
 
-def cycle_zeta(mixing):
+def cycle_zeta(mixing: Any) -> float:
     """zeta of one whole cycle of a MixingMatrix, ||W_(c-1) ... W_1 W_0 - J||_2; the same as zeta if W is fixed.
 
     Of random matchings: of one round, in the mean square.
@@ -41,12 +47,12 @@ def cycle_zeta(mixing):
     return _largest_singular_value(matrices)
 
 
-def spectral_gap(mixing):
+def spectral_gap(mixing: Any) -> float:
     """1 - zeta of one cycle."""
     return 1 - cycle_zeta(mixing)
 
 
-def rounds_to_shrink(factor, zeta, cycle=1):
+def rounds_to_shrink(factor: float, zeta: float, cycle: int = 1) -> float:
     """Communication rounds until the disagreement is `factor` times smaller, ln(factor) / -ln(zeta); inf if never.
 
     zeta belongs to a whole cycle; one cycle is enough where it averages exactly.
@@ -58,14 +64,14 @@ def rounds_to_shrink(factor, zeta, cycle=1):
     return cycle * float(np.log(factor) / -np.log(zeta))
 
 
-def eigenvalues(mixing):
-    """All m eigenvalues of a fixed symmetric W, ascending, the last one 1; O(m^3) except on periodic grids."""
+def eigenvalues(mixing: Any) -> np.ndarray:
+    """All m eigenvalues (m,) float64 of a fixed symmetric W, ascending, the last one 1; O(m^3) except on periodic grids."""
     if mixing.topology.grid:
         return np.sort(_fourier_eigenvalues(mixing, 0).real)
     return np.linalg.eigvalsh(mixing.matrix(0).toarray())
 
 
-def reaches_consensus(matrix):
+def reaches_consensus(matrix: "scipy.sparse.csr_array") -> bool:
     """Has no eigenvalue of this doubly stochastic matrix modulus 1, but the one of consensus?"""
     from scipy.sparse import csgraph
 
@@ -76,8 +82,8 @@ def reaches_consensus(matrix):
     return bool((moduli[:-1] < 1 - TOLERANCE).all())
 
 
-def smallest_eigenvalue(mixing):
-    """Of a fixed symmetric MixingMatrix."""
+def smallest_eigenvalue(mixing: Any) -> float:
+    """The smallest eigenvalue of a fixed symmetric MixingMatrix."""
     from scipy.sparse.linalg import eigsh
 
     matrix = mixing.matrix(0)
@@ -86,14 +92,14 @@ def smallest_eigenvalue(mixing):
     return float(eigsh(matrix, k=1, which="SA", v0=np.cos(np.arange(mixing.workers)), return_eigenvectors=False)[0])
 
 
-def norm(matrix):
+def norm(matrix: "scipy.sparse.sparray") -> float:
     """||W||_2 of a sparse matrix."""
     from scipy.sparse.linalg import svds
 
     return float(svds(matrix, k=1, v0=chirp(matrix.shape[0]), return_singular_vectors=False)[0])
 
 
-def laplacian_extremes(topology, t):
+def laplacian_extremes(topology: Topology, t: int) -> tuple[float, float]:
     """(lambda_2, lambda_m): second smallest and largest eigenvalue of the graph Laplacian in round t."""
     m = topology.workers
     if topology.grid:
@@ -119,8 +125,8 @@ def _laplacian(topology, t):
     return sparse.diags_array(degrees.astype(np.float64)) - links
 
 
-def chirp(m):
-    """A vector in which all frequencies are about equally strong: the start of Lanczos iterations."""
+def chirp(m: int) -> np.ndarray:
+    """A vector (m,) float64 in which all frequencies are about equally strong: the start of Lanczos iterations."""
     return np.cos(np.arange(m) ** 2.0)
 
 

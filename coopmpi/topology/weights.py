@@ -4,15 +4,20 @@ Each of the three turns a topology into `edge(i, j, t)`, the weight w_ij of a li
 goes on the diagonal. All give a doubly stochastic W or raise UserError.
 """
 
+from collections.abc import Callable
 from math import fsum, isclose
 
 from coopmpi.errors import UserError
+from coopmpi.topology.links import Topology
 from coopmpi.topology.spectra import laplacian_extremes
 
 ROUNDING = 1e-12
 
+Edge = Callable[[int, int, int], float]  # (i, j, t) -> w_ij
+Row = tuple[tuple[int, float], ...]  # (j, w_ij) for each j that worker i adds up, ascending in j
 
-def uniform(topology):
+
+def uniform(topology: Topology) -> Edge:
     """w_ij = 1 / (degree + 1); needs a regular graph."""
     if not topology.regular:
         degrees = [topology.degree(i, 0) for i in range(topology.workers)]
@@ -25,14 +30,14 @@ def uniform(topology):
     return lambda i, j, t: shares[t]
 
 
-def metropolis(topology):
+def metropolis(topology: Topology) -> Edge:
     """w_ij = 1 / (1 + max(degree_i, degree_j)) (Xiao, Boyd, Lall 2006). On regular graphs this is `uniform`."""
     if topology.regular or topology.directed:
         return uniform(topology)
     return lambda i, j, t: 1 / (1 + max(topology.degree(i, t), topology.degree(j, t)))
 
 
-def best_constant(topology):
+def best_constant(topology: Topology) -> Edge:
     """W = I - a L with a = 2 / (lambda_2 + lambda_m) of the Laplacian L: the smallest zeta that one weight for all
     links can give (Xiao, Boyd 2004)."""
     if topology.directed:
@@ -47,7 +52,7 @@ def best_constant(topology):
 WEIGHTS = {"metropolis": metropolis, "uniform": uniform, "best-constant": best_constant}
 
 
-def rest_on_diagonal(topology, edge):
+def rest_on_diagonal(topology: Topology, edge: Edge) -> Callable[[int, int], Row]:
     """row(i, t) = ((j, w_ij), ...), ascending in j, with w_ii = 1 - sum_j w_ij."""
 
     def row(i, t):

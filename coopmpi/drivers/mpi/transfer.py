@@ -4,7 +4,7 @@ import threading
 import time
 from collections import deque
 
-PACE = 2e-4  # seconds between two looks of a Mover: a socket's buffer holds what arrives meanwhile
+PACE = 2e-4  # seconds between two MPI calls of a Mover: a socket's buffer holds what arrives meanwhile
 
 
 class Rows:
@@ -28,7 +28,7 @@ class Rows:
 
     @property
     def arrived(self):
-        """Has everything come that was to be received?"""
+        """Have all rows been received?"""
         return not self._waiting
 
     def progress(self):
@@ -75,7 +75,7 @@ class GroupSum:
         self._peers = [(rank, slice(i * d // n, (i + 1) * d // n)) for i, rank in enumerate(ranks)]
         own = self._peers[self._me][1]
 
-        # everybody's part of the own range comes here
+        # the rows of all ranks, in the range that this rank adds up
         counts = [count if ordered else 1 for _, count in members]
         others = sum(counts) - counts[self._me]
         arriving = device.empty((others, own.stop - own.start), out.dtype)
@@ -116,7 +116,7 @@ class GroupSum:
 class Collective:
     """A nonblocking collective from one array into another.
 
-    It is posted at once, after waiting for the source: all ranks must post theirs in the same order.
+    The constructor posts it, after waiting for the source: all ranks must post theirs in the same order.
     """
 
     def __init__(self, post, source, target, device):
@@ -135,7 +135,7 @@ class Collective:
 
 
 class Mover:
-    """A context in which a thread enters MPI now and then: MPI moves data only while it is called.
+    """A context in which a thread calls MPI again and again: MPI moves data only while it is called.
 
     Nothing may ever be sent over `comm`. Needs MPI_THREAD_MULTIPLE.
     """
@@ -153,6 +153,6 @@ class Mover:
 
     def _move(self):
         while self._wanted.wait():
-            time.sleep(PACE)  # first, so that short gradients are left alone
+            time.sleep(PACE)  # first, so that short gradients are not disturbed
             if self._wanted.is_set():
                 self._comm.Iprobe()

@@ -9,13 +9,13 @@ WINDOW = 256  # samples per worker that are drawn, and assembled, at once (at le
 
 
 class Batches:
-    """Mini-batches without replacement: a worker walks through its shard in a fresh random order per pass.
+    """Mini-batches without replacement: a worker goes through its shard in a new random order per pass.
 
-    Batch k is positions k*batch to (k+1)*batch - 1 of the walk, which runs on across the ends of passes. Any step
+    Batch k is positions k*batch to (k+1)*batch - 1 in the sequence of all passes. Any step
     can be asked for at any time; steps in order are fast. batch = 0: every batch is the whole shard.
 
     shards: index arrays of the b workers that live here; workers: their global indices; dtype: of the weights;
-    longest: length of the longest shard of all ranks, so that padding does not depend on who lives where.
+    longest: length of the longest shard of all ranks, so that padding does not depend on which rank hosts whom.
     """
 
     def __init__(self, shards, workers, batch, seed, dtype="float64", longest=None):
@@ -65,7 +65,7 @@ class Batches:
         return window
 
     def _walk(self, i, position, out):
-        """Fill `out` with the samples that local worker i meets from `position` of its walk on."""
+        """Fill `out` with the samples of local worker i from `position` on in the sequence of all its passes."""
         size = self._passes[i] * len(self._shards[i])
         done = 0
         while done < len(out):

@@ -23,7 +23,7 @@ def digits():
 
 
 def teacher(kind, dtype, seed, samples, features, outputs, noise):
-    """x ~ N(0, I) and what a random, fixed two-layer tanh network makes of it.
+    """x ~ N(0, I) and the outputs of a random, fixed two-layer tanh network.
 
     classify: y = argmax of the `outputs` logits; a fraction `noise` of the labels is moved to another class.
     regress: y = the outputs + noise * N(0, I). The logits are x -> tanh(x A) B with A ~ N(0, 1/features),

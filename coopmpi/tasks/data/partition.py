@@ -51,7 +51,7 @@ def _dirichlet(labels, workers, seed, concentration):
             own.append(piece)
     owned = [np.concatenate(own) for own in pieces]
 
-    # whoever got nothing takes one sample from the richest
+    # a worker without samples takes one from the worker that has most
     sizes = np.array([len(indices) for indices in owned])
     for poor in np.flatnonzero(sizes == 0):
         rich = sizes.argmax()

@@ -22,7 +22,7 @@ class Scratch:
 
     def __init__(self, xp, dtype, owns_inputs=True):
         self.xp, self.dtype = xp, dtype
-        self.owns_inputs = owns_inputs  # the layer may overwrite them
+        self.owns_inputs = owns_inputs  # the layer may overwrite its inputs
         self._kept = {}
 
     def array(self, name, shape, dtype=None):
@@ -262,7 +262,7 @@ class Pooling(Layer, frozen=True, kw_only=True):
 
     @staticmethod
     def _maximum(scratch, views, y):
-        """Notes which pixel of each window is the largest, the first of equals. NaN wins from any place."""
+        """Notes which pixel of each window is the largest, the first of equals. NaN counts as the largest."""
         xp = scratch.xp
         winner, larger = scratch.array("winner", y.shape, "uint16"), scratch.array("mask", y.shape, bool)
         y[...] = views[0]
@@ -283,7 +283,7 @@ class Pooling(Layer, frozen=True, kw_only=True):
 
 @register("layer", "flatten")
 class Flatten(Layer, frozen=True, kw_only=True):
-    """Images to features, channel first. The model puts one before a dense layer where it is needed."""
+    """Images to features, channel first. The model puts this layer before a dense one where it is needed."""
 
     def build(self, shape):
         return (prod(shape),)

@@ -170,7 +170,7 @@ class Model:
         return values
 
     def _scratch(self, xp, dtype, shape):
-        """One Scratch per layer and one for the loss. The inputs of the model are not ours to overwrite."""
+        """One Scratch per layer and one for the loss. The inputs of the model must not be overwritten."""
         key = xp, dtype, shape[:2]
         if key not in self._scratches:
             self._scratches[key] = [Scratch(xp, dtype, i > self._first) for i in range(len(self.stack) + 1)]
