@@ -2,20 +2,35 @@
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import tomli_w
+from msgspec import Meta
 
 from coopmpi import registry
-from coopmpi.errors import UserError
-from coopmpi.ranges import Count, Positive, Seed, Whole
+from coopmpi.errors import UserError, quoted, shortened
+from coopmpi.ranges import LARGEST_RUN, Count, NonNegative, Positive, Seed, Whole
+
+LONGEST = 10**6  # characters of a run description
+DEEPEST = 20  # tables and arrays within each other
 
 
 class Record(registry.Part, frozen=True, kw_only=True):
     """What is written how often. Steps."""
 
     eval_every: Whole = 0  # 0: twenty times over the run
+    final: Literal["all", "mean"] | None = None  # models in the file; default: all up to 1 GB
+
+
+class Saving(registry.Part, frozen=True, kw_only=True):
+    """The [checkpoint] table: when the state is saved beside the result."""
+
+    every_minutes: NonNegative = 10.0  # 0: when a signal stops the run only
+    every_steps: Count | None = None  # instead
+    keep: Count = 2  # the newest so many
+    keep_final: bool = False  # at the end of the run, too, so that it can be extended
+    margin: NonNegative = 60.0  # seconds before the end of a Slurm job at which a run saves and stops; 0: it does not
 
 
 # tables that choose a part by `kind`, with the default choice
@@ -34,7 +49,7 @@ _CHOICES = {
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A run description. Tables hold validated parts; see coopmpi.registry."""
 
-    workers: Count | None = None  # default: the number of ranks
+    workers: Annotated[int, Meta(ge=1, le=LARGEST_RUN)] | None = None  # default: the number of ranks
     steps: Count | None = None  # default 2000, unless epochs are given
     epochs: Positive | None = None
     seed: Seed = 0
@@ -52,6 +67,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     compute: Any = None  # this and the next are read by `coopmpi simulate` only
     network: Any = None
     record: Any = None
+    checkpoint: Any = None
     sinks: tuple = ()  # [[sinks]]: further takers of results, coopmpi.sinks.Sink
 
 
@@ -59,29 +75,56 @@ def load(path, overrides=()):
     """The tables of a TOML file (None: an empty one) with `table.key=value` overrides applied."""
     tables = {}
     if path is not None:
+        name = shortened(str(path))
         try:
-            tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+            with open(path, encoding="utf-8") as file:
+                text = file.read(LONGEST + 1)
         except FileNotFoundError as error:
-            raise UserError(f"run description {str(path)!r} does not exist") from error
+            raise UserError(f"run description {name!r} does not exist") from error
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"run description {str(path)!r} cannot be read: {error}") from error
+            raise UserError(f"run description {name!r} cannot be read: {error}") from error
+        if len(text) > LONGEST:
+            raise UserError(f"run description {name!r} has more than {LONGEST} characters; one is a page or two of TOML")
+        try:
+            tables = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
-            raise UserError(f"{path}: not valid TOML: {error}") from error
+            raise UserError(f"{name}: not valid TOML: {error}") from error
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{name}: {_beyond_toml(error)}") from error
     for override in overrides:
-        _apply(tables, override)
+        set_key(tables, override)
     return tables
 
 
-def _apply(tables, override):
+def _beyond_toml(error):
+    """Why text cannot be read that follows the grammar."""
+    if isinstance(error, RecursionError):
+        return f"tables and arrays may lie within each other up to {DEEPEST} deep, given many more"
+    return f"a value cannot be read: {shortened(str(error))}"  # an integer of thousands of digits, say
+
+
+def _require_flat(tables):
+    """UserError if tables and arrays lie too deep within each other."""
+    level = [tables]
+    for _ in range(DEEPEST):
+        inside = [item for table in level for item in (table.values() if isinstance(table, dict) else table)]
+        level = [item for item in inside if isinstance(item, (dict, list))]
+        if not level:
+            return
+    raise UserError(f"run description: tables and arrays may lie within each other up to {DEEPEST} deep, given more")
+
+
+def set_key(tables: dict, override: str):
+    """Set the key of nested tables that `table.key=value` names."""
     key, equals, text = override.partition("=")
     path = key.strip().split(".")
     if not equals or not all(path):
-        raise UserError(f"--set takes table.key=value, given {override!r}")
+        raise UserError(f"--set takes table.key=value, given {quoted(override)}")
     table = tables
     for name in path[:-1]:
         table = table.setdefault(name, {})
         if not isinstance(table, dict):
-            raise UserError(f"--set {override}: {name!r} is a value, not a table")
+            raise UserError(f"--set {shortened(override)}: {shortened(name)!r} is a value, not a table")
     table[path[-1]] = toml_value(text)
 
 
@@ -91,19 +134,23 @@ def toml_value(text):
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text.strip()
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{shortened(text)!r}: {_beyond_toml(error)}") from error
 
 
 def resolve(tables):
     """The Config that the tables describe; UserError for an unknown key, a wrong type or an impossible value."""
     from coopmpi.topology.mixing import mixing_table
 
+    _require_flat(tables)
     tables = dict(tables)
     for key, value in tables.items():
-        if key in (*_CHOICES, "mixing", "compress", "record") and not isinstance(value, dict):
-            raise UserError(f"[{key}] must be a table, given {value!r}")
+        if key in (*_CHOICES, "mixing", "compress", "record", "checkpoint") and not isinstance(value, dict):
+            raise UserError(f"[{key}] must be a table, given {quoted(value)}")
     built = {kind: registry.build(kind, {"kind": default} | tables.pop(kind, {})) for kind, default in _CHOICES.items()}
     built["mixing"] = mixing_table(**tables.pop("mixing", {}))
     built["record"] = registry.convert(tables.pop("record", {}), Record, "[record]")
+    built["checkpoint"] = registry.convert(tables.pop("checkpoint", {}), Saving, "[checkpoint]")
     built["sinks"] = tuple(_sinks(tables.pop("sinks", [])))
     config = registry.convert(tables | built, Config, "run description:")
     if config.steps is not None and config.epochs is not None:

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from coopmpi.algorithms.cooperative import Cooperative
 from coopmpi.errors import UserError
-from coopmpi.record.checkpoint import Checkpoint
 from coopmpi.streams import Purpose, stream
 from coopmpi.topology import cooperation
 from coopmpi.topology.mixing import mixing_table
@@ -162,7 +161,7 @@ def test_a_stopped_run_goes_on_with_its_auxiliary_variables(path, tmp_path, v):
              "period": {"tau": 3}, "algorithm": {"kind": "cooperative", "matrix": str(tmp_path / "w.npy")}}
     run(given, tmp_path / "whole.h5")
     interrupted(given, tmp_path / "parts.h5", step=13)
-    run(given, tmp_path / "parts.h5", checkpoint=Checkpoint(tmp_path / "parts.h5"))
+    run(given, tmp_path / "parts.h5", resume=True)
     assert np.array_equal(content(tmp_path / "parts.h5")["final/x"], content(tmp_path / "whole.h5")["final/x"])
 
 

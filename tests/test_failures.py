@@ -197,7 +197,8 @@ def wait_for_rows(process, path, more_than=0):
 
 
 def check_interrupted(path, err, name):
-    done = int(re.fullmatch(rf"coopmpi: stopped by {name} after step (\d+)", one_line(err)).group(1))
+    told = rf"coopmpi: stopped by {name} after step (\d+); its state is saved: coopmpi resume run.h5"
+    done = int(re.fullmatch(told, one_line(err)).group(1))
     with h5py.File(path) as file:
         assert file.attrs["status"] == b"interrupted"
         assert np.array_equal(file["train/step"][:], np.arange(1, done + 1))

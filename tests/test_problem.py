@@ -95,9 +95,8 @@ def test_a_resumed_run_has_its_own_slots_back(tmp_path):
     given = tables("Running", algorithm={"kind": "dpa"})
     run(given, tmp_path / "whole.h5")
     interrupted(given, tmp_path / "parts.h5", step=17)
-    from coopmpi.record.checkpoint import Checkpoint
-
-    run(given, tmp_path / "parts.h5", Checkpoint(tmp_path / "parts.h5"))
+    
+    run(given, tmp_path / "parts.h5", resume=True)
     with h5py.File(tmp_path / "whole.h5") as whole, h5py.File(tmp_path / "parts.h5") as parts:
         for name in ("final/x", "train/loss"):
             assert np.array_equal(whole[name][:], parts[name][:]), name

@@ -11,7 +11,6 @@ from coopmpi import config, registry
 from coopmpi.algorithms.sgp import SGP
 from coopmpi.drivers.solo import Solo
 from coopmpi.errors import UserError
-from coopmpi.record.checkpoint import Checkpoint
 from coopmpi.run.assemble import assemble
 from coopmpi.step import Mix, Start
 from coopmpi.topology.mixing import mixing_table
@@ -205,7 +204,7 @@ def test_a_stopped_run_goes_on_with_its_masses(folder, tmp_path, kind):
     given = tables(folder, kind, momentum=0.9)
     run(given, tmp_path / "whole.h5")
     interrupted(given, tmp_path / "parts.h5", step=13)
-    run(given, tmp_path / "parts.h5", checkpoint=Checkpoint(tmp_path / "parts.h5"))
+    run(given, tmp_path / "parts.h5", resume=True)
     assert np.array_equal(content(tmp_path / "parts.h5")["final/x"], content(tmp_path / "whole.h5")["final/x"])
 
 

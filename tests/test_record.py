@@ -50,8 +50,6 @@ LAYOUT = {
     "rounds/bytes": ((0,), "float64", "B"),
     "final/x": ((M, D), "float64", "1"),
     "final/mean": ((D,), "float64", "1"),
-    "state/x": ((M, D), "float64", "1"),
-    "state/period": ((1, 3), "float64", "1"),
 }
 SMALL = {"workers": M, "steps": T, "dtype": "float64", "record": {"eval_every": 3}, "period": {"tau": 4}}
 

@@ -1,12 +1,24 @@
 """A run that was stopped goes on as if it had not been: every algorithm, on another number of ranks."""
 
-import tomllib
+import os
+import shutil
+import subprocess
+import sys
+import threading
 
 import h5py
 import numpy as np
 import pytest
 
-from coopmpi.record.checkpoint import Checkpoint
+from coopmpi import config
+from coopmpi.drivers.solo import Solo
+from coopmpi.errors import CoopError, UserError
+from coopmpi.record import checkpoint, lock
+from coopmpi.run import ballot, step_log
+from coopmpi.run.assemble import assemble
+from coopmpi.run.resume import continued
+from coopmpi.run.session import begin, train
+from coopmpi.sinks import Sink
 from tests.interruptions import content, interrupted, run
 from tests.runs import EVEN_VARIANTS, coopmpi, write_quadratic
 
@@ -28,10 +40,8 @@ def path(tmp_path_factory):
 @pytest.mark.parametrize("variant", EVEN_VARIANTS)
 def test_a_resumed_run_equals_one_that_was_never_stopped(path, tmp_path, variant):
     run(tables(path, variant), tmp_path / "whole.h5")
-    interrupted(tables(path, variant), tmp_path / "parts.h5", step=22)
-    checkpoint = Checkpoint(tmp_path / "parts.h5")
-    assert 22 <= checkpoint.step < STEPS
-    run(tomllib.loads(checkpoint.config_text), tmp_path / "parts.h5", checkpoint=checkpoint)
+    assert 22 <= interrupted(tables(path, variant), tmp_path / "parts.h5", step=22) < STEPS
+    run(continued(tmp_path / "parts.h5"), tmp_path / "parts.h5", resume=True)
     whole, parts = content(tmp_path / "whole.h5"), content(tmp_path / "parts.h5")
     for name, values in whole.items():
         assert np.array_equal(parts[name], values), name
@@ -43,7 +53,7 @@ def test_adacomm_that_counts_steps_goes_on_with_its_decisions(path, tmp_path, al
     given = tables(path, algorithm, period={"kind": "adacomm", "tau": 9, "interval_steps": 12})
     run(given, tmp_path / "whole.h5")
     interrupted(given, tmp_path / "parts.h5", step=step)
-    run(given, tmp_path / "parts.h5", checkpoint=Checkpoint(tmp_path / "parts.h5"))
+    run(given, tmp_path / "parts.h5", resume=True)
     whole, parts = content(tmp_path / "whole.h5"), content(tmp_path / "parts.h5")
     assert len(set(whole["train/tau"].tolist())) > 2
     for name, values in whole.items():
@@ -54,8 +64,7 @@ def test_changing_periods_go_on_where_they_were(path, tmp_path):
     given = tables(path, "local-sgd", period={"kind": "list", "taus": [[0, 7], [20, 3], [40, 1]]})
     run(given, tmp_path / "whole.h5")
     interrupted(given, tmp_path / "parts.h5", step=24)
-    checkpoint = Checkpoint(tmp_path / "parts.h5")
-    run(given, tmp_path / "parts.h5", checkpoint=checkpoint)
+    run(given, tmp_path / "parts.h5", resume=True)
     whole, parts = content(tmp_path / "whole.h5"), content(tmp_path / "parts.h5")
     assert np.array_equal(parts["train/tau"], whole["train/tau"])
     assert np.array_equal(parts["final/x"], whole["final/x"])
@@ -65,8 +74,8 @@ def test_a_second_interruption_and_the_times(path, tmp_path):
     given, output = tables(path, "dpa", steps=200), tmp_path / "run.h5"
     run(given, tmp_path / "whole.h5")
     interrupted(given, output, step=20)
-    interrupted(given, output, step=90, checkpoint=Checkpoint(output))
-    run(given, output, checkpoint=Checkpoint(output))
+    interrupted(given, output, step=90, resume=True)
+    run(given, output, resume=True)
     assert np.array_equal(content(output)["final/x"], content(tmp_path / "whole.h5")["final/x"])
     with h5py.File(output) as file:
         assert (np.diff(file["train/wall_time"][:]) > 0).all()
@@ -102,11 +111,230 @@ def test_stopped_on_three_ranks_resumed_on_two(tmp_path):
     assert np.array_equal(resumed["train/loss"], whole["train/loss"])
 
 
-def test_a_run_without_a_saved_state_is_refused(path, tmp_path):
+def test_a_finished_run_and_one_that_does_not_exist_are_refused(path, tmp_path):
     run(tables(path, "local-sgd"), tmp_path / "run.h5")
     status, _, err = coopmpi("resume", tmp_path / "run.h5")
-    assert status == 2 and "nothing to resume" in err
+    assert status == 2 and "finished after 60 steps" in err
     with h5py.File(tmp_path / "run.h5") as file:
         assert file["train/step"].shape == (STEPS,)
     status, _, err = coopmpi("resume", tmp_path / "none.h5")
     assert status == 2 and "does not exist" in err
+
+
+# checkpoints while the run goes on
+def states(output):
+    """{step: is it complete} of what lies beside a result."""
+    folder = checkpoint.folder_of(output)
+    return {int(path.name[5:]): (path / "manifest.json").exists() for path in folder.glob("step-*")}
+
+
+@pytest.fixture
+def votes_at_every_step(monkeypatch):
+    monkeypatch.setattr(ballot, "VOTE_SECONDS", 0)
+    monkeypatch.setattr(step_log, "BLOCK", 1)
+
+
+class Killed(BaseException):
+    """As if the process were gone: nothing more is written."""
+
+
+def killed(given, output, step):
+    """A run that is cut off: its file stays `running`, nothing is saved at the end."""
+    assembly = assemble(config.resolve(given), Solo())
+    trainer = begin(assembly, Solo(), output)
+    steps = trainer.feed.result.steps
+
+    def limited(rows):
+        if rows.first >= step:
+            raise Killed
+        steps(rows)
+
+    trainer.feed.result.steps = limited
+    with pytest.raises(Killed), np.errstate(all="ignore"):
+        trainer.train()
+    trainer.saver.wait()
+    trainer.feed.result._file.close()
+    trainer.feed.result._lock.release()
+
+
+@pytest.mark.parametrize("variant", EVEN_VARIANTS)
+def test_a_run_that_was_cut_off_goes_on_from_its_newest_checkpoint(path, tmp_path, variant, votes_at_every_step):
+    given = tables(path, variant, checkpoint={"every_steps": 7}, steps=200)
+    run(given, tmp_path / "whole.h5")
+    killed(given, tmp_path / "parts.h5", step=120)
+    steps = [step for step, complete in states(tmp_path / "parts.h5").items() if complete]
+    assert 1 <= len(steps) <= 2 and all(step % 7 == 0 for step in steps)
+    run(continued(tmp_path / "parts.h5"), tmp_path / "parts.h5", resume=True)
+    whole, parts = content(tmp_path / "whole.h5"), content(tmp_path / "parts.h5")
+    for name, values in whole.items():
+        assert np.array_equal(parts[name], values), name
+    assert not checkpoint.folder_of(tmp_path / "parts.h5").exists()  # removed at the end
+
+
+def test_the_newest_two_are_kept_and_the_last_if_asked_for(path, tmp_path, votes_at_every_step):
+    given = tables(path, "dpa", checkpoint={"every_steps": 5, "keep_final": True})
+    run(given, tmp_path / "run.h5")
+    found = states(tmp_path / "run.h5")
+    assert len(found) == 2 and all(found.values()) and max(found) == STEPS
+    run(tables(path, "dpa", checkpoint={"every_steps": 5}), tmp_path / "other.h5")
+    assert states(tmp_path / "other.h5") == {}
+
+
+def test_a_finished_run_is_extended_if_its_state_was_kept(path, tmp_path):
+    run(tables(path, "gradient-tracking", steps=90), tmp_path / "whole.h5")
+    run(tables(path, "gradient-tracking", checkpoint={"keep_final": True}), tmp_path / "run.h5")
+    with pytest.raises(UserError, match="finished after 60 steps.*steps=120"):
+        continued(tmp_path / "run.h5")
+    run(continued(tmp_path / "run.h5", ["steps=90"]), tmp_path / "run.h5", resume=True)
+    whole, parts = content(tmp_path / "whole.h5"), content(tmp_path / "run.h5")
+    for name, values in whole.items():
+        assert np.array_equal(parts[name], values), name
+    run(tables(path, "gradient-tracking"), tmp_path / "run2.h5")
+    with pytest.raises(UserError, match="keep_final = true"):
+        continued(tmp_path / "run2.h5", ["steps=90"])
+
+
+@pytest.mark.parametrize("override", ["seed=1", "algorithm.kind=dpa", "workers=3", "task.batch=3", "optimizer.momentum=0.5",
+                                      "deterministic=false", "dtype=float64", "period.tau=2"])
+def test_what_may_not_change_is_refused(path, tmp_path, override):
+    interrupted(tables(path, "local-sgd"), tmp_path / "run.h5", step=20)
+    with pytest.raises(UserError, match=f"--set {override}: .*allowed to change: steps"):
+        continued(tmp_path / "run.h5", [override])
+
+
+def test_the_learning_rate_may_change(path, tmp_path):
+    stopped = interrupted(tables(path, "local-sgd"), tmp_path / "run.h5", step=20)
+    run(tables(path, "local-sgd"), tmp_path / "whole.h5")
+    run(continued(tmp_path / "run.h5", ["optimizer.lr=0.01"]), tmp_path / "run.h5", resume=True)
+    whole, parts = content(tmp_path / "whole.h5"), content(tmp_path / "run.h5")
+    assert np.array_equal(whole["train/loss"][:stopped + 1], parts["train/loss"][:stopped + 1])
+    assert not np.array_equal(whole["final/x"], parts["final/x"])
+    with h5py.File(tmp_path / "run.h5") as file:
+        assert "lr = 0.01" in file["config"].asstr()[()]
+
+
+# damage
+def damage(file, place, bit=3):
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1 << bit
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("place", [0, 77, -1, -8, -40])
+def test_of_a_damaged_checkpoint_the_one_before_is_taken(path, tmp_path, place, votes_at_every_step):
+    given = tables(path, "overlap-local-sgd", checkpoint={"every_steps": 7}, steps=200)
+    run(given, tmp_path / "whole.h5")
+    killed(given, tmp_path / "parts.h5", step=120)
+    older, newer = sorted(states(tmp_path / "parts.h5"))[-2:]
+    damage(checkpoint.step_folder(checkpoint.folder_of(tmp_path / "parts.h5"), newer) / "rank-00000.state", place)
+    assembly = assemble(config.resolve(continued(tmp_path / "parts.h5")), Solo())
+    trainer = begin(assembly, Solo(), tmp_path / "parts.h5", resume=True)
+    assert trainer.done == older
+    trainer.feed.close("interrupted")
+    run(continued(tmp_path / "parts.h5"), tmp_path / "parts.h5", resume=True)
+    assert np.array_equal(content(tmp_path / "whole.h5")["final/x"], content(tmp_path / "parts.h5")["final/x"])
+
+
+def test_where_all_are_damaged_it_is_said(path, tmp_path):
+    step = interrupted(tables(path, "local-sgd"), tmp_path / "run.h5", step=20)
+    folder = checkpoint.step_folder(checkpoint.folder_of(tmp_path / "run.h5"), step)
+    damage(folder / "rank-00000.state", -1)
+    with pytest.raises(UserError, match="none of 1 checkpoints can be used: .*wrong checksum"):
+        continued(tmp_path / "run.h5")
+    (folder / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match="manifest cannot be read"):
+        continued(tmp_path / "run.h5")
+    (folder / "manifest.json").unlink()
+    with pytest.raises(UserError, match="there is no checkpoint in"):
+        continued(tmp_path / "run.h5")
+
+
+def test_a_checkpoint_of_another_run_is_refused(path, tmp_path):
+    interrupted(tables(path, "local-sgd"), tmp_path / "run.h5", step=20)
+    interrupted(tables(path, "local-sgd"), tmp_path / "other.h5", step=20)
+    shutil.rmtree(checkpoint.folder_of(tmp_path / "run.h5"))
+    checkpoint.folder_of(tmp_path / "other.h5").rename(checkpoint.folder_of(tmp_path / "run.h5"))
+    with pytest.raises(UserError, match="belongs to another run"):
+        continued(tmp_path / "run.h5")
+
+
+def test_a_disk_that_is_full_for_checkpoints_does_not_end_the_run(path, tmp_path, monkeypatch, votes_at_every_step):
+    def full(folder, rank, rows):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "write_rows", full)
+    run(tables(path, "dpa", checkpoint={"every_steps": 5}), tmp_path / "run.h5")
+    with h5py.File(tmp_path / "run.h5") as file:
+        assert file.attrs["status"] == b"finished"
+        assert b"No space left" in file["events"][0]["text"] and file["events"][0]["kind"] == b"checkpoint"
+
+
+def test_only_the_mean_is_recorded_if_so_wanted(path, tmp_path):
+    run(tables(path, "dpa", record={"final": "mean"}), tmp_path / "run.h5")
+    run(tables(path, "dpa"), tmp_path / "all.h5")
+    with h5py.File(tmp_path / "run.h5") as file, h5py.File(tmp_path / "all.h5") as other:
+        assert set(file["final"]) == {"mean"} and np.array_equal(file["final/mean"], other["final/mean"])
+        assert set(other["final"]) == {"mean", "x"}
+
+
+# --continue
+def test_continue_starts_resumes_and_leaves_alone(path, tmp_path):
+    options = ["--set", "steps=200", "--quiet", "-o", "run.h5", "--continue"]
+    assert coopmpi("train", *options, cwd=tmp_path)[0] == 0
+    first = content(tmp_path / "run.h5")
+    status, out, _ = coopmpi("train", *options, cwd=tmp_path)
+    assert status == 0 and "run.h5 is finished" in out
+    with h5py.File(tmp_path / "run.h5", "r+") as file:
+        file.attrs.modify("status", np.array("running", "S16"))  # as after a kill before the first checkpoint
+    assert coopmpi("train", *options, cwd=tmp_path)[0] == 0
+    assert np.array_equal(content(tmp_path / "run.h5")["final/x"], first["final/x"])
+    status, _, err = coopmpi("train", "--continue", cwd=tmp_path)
+    assert status == 2 and "--continue goes with -o" in err
+
+
+# one writer
+def test_a_result_that_is_being_written_is_left_alone(path, tmp_path):
+    with lock.Lock(tmp_path / "run.h5"):
+        for overwrite in (False, True):
+            with pytest.raises(UserError, match="being written by another run"):
+                train(assemble(config.resolve(tables(path, "dpa")), Solo()), Solo(), tmp_path / "run.h5", overwrite=overwrite)
+    run(tables(path, "dpa"), tmp_path / "run.h5")
+    with pytest.raises(UserError, match="exists already"):
+        run(tables(path, "dpa"), tmp_path / "run.h5")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run.h5"]
+
+
+def test_a_lock_ends_with_its_process_and_is_waited_for(tmp_path):
+    program = ("import sys, time\nfrom coopmpi.record.lock import Lock\n"
+               f"held = Lock({str(tmp_path / 'run.h5')!r})\nprint('held', flush=True)\ntime.sleep(60)")
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="being written"):
+            lock.Lock(tmp_path / "run.h5")
+        threading.Timer(0.5, process.kill).start()
+        lock.Lock(tmp_path / "run.h5", patience=20).release()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_link_in_the_place_of_the_draft_is_not_followed(path, tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    for name in (".run.h5.new", ".run.h5.lock"):
+        (tmp_path / name).symlink_to(victim)
+    with pytest.raises(OSError):
+        run(tables(path, "dpa"), tmp_path / "run.h5")
+    (tmp_path / ".run.h5.lock").unlink()
+    run(tables(path, "dpa"), tmp_path / "run.h5")
+    assert victim.read_text() == "precious"
+
+
+def test_a_result_that_is_removed_meanwhile_is_an_error(path, tmp_path):
+    class Removes(Sink):
+        def final_mean(self, row):
+            os.rename(tmp_path / "run.h5", tmp_path / "elsewhere.h5")
+
+    with pytest.raises(CoopError, match="removed or replaced"):
+        run(tables(path, "dpa"), tmp_path / "run.h5", sinks=[Removes()])

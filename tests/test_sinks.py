@@ -10,7 +10,6 @@ import pytest
 from coopmpi import config
 from coopmpi.drivers.solo import Solo
 from coopmpi.errors import CoopError, UserError
-from coopmpi.record.checkpoint import Checkpoint
 from coopmpi.report import console
 from coopmpi.run.assemble import assemble
 from coopmpi.run.session import train
@@ -141,7 +140,7 @@ def test_a_resumed_run_goes_on_in_the_same_log(given, tmp_path):
     run(given, tmp_path / "first.h5", sinks=[sink])
     whole = lines(log)
     log.write_text("".join(json.dumps(line) + "\n" for line in whole if line.get("step", 0) <= 90 and line["kind"] != "end"))
-    run(given, tmp_path / "run.h5", Checkpoint(tmp_path / "run.h5"), sinks=[sink])
+    run(given, tmp_path / "run.h5", True, sinks=[sink])
     steps = [line["step"] for line in lines(log) if line["kind"] == "step"]
     assert steps == list(range(1, STEPS + 1))
 

@@ -12,7 +12,6 @@ from coopmpi.compression import triggers
 from coopmpi.device.host import Host
 from coopmpi.drivers.solo import Solo
 from coopmpi.errors import UserError
-from coopmpi.record.checkpoint import Checkpoint
 from coopmpi.run.assemble import assemble
 from coopmpi.run.loop import Trainer
 from coopmpi.sinks import Sink
@@ -107,7 +106,7 @@ def test_a_stopped_run_goes_on_with_its_thresholds(path, tmp_path):
     given = tables(path, 150, share=0.5)
     run(given, tmp_path / "whole.h5")
     interrupted(given, tmp_path / "parts.h5", step=100 * TAU)
-    run(given, tmp_path / "parts.h5", checkpoint=Checkpoint(tmp_path / "parts.h5"))
+    run(given, tmp_path / "parts.h5", resume=True)
     whole, parts = content(tmp_path / "whole.h5"), content(tmp_path / "parts.h5")
     rounds = whole["train/bytes_sent"][110 * TAU - 1::TAU]
     assert rounds.any() and not rounds.all()  # some are silent

@@ -1,12 +1,13 @@
 """The command line: one file per verb, loaded when it is called. The only package that imports click."""
 
 import importlib
+import os
 import sys
 
 import click
 
 from coopmpi import __version__
-from coopmpi.errors import CoopError, Interrupted, UserError, unknown
+from coopmpi.errors import CoopError, Interrupted, UserError, clean, unknown
 
 # verb -> what --help says of it; the verb's file defines `command`
 VERBS = {
@@ -17,6 +18,7 @@ VERBS = {
     "graph": "Degree, spectral gap, messages and bytes of a mixing choice.",
     "algorithms": "List the algorithms, their keys and their sources.",
     "check": "Try the rules on an algorithm, graph, compressor, sink or problem of your own.",
+    "jobscript": "Print a Slurm job script that starts a run, goes on with it, and saves it in time.",
     "doctor": "Say what was found here: MPI, GPUs, HDF5, threads, and what to do about it.",
 }
 
@@ -53,8 +55,10 @@ def group(context):
 
 def main():
     """Run a verb; a CoopError becomes one message and its exit status."""
+    _open_what_is_closed()
     try:
-        sys.exit(group(prog_name="coopmpi", standalone_mode=False))
+        group(prog_name="coopmpi", standalone_mode=False)
+        _give_up_a_broken_stdout()
     except CoopError as error:
         _end(str(error), error.status)
     except click.ClickException as error:
@@ -63,18 +67,36 @@ def main():
         _end("interrupted", Interrupted.status)
 
 
+def _open_what_is_closed():
+    """A standard stream that was closed before the start: its number must not become that of a result file."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
+
+
+def _give_up_a_broken_stdout():
+    """Whoever reads it may be gone, or its disk full: that is no failure of what was done."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _end(message, status):
-    """Exit with one message: among ranks that all fail alike, rank 0 speaks."""
+    """Exit with one message: among ranks that all fail alike, rank 0 writes it."""
     if _rank() == 0:
-        click.echo(f"coopmpi: {message}", err=True)
+        click.echo(f"coopmpi: {clean(message)}", err=True)
     sys.exit(status)
 
 
 def _rank():
-    from coopmpi.drivers.mpi.launch import launched_ranks
+    from coopmpi.drivers.mpi.launch import launched_rank, launched_ranks
 
     if launched_ranks()[1] < 2:
         return 0
     from coopmpi.drivers.mpi.world import World
 
-    return World().rank  # having met in MPI, no rank ends before rank 0 has spoken
+    world = World()
+    if world.size == 1:
+        return launched_rank()  # the launcher does not know this MPI
+    return world.rank  # once MPI is initialised, no rank ends before rank 0 has written

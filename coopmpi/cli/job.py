@@ -1,18 +1,59 @@
 """What the verbs that train have in common: ranks, the run description, the result file, the run itself."""
 
 import os
+import sys
 from pathlib import Path
 
 import click
 
-from coopmpi.errors import CoopError
+from coopmpi.errors import CoopError, Interrupted, UserError
 
 
-def start(ranks, arguments):
-    """Become mpirun, which starts `coopmpi ARGUMENTS` on that many ranks."""
+def supervise(ranks, arguments, output, quiet=False, restarts=0):
+    """Start `coopmpi ARGUMENTS` on that many ranks, see them to their end, and exit with their status.
+
+    arguments: those of train or resume, without -n. restarts: how often a run that ended by accident goes on from its
+    newest checkpoint, or from the start where there is none yet.
+    """
+    from coopmpi.run.resume import standing
+
+    arguments = [*arguments, *(["--quiet"] if quiet else [])]
+    again = [word for word in arguments if word != "--overwrite"] + (["--continue"] if arguments[0] == "train" else [])
+    attempts_in_vain, before = 0, None
+    while True:
+        status = _attempt(ranks, arguments)
+        where = standing(output) if restarts and status not in (UserError.status, Interrupted.status) else None
+        if where is None or where.done or not where.by_accident:
+            break
+        attempts_in_vain = attempts_in_vain + 1 if where.step == before else 0
+        before = where.step
+        if attempts_in_vain == 2:
+            _note(f"gave up: two attempts have ended without a newer checkpoint than that of step {where.step}")
+            break
+        restarts -= 1
+        _note(f"the run ended by accident (exit status {status}); it goes on from "
+              f"{f'step {where.step}' if where.step else 'the start'}, {restarts} restarts are left")
+        arguments = again
+    sys.exit(status)
+
+
+def _attempt(ranks, arguments):
+    """One mpirun; its exit status."""
     from coopmpi.drivers.mpi import launch
+    from coopmpi.drivers.mpi.parent import Parent
+    from coopmpi.report.console import Bar
 
-    launch.start(ranks, arguments, lambda text: click.echo(f"coopmpi: {text}", err=True))
+    command, environment = launch.on_ranks(ranks, arguments, _note)
+    columns = launch.columns()
+    bar = Bar(columns)
+    try:
+        return Parent(command, environment, lambda report: bar.show(**report) if "line" in report else bar.close()).run()
+    finally:
+        bar.close()
+
+
+def _note(text):
+    click.echo(f"coopmpi: {text}", err=True)
 
 
 def on_this_rank(work):
@@ -26,6 +67,7 @@ def on_this_rank(work):
     else:
         from coopmpi.drivers.solo import Solo
 
+        launch.require_launcher()
         world = Solo()
     try:
         work(world)
@@ -56,6 +98,14 @@ def check_output(output, overwrite):
     return output
 
 
+def description_of(result, overrides):
+    """The run description of a run that goes on, with what is changed now; UserError if it cannot go on."""
+    from coopmpi import config
+    from coopmpi.run.resume import continued
+
+    return config.resolve(continued(result, overrides))
+
+
 def limit_threads(config, ranks_here):
     """Share the cores of the node among its ranks; one thread each where sums must not depend on their number."""
     from threadpoolctl import threadpool_info, threadpool_limits
@@ -79,17 +129,20 @@ def forecast(assembly):
         click.echo(f"#   {name:<26} {nbytes / 1e6:12.4g} MB")
 
 
-def run(assembly, world, output, quiet, checkpoint=None):
+def run(assembly, world, output, quiet, overwrite=False, resume=False):
     """Train, with progress and the closing table on rank 0."""
     from coopmpi.drivers.mpi import launch
     from coopmpi.report import console
     from coopmpi.run.session import train
 
     watched = world.rank == 0 and not quiet
-    sinks = [*([console.watcher(launch.columns())] if watched else []), *assembly.config.sinks]
+    sinks = [*([console.watcher(launch.columns(), launch.relayed())] if watched else []), *assembly.config.sinks]
     if watched:
         for note in assembly.notes:
             click.echo(f"coopmpi: note: {note}", err=True)
-    outcome = train(assembly, world, output, sinks, checkpoint)
+    outcome = train(assembly, world, output, sinks, overwrite, resume)
     if watched:
-        console.summary(assembly, world, outcome, output)
+        try:
+            console.summary(assembly, world, outcome, output)
+        except OSError as error:  # stdout is closed or full: the result is in its file
+            _note(f"the summary cannot be printed: {error.strerror}")

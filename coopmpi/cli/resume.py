@@ -8,35 +8,30 @@ from coopmpi.cli import job
 @click.command()
 @click.argument("result", metavar="RUN.h5")
 @click.option("-n", "--ranks", type=click.IntRange(min=1), help="Start this many MPI ranks with mpirun.")
+@click.option("--set", "overrides", metavar="TABLE.KEY=VALUE", multiple=True,
+              help="Change steps, optimizer.lr, or a key of [record] or [checkpoint]; repeatable.")
 @click.option("--quiet", is_flag=True, help="No progress, no summary.")
-def command(result, ranks, quiet):
-    """Go on with the run in RUN.h5 from the state it saved when a signal stopped it, in the same file.
+def command(result, ranks, overrides, quiet):
+    """Go on with the run in RUN.h5 from its newest checkpoint, in the same file: after a signal, a failure, or a kill.
 
-    The number of ranks may differ from before. Rows beyond the saved state are dropped and written anew.
+    The number of ranks may differ from before. Rows beyond the checkpoint are dropped and written anew. A finished run can
+    be extended if its last state was kept: [checkpoint] keep_final = true.
 
     \b
     coopmpi resume run.h5
+    coopmpi resume run.h5 --set steps=4000
     mpirun -n 4 coopmpi resume run.h5
     """
     if ranks is not None:
-        _checkpoint(result).close()  # a mistake is told before any rank starts
-        job.start(ranks, ["resume", result, *(["--quiet"] if quiet else [])])
-    job.on_this_rank(lambda world: _resume(world, result, quiet))
+        job.description_of(result, overrides)  # a mistake is told before any rank starts
+        job.supervise(ranks, ["resume", result, *(f"--set={override}" for override in overrides)], result, quiet)
+    job.on_this_rank(lambda world: go_on(world, result, overrides, quiet))
 
 
-def _resume(world, result, quiet):
-    import tomllib
-
-    from coopmpi import config
+def go_on(world, result, overrides, quiet):
+    """Everything from the checkpoint to the summary, on one rank."""
     from coopmpi.run.assemble import assemble, together
 
-    checkpoint = together(world, lambda: _checkpoint(result))
-    description = config.resolve(tomllib.loads(checkpoint.config_text))
+    description = together(world, lambda: job.description_of(result, overrides))
     job.limit_threads(description, world.local_size)
-    job.run(assemble(description, world), world, result, quiet, checkpoint)
-
-
-def _checkpoint(result):
-    from coopmpi.record.checkpoint import Checkpoint
-
-    return Checkpoint(result)
+    job.run(assemble(description, world), world, result, quiet, resume=True)

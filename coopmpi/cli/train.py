@@ -2,7 +2,8 @@
 
 import click
 
-from coopmpi.cli import job
+from coopmpi.cli import job, resume
+from coopmpi.errors import UserError
 
 
 @click.command()
@@ -10,11 +11,15 @@ from coopmpi.cli import job
 @click.option("-o", "--output", metavar="RUN.h5",
               help="Result file; default: run.h5, run-2.h5, ... (the first free one).")
 @click.option("-n", "--ranks", type=click.IntRange(min=1), help="Start this many MPI ranks with mpirun.")
+@click.option("--restarts", type=click.IntRange(min=0), default=0,
+              help="With -n: start the ranks again, from the newest checkpoint, this often if they end by accident.")
 @click.option("--set", "overrides", metavar="TABLE.KEY=VALUE", multiple=True, help="Override a key; repeatable.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved run description and what it will cost, and stop.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing result file.")
+@click.option("--continue", "go_on", is_flag=True,
+              help="Go on with the run in -o RUN.h5 if it was cut off; start it (again) if it has no checkpoint; do nothing if it is finished.")
 @click.option("--quiet", is_flag=True, help="No progress, no summary.")
-def command(description, output, ranks, overrides, dry_run, overwrite, quiet):
+def command(description, output, ranks, restarts, overrides, dry_run, overwrite, go_on, quiet):
     """Train a model. Without RUN.toml: handwritten digits, local SGD, 4 workers.
 
     \b
@@ -23,6 +28,17 @@ def command(description, output, ranks, overrides, dry_run, overwrite, quiet):
     mpirun -n 4 coopmpi train RUN.toml         4 MPI ranks, started by you
     srun coopmpi train RUN.toml                under Slurm
     """
+    if go_on:
+        before = _standing(output, overwrite, dry_run)
+        if before.done:
+            click.echo(f"coopmpi: {output} is finished")
+            return
+        if before.step:
+            if ranks is not None:
+                job.supervise(ranks, ["resume", output], output, quiet, restarts)
+            job.on_this_rank(lambda world: resume.go_on(world, output, (), quiet))
+            return
+        overwrite = True
     if ranks is not None:
         # a mistake is told before any rank starts
         job.read(description, overrides, ranks)
@@ -30,9 +46,18 @@ def command(description, output, ranks, overrides, dry_run, overwrite, quiet):
             output = job.check_output(output, overwrite)
         again = [*([description] if description else []), *(["-o", output] if output else []),
                  *(f"--set={override}" for override in overrides), *(["--dry-run"] if dry_run else []),
-                 *(["--overwrite"] if overwrite else []), *(["--quiet"] if quiet else [])]
-        job.start(ranks, ["train", *again])
+                 *(["--overwrite"] if overwrite else [])]
+        job.supervise(ranks, ["train", *again], output, quiet, restarts)
     job.on_this_rank(lambda world: _train(world, description, overrides, output, dry_run, overwrite, quiet))
+
+
+def _standing(output, overwrite, dry_run):
+    """What --continue finds."""
+    from coopmpi.run.resume import standing
+
+    if output is None or overwrite or dry_run:
+        raise UserError("--continue goes with -o RUN.h5, and without --overwrite and --dry-run")
+    return standing(output)
 
 
 def _train(world, description, overrides, output, dry_run, overwrite, quiet):
@@ -44,9 +69,10 @@ def _train(world, description, overrides, output, dry_run, overwrite, quiet):
         return config, job.check_output(output, overwrite) if world.rank == 0 and not dry_run else None
 
     config, output = together(world, read)
+    output = world.from_first(output)
     job.limit_threads(config, world.local_size)
     assembly = assemble(config, world)
     if not dry_run:
-        job.run(assembly, world, output, quiet)
+        job.run(assembly, world, output, quiet, overwrite)
     elif world.rank == 0:
         job.forecast(assembly)

@@ -21,7 +21,7 @@ class Solo:
     rank, size, local_rank, local_size = 0, 1, 0, 1
     name = "one process, no MPI"
     done = Done()
-    moving = nullcontext()  # in it, transfers under way are moved on while the main thread computes
+    moving = nullcontext()  # a context in which transfers under way go on while the main thread computes
 
     def exchange(self, sends, receives, device, number):
         """Send rows [(rank, row)] and receive into rows [(rank, row)]: a transfer under way.
@@ -35,8 +35,12 @@ class Solo:
         return np.asarray(values, float)
 
     def vote(self, values):
-        """Elementwise maximum over the ranks, under way: call it for the result."""
+        """Elementwise maximum over the ranks, under way: call what is returned for the result."""
         return lambda: np.asarray(values, float)
+
+    def from_first(self, value):
+        """What rank 0 gives: a text, or None."""
+        return value
 
     def agree(self, error):
         """Raise the error that any rank met while setting up, on all ranks alike."""
@@ -44,7 +48,7 @@ class Solo:
             raise error
 
     def abort(self, error):
-        """End all ranks because of an error that only this one met."""
+        """End all ranks because of an error that only this rank met."""
 
     def collect(self, rows, rank_layout):
         """On rank 0, the rows (b, d) of all ranks one by one, in ascending worker index; nothing elsewhere."""

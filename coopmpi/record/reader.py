@@ -1,22 +1,168 @@
 """Reading result files, also while they are written or after a kill."""
 
-from pathlib import Path
+from time import sleep
+from types import SimpleNamespace
 
 import h5py
+import numpy as np
 
-from coopmpi.errors import UserError
-from coopmpi.record.schema import FORMAT
+from coopmpi.errors import UserError, clean, quoted
+from coopmpi.inputs import DAMAGE, require_file, told
+from coopmpi.record import apart, schema
+
+TRIES, PAUSE = 6, 0.01  # of reads beside a writer, which may just be writing the same chunk; seconds, growing
+MODES = ("train", "simulate", "time-only")
+STATUSES = ("running", "finished", "interrupted", "failed")
+
+
+def run_of(path) -> str:
+    """What tells the run in a result file from all others."""
+    with open_run(path) as file:
+        return str(file.attrs.get("run", ""))
 
 
 def open_run(path):
     """A result file, open for reading whatever its state: finished, being written, or cut off by a kill."""
-    if not Path(path).is_file():
-        raise UserError(f"file {str(path)!r} does not exist")
+    require_file(path)
     try:
-        file = h5py.File(path, "r", swmr=True)
-    except OSError as error:
-        raise UserError(f"{path}: not a readable HDF5 file: {error}") from error
-    if file.attrs.get("format") != FORMAT:
+        # a reader beside a writer retries what it finds damaged, in a file without a writer without end
+        file = h5py.File(path, "r", swmr=not _closed(path))
+    except DAMAGE as error:
+        raise UserError(f"{path}: not a readable HDF5 file: {told(error)}") from error
+    try:
+        found = file.attrs.get("format")
+    except DAMAGE as error:
         file.close()
-        raise UserError(f"{path}: not a result of coopmpi train (attribute format is not {FORMAT!r})")
+        raise UserError(f"{path}: damaged: its attributes cannot be read: {told(error)}") from error
+    if not isinstance(found, str) or found != schema.FORMAT:
+        file.close()
+        raise UserError(f"{path}: not a result of coopmpi train (attribute format is not {schema.FORMAT!r})")
     return file
+
+
+def _closed(path):
+    """Had nobody an HDF5 file open for writing when it was left? So says byte 11 of superblocks of version 3."""
+    with open(path, "rb") as raw:
+        head = raw.read(12)
+    return len(head) == 12 and head[8] == 3 and head[11] == 0
+
+
+def verify(path):
+    """UserError if a result file is damaged or not complete. A child process tries it, which may hang or crash."""
+    def work():
+        with open_run(path) as file:
+            require_complete(file)
+        yield from ()
+
+    tuple(apart.texts(path, work))
+
+
+def require_complete(file):
+    """UserError that names what is missing in an open result file, or is not what schema.py says."""
+    try:
+        _check(file)
+    except DAMAGE as error:
+        raise UserError(f"{file.filename}: damaged: {told(error)}") from error
+
+
+def _check(file):
+    def require(holds, what):
+        if not holds:
+            raise UserError(f"{file.filename}: damaged, or not a complete result: {clean(what)}")
+
+    def dataset(place, name, dtype, shape):
+        """The data set, if it has this type and shape (None: any length)."""
+        path = f"{place.name.rstrip('/')}/{name}"
+        require(isinstance(place.get(name, getlink=True), h5py.HardLink), f"{path} is missing")
+        found = place[name]
+        require(isinstance(found, h5py.Dataset), f"{path} must be a dataset")
+        require(found.shape is not None and len(found.shape) == len(shape)
+                and all(n is None or n == size for n, size in zip(shape, found.shape)),
+                f"{path} must have shape {_written(shape)}, found {found.shape}")
+        require(dtype is None or found.dtype == dtype, f"{path} must be of type {dtype}, found {found.dtype}")
+        require(not found.external and not found.is_virtual, f"{path} keeps its numbers in other files")
+        return found
+
+    def group(name):
+        require(isinstance(file.get(name, getlink=True), h5py.HardLink), f"/{name} is missing")
+        require(isinstance(file[name], h5py.Group), f"/{name} must be a group")
+        return file[name]
+
+    attributes = {name: file.attrs.get(name) for name in ("format_version", "mode", "status", "ranks", "mpi", "device")}
+    for name, value in attributes.items():
+        require(value is not None, f"the attribute {name} is missing")
+    version, ranks = (np.asarray(attributes[name]) for name in ("format_version", "ranks"))
+    require(version.shape == () and version.dtype.kind in "iu" and version == schema.FORMAT_VERSION,
+            f"format_version is {quoted(attributes['format_version'])}, this coopmpi reads {schema.FORMAT_VERSION}")
+    require(ranks.shape == () and ranks.dtype.kind in "iu" and ranks >= 1,
+            f"the attribute ranks must be a number >= 1, found {quoted(attributes['ranks'])}")
+    mode, status = attributes["mode"], attributes["status"]
+    status = status.decode(errors="replace") if isinstance(status, bytes) else status
+    for name, value, allowed in (("mode", mode, MODES), ("status", status, STATUSES)):
+        require(isinstance(value, str) and value in allowed, f"{name} must be one of {', '.join(allowed)}, found {quoted(value)}")
+    for name in ("mpi", "device"):
+        require(isinstance(attributes[name], str), f"the attribute {name} must be text")
+
+    config = dataset(file, "config", None, ())
+    require(h5py.check_string_dtype(config.dtype) is not None, "/config must be text")
+    workers = dataset(file, "worker", None, (None,)).shape[0]
+    require(workers >= 1, "/worker must name one worker or more")
+    dataset(file, "events", schema.EVENT, (None,))
+    if "final" in file:
+        group("final")
+    for name, columns in schema.groups(SimpleNamespace(mode=mode, workers=workers, figures={})).items():
+        if name == "rounds" and name not in file:
+            continue
+        place = group(name)
+        dataset(place, "step", "i8", (None,))
+        for short, series in columns.items():
+            dataset(place, short, series.dtype, (None, workers) if series.each else (None,))
+        for short in place:
+            if short not in columns and short != "step":
+                dataset(place, short, "f8", (None,))
+        if not file.swmr_mode:
+            for short, data in place.items():
+                require(len(data) <= _held(data), f"/{name}/{short} has {len(data)} rows, but {_held(data)} are there")
+    events = file["events"]
+    require(file.swmr_mode or len(events) <= _held(events), f"/events has {len(events)} rows, but {_held(events)} are there")
+
+
+def _written(shape):
+    return f"({', '.join('n' if n is None else str(n) for n in shape)}{',' * (len(shape) == 1)})"
+
+
+def _held(data):
+    """How many rows the chunks of a data set have room for that are in the file."""
+    return len(data) if data.chunks is None else data.id.get_num_chunks() * data.chunks[0]
+
+
+def complete_rows(series) -> int:
+    """How many rows all of these data sets have: while rows are being added, some are longer than others.
+
+    A last chunk that cannot be read, because a writer was just writing it or was killed while it did, is left out.
+    """
+    rows = min(len(data) for data in series)
+    for data in series:
+        if not rows or not data.file.swmr_mode:
+            continue
+        rows = min(rows, _held(data))
+        while rows:
+            last = (rows - 1) // data.chunks[0] * data.chunks[0]
+            try:
+                read(data, slice(last, rows))
+                break
+            except OSError:
+                rows = last
+    return rows
+
+
+def read(data, span):
+    """data[span]; beside a writer, which may be writing the same chunk, several times if need be."""
+    for attempt in range(TRIES):
+        try:
+            return data[span]
+        except OSError:
+            if attempt == TRIES - 1 or not data.file.swmr_mode:
+                raise
+            sleep(PAUSE * 2**attempt)
+            data.id.refresh()

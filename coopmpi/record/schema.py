@@ -7,8 +7,7 @@ import numpy as np
 from coopmpi.sinks.sink import MANY
 
 FORMAT, FORMAT_VERSION = "coopmpi-run", 1
-STATUS = "S16"  # fixed width: rewritten in place while readers look on
-STATE = "state"
+STATUS = "S16"  # fixed width: rewritten in place while others read the file
 EVENT = np.dtype([("step", "i8"), ("wall_time", "f8"), ("kind", "S32"), ("text", "S256")])
 
 
@@ -30,7 +29,7 @@ TRAIN = {
     "bytes_sent": Series("f8", True, "B", "sent by each worker in this step, as with one rank per worker; "
                                           "an average counts as a ring all-reduce"),
 }
-# ... and what is added or means something else when virtual clocks measure
+# ... and series that a simulation adds, or measures by virtual clocks
 SIMULATED = TRAIN | {
     "virtual_time": Series("f8", False, "s", "latest of the workers' virtual clocks"),
     "compute_time": Series("f8", True, "s", "gradient computation of the worker, virtual"),
@@ -70,12 +69,12 @@ def make_series(file, workers, series):
     rows = max(1, min(1024, 65536 // workers))
     for name, columns in series.items():
         group = file.create_group(name)
-        step = group.create_dataset("step", (0,), "i8", maxshape=(None,), chunks=(1024,))
+        step = group.create_dataset("step", (0,), "i8", maxshape=(None,), chunks=(1024,), fletcher32=True)
         step.attrs.update({"units": "1", "description": "steps done"})
         step.make_scale("step")
         for short, (dtype, each, units, description) in columns.items():
             shape, chunks = ((0, workers), (rows, workers)) if each else ((0,), (256 if name == "eval" else 1024,))
-            data = group.create_dataset(short, shape, dtype, maxshape=(None, *shape[1:]), chunks=chunks)
+            data = group.create_dataset(short, shape, dtype, maxshape=(None, *shape[1:]), chunks=chunks, fletcher32=True)
             data.dims[0].attach_scale(step)
             data.attrs.update({"units": units, "description": description})
             if each:
@@ -85,25 +84,14 @@ def make_series(file, workers, series):
 def make_final(file, about):
     """Room for the models at the end, and the names of their tensors. Chunks of a row cost nothing until then."""
     final = file.create_group("final")
-    final.create_dataset("x", (about.workers, about.dimension), about.dtype, chunks=(1, about.dimension))
+    if about.all_models:
+        final.create_dataset("x", (about.workers, about.dimension), about.dtype, chunks=(1, about.dimension))
+        final["x"].attrs["description"] = "models of the workers at the end"
+        final["x"].dims[0].attach_scale(file["worker"])
     final.create_dataset("mean", (about.dimension,), about.dtype, chunks=(about.dimension,))
-    final["x"].attrs["description"] = "models of the workers at the end"
-    final["mean"].attrs["description"] = "their mean"
-    final["x"].dims[0].attach_scale(file["worker"])
+    final["mean"].attrs["description"] = "mean of the workers' models at the end"
     for name in final:
         final[name].attrs["units"] = "1"
     if about.layout:
         table = [(name, str(list(shape)), offset) for name, shape, offset in about.layout]
         final["layout"] = np.array(table, [("name", "S64"), ("shape", "S64"), ("offset", "i8")])
-
-
-def make_state(file, about):
-    """Room for every slot, a row per worker or a few for all."""
-    state = file.create_group(STATE)
-    state.attrs["step"] = np.int64(0)  # steps done when it was written; 0: never
-    for slot in about.slots:
-        if slot.kind != "ticket":
-            rows = slot.rows if slot.kind in ("replica", "host") else about.workers
-            columns, dtype = slot.columns or about.dimension, "f8" if slot.kind == "host" else slot.dtype or about.dtype
-            data = state.create_dataset(slot.name, (rows, columns), dtype, chunks=(1, columns) if rows else None)
-            data.attrs.update({"units": "1", "description": slot.purpose})

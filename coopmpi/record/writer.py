@@ -1,6 +1,9 @@
 """Writes a run's HDF5 file: readable from the first second (SWMR), whatever ends the run."""
 
 import os
+import secrets
+import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -9,10 +12,13 @@ import numpy as np
 from coopmpi import __version__
 from coopmpi.errors import CoopError, UserError
 from coopmpi.record import schema
-from coopmpi.record.checkpoint import copy_run
+from coopmpi.record import checkpoint
+from coopmpi.record.lock import Lock
+from coopmpi.record.reader import open_run
 from coopmpi.sinks.sink import About, StepRows
 
 METADATA = 65536  # bytes that HDF5 may need for its own when something is added
+PATIENCE = 10.0  # seconds for which ranks may outlive the mpirun that started them
 
 
 def check_output(path, overwrite):
@@ -33,34 +39,54 @@ def check_output(path, overwrite):
 class Writer:
     """The open result file: the sink on rank 0 that may end a run. CoopError when the disk is full.
 
-    It gets its name when it is ready for rows: until then an older file of that name stays as it was.
+    The file gets its name when it is ready for rows: until then an older file of that name stays as it was.
     """
 
-    def __init__(self, path):
-        self.path = Path(path)
+    def __init__(self, path, overwrite=False):
+        self.path, self.overwrite = Path(path), overwrite
         self.broken = False  # a write has failed: no more rows can be added
+        self.run = secrets.token_hex(8)  # tells this run from others of the same name, in its checkpoints, too
 
     def open(self, about: About):
-        self._create(about, lambda: None)
+        self._lock = Lock(self.path)
+        with self._unlocked_on_error():
+            if self.path.exists() and not self.overwrite:
+                raise UserError(f"output {str(self.path)!r} exists already; choose another -o, or pass --overwrite")
+            checkpoint.remove(self.path)
+            self._create(about, lambda: None)
 
-    def reopen(self, about: About, checkpoint):
-        """A new file with the rows up to the checkpoint's step takes the place of the old one."""
+    def reopen(self, about: About, step: int):
+        """A new file with the rows up to that step takes the place of the old one."""
         def copy():
-            self._make_room(os.path.getsize(checkpoint.path))
-            copy_run(checkpoint.file, self._file, checkpoint.step)
+            self._make_room(os.path.getsize(self.path))
+            copy_rows(old, self._file, step)
 
-        self._create(about, copy)
+        self._lock = Lock(self.path, PATIENCE)
+        with self._unlocked_on_error(), open_run(self.path) as old:
+            self.run = old.attrs["run"]
+            self._create(about, copy)
+
+    @contextmanager
+    def _unlocked_on_error(self):
+        try:
+            yield
+        except BaseException:
+            self._lock.release()
+            raise
 
     def _create(self, about, fill):
         self._series = schema.groups(about)
         place = self.path.resolve()
-        draft = place.with_name(f".{place.name}.new")
         try:
             with self._guarded():
+                # a name that nobody can foresee, created by us alone
+                handle, draft = tempfile.mkstemp(prefix=f".{place.name}.", suffix=".new", dir=place.parent)
+                os.fchmod(handle, 0o666 & ~_umask())
+                os.close(handle)
                 self._file = file = h5py.File(draft, "w", libver="latest")
                 self._make_room(len(about.config) + 8 * about.workers + 256 * len(about.layout))
                 file.attrs.update({"format": schema.FORMAT, "format_version": schema.FORMAT_VERSION,
-                                   "coopmpi": __version__, "mode": about.mode})
+                                   "coopmpi": __version__, "mode": about.mode, "run": self.run})
                 file.attrs.update(dict(about.attributes))
                 file.attrs["status"] = np.array("running", schema.STATUS)
                 file["config"] = about.config
@@ -68,13 +94,13 @@ class Writer:
                 self._events = file.create_dataset("events", (0,), schema.EVENT, maxshape=(None,), chunks=(64,))
                 if about.mode != "time-only":
                     schema.make_final(file, about)
-                    schema.make_state(file, about)
                 fill()
                 file.swmr_mode = True  # from here on nothing can be created, only filled
                 file.flush()
                 os.replace(draft, place)
+                self._inode = os.stat(place).st_ino
         except CoopError:
-            draft.unlink(missing_ok=True)
+            Path(draft).unlink(missing_ok=True)
             raise
 
     def steps(self, rows: StepRows):
@@ -83,7 +109,7 @@ class Writer:
 
     def rounds(self, rows):
         if "rounds" not in self._series:
-            return  # a simulation hides nothing
+            return  # of a simulation: no transfer goes on beside the computation
         step, posted, finished, waited, nbytes = np.transpose(rows)
         hidden = 1 - waited / (finished - posted)
         columns = {"posted": posted, "finished": finished, "waited": waited, "hidden": hidden, "bytes": nbytes}
@@ -91,7 +117,7 @@ class Writer:
 
     def evaluation(self, step, wall_time, figures):
         if "eval" not in self._series:
-            return  # no numbers
+            return  # time-only: nothing is evaluated
         known = {"step": step, "wall_time": wall_time} | dict(figures)
         self._append("eval", {name: [known.get(name, np.nan)] for name in ("step", *self._series["eval"])})
 
@@ -126,27 +152,40 @@ class Writer:
             self._make_room(row.nbytes)
             self._file["final/mean"][:] = row
 
-    def state(self, name, row, values):
-        """One row of a slot."""
+    def cut(self, step: int):
+        """Drop the rows of later steps: they are done once more."""
         with self._guarded():
-            self._make_room(values.nbytes)
-            self._file["state"][name][row] = values
-
-    def state_complete(self, step):
-        """All slots have been written as they were after `step` steps."""
-        with self._guarded():
-            self._file.flush()
-            self._file["state"].attrs.modify("step", np.int64(step))
+            for group in self._series:
+                kept = _rows_up_to(self._file[group]["step"], step)
+                for data in self._file[group].values():
+                    data.resize(kept, axis=0)
             self._file.flush()
 
     def close(self, status):
         """Write the status (finished, interrupted, failed) and close the file."""
-        with self._guarded():
-            self._file.attrs.modify("status", np.array(status, schema.STATUS))
-            self._file.flush()
-            # give back the room that was not needed
-            os.ftruncate(self._file.id.get_vfd_handle(), self._file.id.get_filesize())
-            self._file.close()
+        if not self._file:
+            return  # closed before, though not in its place
+        try:
+            with self._guarded():
+                self._file.attrs.modify("status", np.array(status, schema.STATUS))
+                self._file.flush()
+                # give back the room that was not needed
+                os.ftruncate(self._file.id.get_vfd_handle(), self._file.id.get_filesize())
+                self._file.close()
+            self._require_place()
+        finally:
+            self._lock.release()
+
+    def _require_place(self):
+        """CoopError if the file is no longer where it was created: nobody will find what was written."""
+        try:
+            there = os.stat(self.path.resolve()).st_ino == self._inode
+        except OSError:
+            there = False
+        if not there:
+            self.broken = True
+            raise CoopError(f"output {str(self.path)!r} was removed or replaced by another program while the run went on; what "
+                            "was written into it is lost")
 
     def _make_room(self, nbytes):
         """Reserve space on the disk for so many bytes more: HDF5 does not survive a write for which there is none."""
@@ -176,3 +215,28 @@ class _DiskErrors:
             free = os.statvfs(path.parent)
             raise CoopError(f"writing {str(path)!r} failed: {reason} ({free.f_bavail * free.f_frsize / 1e6:.1f} MB are free "
                             "there)") from error
+
+
+def copy_rows(old, file, step):
+    """Copy the rows of the steps up to `step`, and the events, from one open result file to another."""
+    for group in ("train", "eval", "rounds"):
+        kept = _rows_up_to(old[group]["step"], step)
+        for name, target in file[group].items():
+            data = old[group].get(name)
+            target.resize(kept, axis=0)
+            for start in range(0, kept, 1024) if data is not None else ():
+                target[start:min(kept, start + 1024)] = data[start:min(kept, start + 1024)]
+    events = old["events"][:]
+    file["events"].resize(len(events), axis=0)
+    file["events"][:] = events
+
+
+def _rows_up_to(steps, step):
+    """How many rows belong to the steps up to `step`."""
+    return int(np.searchsorted(steps[:], step, side="right"))
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,8 +1,10 @@
 """Progress on rank 0: one live line on a terminal, plain dated lines into a log."""
 
+import json
 from datetime import datetime, timedelta
 from time import monotonic
 
+from coopmpi.drivers.mpi.launch import PROGRESS_MARK
 from coopmpi.sinks.sink import Sink
 
 LIVE_PATIENCE = 0.2  # seconds between updates of a live line
@@ -56,17 +58,8 @@ class Live(Log):
     columns: int
 
     def open(self, about):
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
-        from rich.table import Column
-
         super().open(about)
-        # no thread that refreshes the line: it would slow down the training
-        line = TextColumn("{task.completed}/{task.total}  {task.fields[line]}", table_column=Column(no_wrap=True))
-        self.progress = Progress(BarColumn(10), line, auto_refresh=False,
-                                 console=Console(force_terminal=True, width=self.columns, highlight=False))
-        self.bar = self.progress.add_task("", total=about.steps, line="")
-        self.progress.start()
+        self.bar = Bar(self.columns)
 
     def steps(self, rows):
         super().steps(rows)
@@ -81,10 +74,59 @@ class Live(Log):
 
     def show(self):
         self.shown = monotonic()
-        self.progress.update(self.bar, completed=self.done, line=self.line(), refresh=True)
+        self.bar.show(self.done, self.total, self.line())
 
     def close(self, status):
-        self.progress.stop()
+        self.bar.close()
+
+
+class Relayed(Live):
+    """The same for a parent process that draws the line: mpirun passes on whole lines only."""
+
+    columns: int = 0
+
+    def open(self, about):
+        Log.open(self, about)
+
+    def show(self):
+        self.shown = monotonic()
+        self.tell(done=self.done, total=self.total, line=self.line())
+
+    def close(self, status):
+        self.tell(status=status)
+
+    def tell(self, **report):
+        print(f"{PROGRESS_MARK.decode()}{json.dumps(report)}", flush=True)
+
+
+class Bar:
+    """A bar and a line beside it that stay where they are; drawn from the first `show` to `close`."""
+
+    def __init__(self, columns: int):
+        self.columns, self.progress = columns, None
+
+    def show(self, done: int, total: int, line: str):
+        if self.progress is None:
+            self._start(total)
+        self.progress.update(self.task, completed=done, line=line, refresh=True)
+
+    def _start(self, total):
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+        from rich.table import Column
+
+        # without a thread that draws: it would take its time from the training
+        text = TextColumn("{task.completed}/{task.total}  {task.fields[line]}", table_column=Column(no_wrap=True))
+        self.progress = Progress(BarColumn(10), text, auto_refresh=False,
+                                 console=Console(force_terminal=True, width=self.columns, highlight=False))
+        self.task = self.progress.add_task("", total=total, line="")
+        self.progress.start()
+
+    def close(self):
+        """Leave the last line, and give the cursor back."""
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None
 
 
 def ordered(figures):
@@ -97,8 +139,10 @@ def label(name):
     return "virtual seconds" if name == "virtual_time" else name
 
 
-def watcher(columns: int) -> Sink:
-    """Live on a terminal of that many columns, Log where there is none (0)."""
+def watcher(columns: int, relayed: bool = False) -> Sink:
+    """Live on a terminal of that many columns, Log where there is none (0); relayed: a parent process draws."""
+    if relayed:
+        return Relayed()
     return Live(columns=columns) if columns else Log()
 
 

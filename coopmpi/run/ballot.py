@@ -1,25 +1,35 @@
-"""How all ranks stop at the same step."""
+"""How all ranks stop, or save their state, at the same step."""
 
 import signal
 from math import inf
+from typing import NamedTuple
 
 from coopmpi.errors import Interrupted
+from coopmpi.run.deadline import Deadline
 
-VOTE_SECONDS = 0.5  # how often the ranks ask each other whether to stop
+VOTE_SECONDS = 0.5  # how often the ranks ask each other
+
+
+class Outcome(NamedTuple):
+    """What all ranks do after this step."""
+
+    stop: bool = False
+    save: bool = False  # take a checkpoint
+    saved: int = -1  # newest step of which all ranks have written their state, -1 for none
 
 
 class Ballot:
     """Lets all ranks stop at the same step: for a signal that any of them got, or a NaN that any has met.
 
     A vote is posted without blocking and counted at the next one, about half a second later; its interval in
-    steps is itself part of the vote, so that all ranks agree on it. As a context it notes signals, which would
-    otherwise end the process.
+    steps is itself part of the vote, so that all ranks agree on it. Where a step takes longer than that, a vote is
+    counted at once. As a context it notes signals, which would otherwise end the process.
     """
 
-    SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
+    SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGXCPU)
 
-    def __init__(self, world, log):
-        self.world, self.log = world, log
+    def __init__(self, world, log, deadline: Deadline):
+        self.world, self.log, self.deadline = world, log, deadline
         self.signal = None
         self._next, self._outcome = 1, None
 
@@ -34,18 +44,25 @@ class Ballot:
     def _note(self, number, frame):
         self.signal = signal.Signals(number)
 
-    def stops(self, done, wall_time):
-        """Called after every step: True when all ranks stop here."""
+    def count(self, done: int, wall_time: float, save: bool = False, saved: int = -1) -> Outcome:
+        """Called after every step. save: this rank wants a checkpoint; saved: what it has written."""
         if done < self._next:
-            return False
-        stop, interval = False, 1
+            return Outcome()
+        outcome, interval = Outcome(), 1
         if self._outcome is not None:
-            stop, interval = self._outcome()
-        reason = self.log.failure is not None or self.signal is not None
+            outcome, interval = self._counted()
+        stop = self.log.failure is not None or self.signal is not None or self.deadline.passed
         pace = wall_time / done
-        self._outcome = self.world.vote([reason, min(1000, VOTE_SECONDS / max(pace, 1e-6))])
+        self._outcome = self.world.vote([stop, min(1000, VOTE_SECONDS / max(pace, 1e-6)), save, -saved])
+        if pace > VOTE_SECONDS:
+            outcome, interval = self._counted()
         self._next = done + max(1, int(interval))
-        return bool(stop)
+        return outcome
+
+    def _counted(self):
+        stop, interval, save, minus_saved = self._outcome()
+        self._outcome = None
+        return Outcome(bool(stop), bool(save), int(-minus_saved)), interval
 
     def agree(self, done, steps):
         """After the loop: raise what stopped it, on all ranks alike."""
@@ -56,6 +73,9 @@ class Ballot:
         error = None
         if self.log.failed_at == first < inf:
             error = self.log.failure
-        elif first == inf and self.signal is not None and done < steps:
-            error = Interrupted(f"stopped by {self.signal.name} after step {done}")
+        elif first == inf and done < steps:
+            if self.signal is not None:
+                error = Interrupted(f"stopped by {self.signal.name} after step {done}")
+            elif self.deadline.passed:
+                error = Interrupted(f"stopped after step {done}, {self.deadline.margin:g} s before the end of the Slurm job")
         self.world.agree(error)

@@ -17,21 +17,18 @@ class Feed:
         self.result, self.others = result, list(others)
         self._step, self._wall_time = 0, 0.0
 
-    def begin(self, about: About, checkpoint=None):
-        """Open the result file and the others; checkpoint: where an interrupted run goes on."""
-        if checkpoint is None:
-            if self.result is not None:
-                self.result.open(about)
-            self._tell_others("open", (about,))
-        else:
-            self._step = checkpoint.step
-            if self.result is not None:
-                self.result.reopen(about, checkpoint)
-            self._tell_others("reopen", (about, checkpoint.step))
+    def begin(self, about: About, step: int | None = None):
+        """Open the result file and the others; step: where an interrupted run goes on."""
+        self._step = step or 0
+        opening, arguments = ("open", (about,)) if step is None else ("reopen", (about, step))
+        if self.result is not None:
+            getattr(self.result, opening)(*arguments)
+        self._tell_others(opening, arguments)
 
     def close(self, status: str):
         """Close all, the result file last: it tells whose failure there was."""
         self._tell_others("close", (status,))
+        self.others = []
         if self.result is not None:
             self.result.close(status)
 

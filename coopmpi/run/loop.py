@@ -1,29 +1,39 @@
 """The training loop: the same for one process and for every rank of an MPI job."""
 
+import sys
+from math import inf
 from time import perf_counter
 
 from coopmpi.run.ballot import Ballot
+from coopmpi.run.deadline import Deadline
 from coopmpi.run.evaluation import evaluate
+from coopmpi.run.saving import Saver
 from coopmpi.run.step_log import StepLog
 from coopmpi.run.stopwatch import Stopwatch
 from coopmpi.run.time_log import TimeLog
 
 
 class Trainer:
-    """Drives an algorithm for a number of steps, records every step, evaluates now and then.
+    """Drives an algorithm for a number of steps, records every step, evaluates and saves now and then.
 
-    feed: what results are handed to, a coopmpi.sinks.Sink; done: steps that the state has behind it; trained: the
-    seconds that they took.
+    feed: what results are handed to, a coopmpi.sinks.Sink; states: of the algorithm and of the task, by default at their
+    start; done: steps that they have behind them; trained: the seconds that these took; saver: takes checkpoints.
     """
 
-    def __init__(self, assembly, feed, done: int = 0, trained: float = 0.0):
+    def __init__(self, assembly, feed, states=None, done: int = 0, trained: float = 0.0, saver: Saver | None = None):
         self.algorithm, self.context, self.driver = assembly.config.algorithm, assembly.context, assembly.driver
         self.feed, self.eval_every, self.clocks = feed, assembly.eval_every, assembly.clocks
         self.numbers = assembly.mode != "time-only"
-        self.state, self.own_state = assembly.start()  # of the algorithm and its parts, and of the task
-        self.done, self.trained = done, trained
+        self.state, self.own_state = states or assembly.start()
+        self.done, self.trained, self.saver = done, trained, saver
         self.log = StepLog(self.driver, feed, done) if self.numbers else TimeLog(self.driver, feed)
-        self.ballot = Ballot(self.driver.world, self.log)
+        checkpoint = assembly.config.checkpoint
+        self.ballot = Ballot(self.driver.world, self.log, Deadline(checkpoint.margin if saver else 0))
+        # rank 0 looks at the time, all count steps
+        by_time = saver and self.driver.world.rank == 0 and not checkpoint.every_steps and checkpoint.every_minutes
+        self.save_seconds = 60 * checkpoint.every_minutes if by_time else inf
+        self.save_steps = checkpoint.every_steps if saver else None
+        self.saved_at = perf_counter()
         self.stopwatch = Stopwatch()
         self.figures = {}  # of the last evaluation
 
@@ -38,15 +48,24 @@ class Trainer:
             tau = context.tau
             loss = driver.step(self.algorithm, state, context, k)
             self.done = k + 1
-            ends = self.ballot.stops(self.done, stopwatch.seconds) or self.done == context.steps
-            if ends:
-                self.finish_transfers()
+            outcome = self.ballot.count(self.done, stopwatch.seconds, *self.saving())
+            ends = outcome.stop or self.done == context.steps
+            saves = not ends and (outcome.save or bool(self.save_steps and self.done % self.save_steps == 0))
             pauses = ends or self.done % self.eval_every == 0
+            if ends or saves:
+                self.finish_transfers()
+            if saves:
+                self.saver.take(self.done, stopwatch.seconds)
+                self.saved_at = perf_counter()
             if pauses:
                 self.meet()
             self.trained = stopwatch.seconds
             with stopwatch.pause():
                 self.log.add(loss, self.trained, tau)
+                if saves:
+                    self.log.hand_over()
+                if self.saver is not None:
+                    self.commit(outcome.saved)
             if pauses:
                 self.evaluate()
             if ends:
@@ -54,6 +73,23 @@ class Trainer:
         with stopwatch.pause():
             self.log.close(self.done, state.x)
         self.ballot.agree(self.done, context.steps)
+
+    def saving(self) -> tuple[bool, int]:
+        """Does this rank want a checkpoint; the newest step that it has written."""
+        if self.saver is None:
+            return False, -1
+        return perf_counter() - self.saved_at > self.save_seconds, self.saver.written
+
+    def commit(self, step: int):
+        """On rank 0: a checkpoint of what all ranks have written, once the rows up to its step are in the file."""
+        saver = self.saver
+        if step > saver.committed and self.driver.world.rank == 0 and self.log.written >= step:
+            saver.commit(step)
+        if saver.error is not None:
+            text = str(saver.failure())
+            print(f"coopmpi: {text}; the run goes on", file=sys.stderr, flush=True)
+            self.feed.event(self.done, self.trained, "checkpoint", text)
+            saver.error = None
 
     def finish_transfers(self):
         """Complete what is under way; UserError if the algorithm leaves something."""

@@ -6,12 +6,14 @@ import numpy as np
 
 from coopmpi import config as description
 from coopmpi.errors import Interrupted, NumericalFailure
+from coopmpi.record import checkpoint
 from coopmpi.run.assemble import Assembly, together
 from coopmpi.run.feed import Feed
 from coopmpi.run.loop import Trainer
-from coopmpi.run.saving import restore, save_models, save_state
+from coopmpi.run.saving import Saver, restore_newest, save_models
 from coopmpi.sinks.sink import About
 
+ALL_MODELS = 1e9  # bytes up to which they are recorded by default
 _STATUS = {type(None): "finished", Interrupted: "interrupted", NumericalFailure: "failed"}  # of the result file
 
 
@@ -26,24 +28,28 @@ class Outcome:
     sent: float  # bytes per worker, mean over the workers of rank 0
 
 
-def train(assembly: Assembly, world, output, sinks=(), checkpoint=None) -> Outcome:
-    """Train and write the result file; from a checkpoint of an earlier run, continue it.
+def train(assembly: Assembly, world, output, sinks=(), overwrite=False, resume=False) -> Outcome:
+    """Train and write the result file; resume: go on from its newest checkpoint.
 
     sinks: further takers of results on rank 0. Raises the same CoopError on all ranks, or ends them all.
     """
-    trainer = begin(assembly, world, output, sinks, checkpoint)
-    feed = trainer.feed
+    trainer = begin(assembly, world, output, sinks, overwrite, resume)
+    feed, saver, keep_final = trainer.feed, trainer.saver, assembly.mode == "train" and assembly.config.checkpoint.keep_final
     try:
         # signals are noted until the file is closed; NaN and Inf are looked for, so NumPy need not warn of them
         with trainer.ballot, np.errstate(all="ignore"):
-            for note in assembly.notes if checkpoint is None else ():
+            for note in () if resume else assembly.notes:
                 feed.event(0, 0.0, "note", note)
             stopped = _run(trainer)
             if trainer.numbers and not isinstance(stopped, NumericalFailure):
-                save_models(assembly.driver, trainer.state.x, feed)
-            if trainer.numbers and isinstance(stopped, Interrupted):
-                save_state(assembly.driver, (trainer.state, trainer.own_state), trainer.done, feed.result)
+                save_models(assembly.driver, trainer.state.x, feed, all_models(assembly))
+            if saver and (isinstance(stopped, Interrupted) or (stopped is None and keep_final)):
+                saver.save_now(trainer.done, trainer.trained)
             _close(feed, _STATUS[type(stopped)], trainer, stopped)
+            if saver:
+                saver.wait()
+            if world.rank == 0 and stopped is None and not keep_final:
+                checkpoint.remove(output)
     except BaseException as error:
         # only this rank is here
         try:
@@ -51,27 +57,34 @@ def train(assembly: Assembly, world, output, sinks=(), checkpoint=None) -> Outco
         finally:
             world.abort(error)
         raise
+    if isinstance(stopped, Interrupted):
+        raise Interrupted(f"{stopped}; its state is saved: coopmpi resume {output}") if saver else stopped
     if stopped is not None:
         raise stopped
     log, hosted = trainer.log, assembly.driver.hosted
     return Outcome(trainer.done, trainer.figures, trainer.trained, trainer.waiting, log.sent / len(hosted))
 
 
-def begin(assembly: Assembly, world, output, sinks=(), checkpoint=None) -> Trainer:
-    """The Trainer at the start, or where the checkpoint stands, with its result file and sinks open on rank 0."""
+def begin(assembly: Assembly, world, output, sinks=(), overwrite=False, resume=False) -> Trainer:
+    """The Trainer at the start, or where its newest checkpoint stands, with its result file and sinks open on rank 0."""
     feed = Feed()
     if world.rank == 0:
         from coopmpi.record.writer import Writer
 
-        feed = Feed(Writer(output), sinks)
+        feed = Feed(Writer(output, overwrite), sinks)
     # what goes wrong in setting up is told before there is a file
-    done, trained = (checkpoint.step, checkpoint.wall_time) if checkpoint else (0, 0.0)
-    trainer = together(world, lambda: Trainer(assembly, feed, done, trained))
-    together(world, lambda: feed.begin(about(assembly, world), checkpoint))
-    if checkpoint is not None:
-        restore(assembly.driver, (trainer.state, trainer.own_state), checkpoint)
-        checkpoint.close()
-    return trainer
+    states, step, trained = together(world, assembly.start), None, 0.0
+    if resume:
+        from coopmpi.record.reader import run_of
+
+        found = restore_newest(assembly.driver, states, output, run_of(output))
+        step, trained = found.step, found.wall_time
+    together(world, lambda: feed.begin(about(assembly, world), step))
+    saver = None
+    if assembly.mode == "train":
+        run = world.from_first(feed.result.run if feed.result else "")
+        saver = Saver(assembly.driver, states, output, run, assembly.config.checkpoint.keep)
+    return Trainer(assembly, feed, states, step or 0, trained, saver)
 
 
 def _run(trainer):
@@ -82,12 +95,18 @@ def _run(trainer):
         return error
 
 
+def all_models(assembly: Assembly) -> bool:
+    """Are the models of all workers to be in the result file, or their mean alone?"""
+    chosen, task = assembly.config.record.final, assembly.driver.task
+    return chosen == "all" if chosen else assembly.config.workers * task.dimension * task.dtype.itemsize <= ALL_MODELS
+
+
 def about(assembly: Assembly, world) -> About:
     """What sinks are told of a run."""
     config, task = assembly.config, assembly.driver.task
     attributes = {"ranks": world.size, "mpi": world.name, "device": assembly.context.device.name}
     return About(description.dump(config), config.workers, config.steps, task.dimension, config.dtype, assembly.mode, attributes,
-                 task.layout if task.has_layout else (), task.figures, (*assembly.slots, *task.slots))
+                 task.layout if task.has_layout else (), task.figures, (*assembly.slots, *task.slots), all_models(assembly))
 
 
 def _close(feed, status, trainer, error=None):

@@ -28,6 +28,11 @@ class StepLog:
         self._handed_over = perf_counter()
         self._table = Table(driver.rank_layout, first) if driver.world.rank == 0 else None
 
+    @property
+    def written(self) -> int:
+        """On rank 0: up to which step the rows of all ranks have been handed on."""
+        return self._table.written
+
     def add(self, loss, wall_time, tau):
         """Record the step that the driver has just done."""
         driver = self.driver

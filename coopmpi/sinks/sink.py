@@ -9,7 +9,7 @@ import numpy as np
 
 from coopmpi.step.slots import Slot
 
-MANY = 4096  # workers from which a simulation of time alone tells means over them
+MANY = 4096  # with more workers than this, a simulation of time alone gives means over them
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class About:
     layout: tuple = ()  # (name, shape, offset) of the tensors in a model, where there are such
     figures: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # {name: (unit, description)} of evaluations
     slots: tuple[Slot, ...] = ()  # of the state
+    all_models: bool = True  # are the models of all workers handed over at the end, or their mean alone?
 
 
 class StepRows(NamedTuple):
@@ -34,7 +35,7 @@ class StepRows(NamedTuple):
     In a simulation of time alone with more than MANY workers, means over them (n,) take the place of the latter.
     """
 
-    first: int  # steps done before the first of them
+    first: int  # steps done before the first of these n
     wall_time: np.ndarray  # seconds since training began, without evaluation and writing
     tau: np.ndarray  # period in force
     loss: np.ndarray | None  # (n, m), mini-batch losses; None where no numbers are computed
@@ -45,7 +46,7 @@ class StepRows(NamedTuple):
 
 
 class Sink(msgspec.Struct, kw_only=True, dict=True, forbid_unknown_fields=True):
-    """Base of all sinks; each method does nothing unless it is overridden. Lives on rank 0.
+    """Base of all sinks; each method does nothing unless it is overridden. There are sinks on rank 0 only.
 
     Fields are the keys of its [[sinks]] table. A sink that raises is dropped with a message, the run goes on.
     """
@@ -76,7 +77,7 @@ class Sink(msgspec.Struct, kw_only=True, dict=True, forbid_unknown_fields=True):
         """The model (d,) of a worker at the end; one worker after the other."""
 
     def final_mean(self, row: np.ndarray):
-        """Their mean (d,)."""
+        """The mean (d,) of the workers' models at the end."""
 
     def close(self, status: str):
         """The run is over: "finished", "interrupted" or "failed"."""

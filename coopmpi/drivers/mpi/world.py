@@ -12,7 +12,7 @@ from functools import cached_property
 import mpi4py
 import numpy as np
 
-from coopmpi.drivers.mpi.launch import launched_ranks
+from coopmpi.drivers.mpi.launch import launched_rank, launched_ranks
 from coopmpi.drivers.mpi.transfer import Collective, GroupSum, Mover, Rows
 from coopmpi.drivers.solo import Done
 from coopmpi.errors import CoopError, UserError
@@ -21,8 +21,9 @@ mpi4py.rc.thread_level = "multiple"  # the main thread makes all MPI calls, exce
 
 from mpi4py import MPI  # noqa: E402 (initialises MPI)
 
-FORWARDING = 0.2  # seconds: when mpirun ends a job, it drops what it has not yet passed on of a rank's last words
-MOST_TAGS = 32766  # every MPI has at least these; even, since a communication may take two
+FORWARDING = 0.2  # seconds: mpirun passes on what a failing rank writes to stderr before MPI_Abort, and then drops the rest
+HEAD_START = 2.0  # seconds for the first process to say what is wrong: srun may end it when another one fails
+MOST_TAGS = 32766  # every MPI allows at least these tags; an even number, since a communication may take two
 
 
 class World:
@@ -83,6 +84,9 @@ class World:
 
         return outcome
 
+    def from_first(self, value):
+        return self._control.bcast(value)
+
     def agree(self, error):
         errors = self._control.allgather(None if error is None else (type(error), str(error)))
         met = [rank for rank, found in enumerate(errors) if found]
@@ -134,14 +138,14 @@ class World:
             self.agree(error)
             folder = self._node.bcast(folder)
             data = attach(folder)
-            self._node.Barrier()  # all hold their maps: the files may go
+            self._node.Barrier()  # all ranks have mapped the files: these may be unlinked
             return data
         finally:
             if self.local_rank == 0:
                 shutil.rmtree(folder)
 
     def abort(self, error):
-        """End all ranks because of an error that only this one met."""
+        """End all ranks because of an error that only this rank met."""
         if isinstance(error, CoopError):
             status, text = error.status, str(error)
         else:
@@ -151,7 +155,7 @@ class World:
         print(f"coopmpi: {where} failed and ends the run: {text}", file=sys.stderr, flush=True)
         time.sleep(FORWARDING)
         MPI.COMM_WORLD.Abort(status)
-        os._exit(status)  # MPICH comes back from Abort before it ends the process
+        os._exit(status)  # MPICH returns from Abort before it ends the process
 
 
 def connect():
@@ -159,9 +163,19 @@ def connect():
     world = World()
     variable, ranks = launched_ranks()
     if world.size == 1 and ranks > 1:
+        if launched_rank():
+            time.sleep(HEAD_START)
         raise UserError(
             f"the launcher started {ranks} processes ({variable}={ranks}), but MPI sees one rank alone in each: "
-            f"the launcher and {world.name} do not speak the same protocol. Use the mpirun of the same "
-            "installation (coopmpi train -n N does), or srun --mpi=TYPE with a type this MPI knows"
+            f"the launcher and {world.name} do not speak the same protocol; allowed: {_launcher()}"
         )
     return world
+
+
+def _launcher():
+    """How ranks of the MPI library in use are started."""
+    if "SLURM_JOB_ID" not in os.environ:
+        return "the mpirun of the same installation (coopmpi train -n N takes it)"
+    if MPI.get_vendor()[0] == "Open MPI":
+        return "mpirun --bind-to none coopmpi ... inside sbatch or salloc, without srun"
+    return "srun --mpi=pmi2 coopmpi ..."

@@ -1,0 +1,71 @@
+"""The parent of an mpirun: it passes signals on, reads what the ranks print, and returns the exit status.
+
+A signal that ends mpirun ends the ranks before they can save anything; SIGUSR1 reaches them. So mpirun runs in a session
+of its own, where a terminal's Ctrl-C does not arrive, and the parent turns every request to end into SIGUSR1.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+
+from coopmpi.drivers.mpi.launch import PROGRESS_MARK
+
+SAVING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU)  # all ask for a save and an end
+PATIENCE = 5.0  # seconds that ranks have to end after a second request
+
+
+class Parent:
+    """Runs one mpirun. show(report): called with what rank 0 reports of its progress, a dict; None: nobody looks."""
+
+    def __init__(self, command: list[str], environment: dict[str, str], show: Callable[[dict], None] | None = None):
+        self.command, self.environment, self.show = command, environment, show
+        self.asked = 0  # how often somebody asked for an end
+
+    def run(self) -> int:
+        """The exit status of mpirun; 128 + the signal's number if one ended it."""
+        before = {number: signal.signal(number, self._pass_on) for number in SAVING}
+        try:
+            self._mpirun = subprocess.Popen(self.command, env=self.environment, stdin=subprocess.DEVNULL,
+                                            stdout=subprocess.PIPE, start_new_session=True)
+            self._read()
+            status = self._mpirun.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        return status if status >= 0 else 128 - status
+
+    def _pass_on(self, number, frame):
+        self.asked += 1
+        if self.asked == 1:
+            self._mpirun.send_signal(signal.SIGUSR1)
+        elif number in (signal.SIGINT, signal.SIGTERM):
+            # no longer to be saved: mpirun ends its ranks, or else the kernel ends the whole session
+            self._mpirun.terminate()
+            threading.Timer(PATIENCE, self._kill).start()
+
+    def _kill(self):
+        if self._mpirun.poll() is None:
+            os.killpg(self._mpirun.pid, signal.SIGKILL)
+
+    def _read(self):
+        """Pass on what is printed until everybody has closed it; a closed or full stdout of ours ends nothing."""
+        writing = True
+        for line in self._mpirun.stdout:
+            if line.startswith(PROGRESS_MARK):
+                if self.show is not None:
+                    self.show(json.loads(line[len(PROGRESS_MARK):]))
+            elif writing:
+                writing = _written(line)
+
+
+def _written(line: bytes) -> bool:
+    try:
+        sys.stdout.buffer.write(line)
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        return False
+    return True
