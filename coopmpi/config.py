@@ -33,6 +33,13 @@ class Saving(registry.Part, frozen=True, kw_only=True):
     margin: NonNegative = 60.0  # seconds before the end of a Slurm job at which a run saves and stops; 0: it does not
 
 
+class Survive(registry.Part, frozen=True, kw_only=True):
+    """The [survive] table: copies of the state in memory, for `--survive`."""
+
+    every_seconds: Positive = 10.0  # longer where that would cost more than 1 % of the time
+    buddies: Count = 1  # other ranks that hold a copy of a rank's state
+
+
 # tables that choose a part by `kind`, with the default choice
 _CHOICES = {
     "task": "classify",
@@ -68,6 +75,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     network: Any = None
     record: Any = None
     checkpoint: Any = None
+    survive: Any = None  # read under --survive only
     sinks: tuple = ()  # [[sinks]]: further takers of results, coopmpi.sinks.Sink
 
 
@@ -145,12 +153,13 @@ def resolve(tables):
     _require_flat(tables)
     tables = dict(tables)
     for key, value in tables.items():
-        if key in (*_CHOICES, "mixing", "compress", "record", "checkpoint") and not isinstance(value, dict):
+        if key in (*_CHOICES, "mixing", "compress", "record", "checkpoint", "survive") and not isinstance(value, dict):
             raise UserError(f"[{key}] must be a table, given {quoted(value)}")
     built = {kind: registry.build(kind, {"kind": default} | tables.pop(kind, {})) for kind, default in _CHOICES.items()}
     built["mixing"] = mixing_table(**tables.pop("mixing", {}))
     built["record"] = registry.convert(tables.pop("record", {}), Record, "[record]")
     built["checkpoint"] = registry.convert(tables.pop("checkpoint", {}), Saving, "[checkpoint]")
+    built["survive"] = registry.convert(tables.pop("survive", {}), Survive, "[survive]")
     built["sinks"] = tuple(_sinks(tables.pop("sinks", [])))
     config = registry.convert(tables | built, Config, "run description:")
     if config.steps is not None and config.epochs is not None:

@@ -9,21 +9,29 @@ import click
 from coopmpi.errors import CoopError, Interrupted, UserError
 
 
-def supervise(ranks, arguments, output, quiet=False, restarts=0):
+def supervise(ranks, arguments, output, quiet=False, restarts=0, survive=False):
     """Start `coopmpi ARGUMENTS` on that many ranks, see them to their end, and exit with their status.
 
     arguments: those of train or resume, without -n. restarts: how often a run that ended by accident goes on from its
-    newest checkpoint, or from the start where there is none yet.
+    newest checkpoint, or from the start where there is none yet. survive: the ranks outlive the loss of some of them.
     """
     from coopmpi.run.resume import standing
 
-    arguments = [*arguments, *(["--quiet"] if quiet else [])]
+    arguments = [*arguments, *(["--quiet"] if quiet else []), *(["--survive"] if survive else [])]
     again = [word for word in arguments if word != "--overwrite"] + (["--continue"] if arguments[0] == "train" else [])
     attempts_in_vain, before = 0, None
     while True:
-        status = _attempt(ranks, arguments)
-        where = standing(output) if restarts and status not in (UserError.status, Interrupted.status) else None
-        if where is None or where.done or not where.by_accident:
+        status = _attempt(ranks, arguments, survive)
+        if status in (0, UserError.status, Interrupted.status) and not survive or "--dry-run" in arguments:
+            break
+        where = standing(output)
+        if survive and where.done:
+            status = 0  # mpirun tells of the ranks that were lost
+        if where.done or not where.by_accident:
+            break
+        if not restarts:
+            if where.step:
+                _note(f"the run ended by accident; coopmpi resume {output} -n {ranks} goes on from step {where.step}")
             break
         attempts_in_vain = attempts_in_vain + 1 if where.step == before else 0
         before = where.step
@@ -37,13 +45,13 @@ def supervise(ranks, arguments, output, quiet=False, restarts=0):
     sys.exit(status)
 
 
-def _attempt(ranks, arguments):
+def _attempt(ranks, arguments, survive):
     """One mpirun; its exit status."""
     from coopmpi.drivers.mpi import launch
     from coopmpi.drivers.mpi.parent import Parent
     from coopmpi.report.console import Bar
 
-    command, environment = launch.on_ranks(ranks, arguments, _note)
+    command, environment = launch.on_ranks(ranks, arguments, _note, survive)
     columns = launch.columns()
     bar = Bar(columns)
     try:
@@ -56,14 +64,14 @@ def _note(text):
     click.echo(f"coopmpi: {text}", err=True)
 
 
-def on_this_rank(work):
-    """work(world), in the MPI job this process was started into, or alone."""
+def on_this_rank(work, survive=False):
+    """work(world), in the MPI job this process was started into, or alone. survive: the loss of ranks is no end."""
     from coopmpi.drivers.mpi import launch
 
     if launch.launched_ranks()[1]:
         from coopmpi.drivers.mpi.world import connect
 
-        world = connect()
+        world = connect(survive)
     else:
         from coopmpi.drivers.solo import Solo
 
@@ -129,20 +137,61 @@ def forecast(assembly):
         click.echo(f"#   {name:<26} {nbytes / 1e6:12.4g} MB")
 
 
-def run(assembly, world, output, quiet, overwrite=False, resume=False):
-    """Train, with progress and the closing table on rank 0."""
-    from coopmpi.drivers.mpi import launch
-    from coopmpi.report import console
+def run(config, world, output, quiet, overwrite=False, resume=False):
+    """Train, with progress and the closing table on rank 0; where the world is tolerant, with those that are left."""
+    from coopmpi.run.assemble import assemble
+
+    if world.tolerant:
+        _run_and_survive(config, world, output, quiet, overwrite, resume)
+    else:
+        run_assembled(assemble(config, world), world, output, quiet, overwrite, resume)
+
+
+def run_assembled(assembly, world, output, quiet, overwrite=False, resume=False):
+    """The same for what is assembled already."""
     from coopmpi.run.session import train
 
     watched = world.rank == 0 and not quiet
-    sinks = [*([console.watcher(launch.columns(), launch.relayed())] if watched else []), *assembly.config.sinks]
+    for note in assembly.notes if watched else ():
+        _note(f"note: {note}")
+    outcome = train(assembly, world, output, _sinks(assembly.config, watched), overwrite, resume)
     if watched:
-        for note in assembly.notes:
-            click.echo(f"coopmpi: note: {note}", err=True)
-    outcome = train(assembly, world, output, sinks, overwrite, resume)
-    if watched:
-        try:
-            console.summary(assembly, world, outcome, output)
-        except OSError as error:  # stdout is closed or full: the result is in its file
-            _note(f"the summary cannot be printed: {error.strerror}")
+        _summary(assembly, world, outcome, output)
+
+
+def _run_and_survive(config, world, output, quiet, overwrite, resume):
+    from coopmpi.run.survival import train_and_survive
+
+    place, status = {"world": world}, 0
+    try:
+        assembly, place["world"], outcome = train_and_survive(config, world, output, lambda: _sinks(config, not quiet), overwrite,
+                                                              resume, place)
+        if place["world"].rank == 0 and not quiet:
+            _summary(assembly, place["world"], outcome, output)
+    except CoopError as error:
+        if not place["world"].losses:
+            raise
+        status = error.status
+        if place["world"].rank == 0:
+            _note(str(error))
+    if place["world"].losses:
+        # MPI_Finalize may wait for the ranks that are gone
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(status)
+
+
+def _sinks(config, watched):
+    from coopmpi.drivers.mpi import launch
+    from coopmpi.report import console
+
+    return [*([console.watcher(launch.columns(), launch.relayed())] if watched else []), *config.sinks]
+
+
+def _summary(assembly, world, outcome, output):
+    from coopmpi.report import console
+
+    try:
+        console.summary(assembly, world, outcome, output)
+    except OSError as error:  # stdout is closed or full: the result is in its file
+        _note(f"the summary cannot be printed: {error.strerror}")

@@ -10,8 +10,9 @@ from coopmpi.cli import job
 @click.option("-n", "--ranks", type=click.IntRange(min=1), help="Start this many MPI ranks with mpirun.")
 @click.option("--set", "overrides", metavar="TABLE.KEY=VALUE", multiple=True,
               help="Change steps, optimizer.lr, or a key of [record] or [checkpoint]; repeatable.")
+@click.option("--survive", is_flag=True, help="Go on with the ranks that are left when some are lost (Open MPI, with fault tolerance).")
 @click.option("--quiet", is_flag=True, help="No progress, no summary.")
-def command(result, ranks, overrides, quiet):
+def command(result, ranks, overrides, survive, quiet):
     """Go on with the run in RUN.h5 from its newest checkpoint, in the same file: after a signal, a failure, or a kill.
 
     The number of ranks may differ from before. Rows beyond the checkpoint are dropped and written anew. A finished run can
@@ -24,14 +25,14 @@ def command(result, ranks, overrides, quiet):
     """
     if ranks is not None:
         job.description_of(result, overrides)  # a mistake is told before any rank starts
-        job.supervise(ranks, ["resume", result, *(f"--set={override}" for override in overrides)], result, quiet)
-    job.on_this_rank(lambda world: go_on(world, result, overrides, quiet))
+        job.supervise(ranks, ["resume", result, *(f"--set={override}" for override in overrides)], result, quiet, survive=survive)
+    job.on_this_rank(lambda world: go_on(world, result, overrides, quiet), survive)
 
 
 def go_on(world, result, overrides, quiet):
     """Everything from the checkpoint to the summary, on one rank."""
-    from coopmpi.run.assemble import assemble, together
+    from coopmpi.run.assemble import together
 
     description = together(world, lambda: job.description_of(result, overrides))
     job.limit_threads(description, world.local_size)
-    job.run(assemble(description, world), world, result, quiet, resume=True)
+    job.run(description, world, result, quiet, resume=True)

@@ -43,4 +43,4 @@ def command(description, output, overrides, time_only, dry_run, overwrite, quiet
     if dry_run:
         job.forecast(assembly)
     else:
-        job.run(assembly, world, output, quiet, overwrite)
+        job.run_assembled(assembly, world, output, quiet, overwrite)

@@ -13,13 +13,14 @@ from coopmpi.errors import UserError
 @click.option("-n", "--ranks", type=click.IntRange(min=1), help="Start this many MPI ranks with mpirun.")
 @click.option("--restarts", type=click.IntRange(min=0), default=0,
               help="With -n: start the ranks again, from the newest checkpoint, this often if they end by accident.")
+@click.option("--survive", is_flag=True, help="Go on with the ranks that are left when some are lost (Open MPI, with fault tolerance).")
 @click.option("--set", "overrides", metavar="TABLE.KEY=VALUE", multiple=True, help="Override a key; repeatable.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved run description and what it will cost, and stop.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing result file.")
 @click.option("--continue", "go_on", is_flag=True,
               help="Go on with the run in -o RUN.h5 if it was cut off; start it (again) if it has no checkpoint; do nothing if it is finished.")
 @click.option("--quiet", is_flag=True, help="No progress, no summary.")
-def command(description, output, ranks, restarts, overrides, dry_run, overwrite, go_on, quiet):
+def command(description, output, ranks, restarts, survive, overrides, dry_run, overwrite, go_on, quiet):
     """Train a model. Without RUN.toml: handwritten digits, local SGD, 4 workers.
 
     \b
@@ -35,8 +36,8 @@ def command(description, output, ranks, restarts, overrides, dry_run, overwrite,
             return
         if before.step:
             if ranks is not None:
-                job.supervise(ranks, ["resume", output], output, quiet, restarts)
-            job.on_this_rank(lambda world: resume.go_on(world, output, (), quiet))
+                job.supervise(ranks, ["resume", output], output, quiet, restarts, survive)
+            job.on_this_rank(lambda world: resume.go_on(world, output, (), quiet), survive)
             return
         overwrite = True
     if ranks is not None:
@@ -47,8 +48,8 @@ def command(description, output, ranks, restarts, overrides, dry_run, overwrite,
         again = [*([description] if description else []), *(["-o", output] if output else []),
                  *(f"--set={override}" for override in overrides), *(["--dry-run"] if dry_run else []),
                  *(["--overwrite"] if overwrite else [])]
-        job.supervise(ranks, ["train", *again], output, quiet, restarts)
-    job.on_this_rank(lambda world: _train(world, description, overrides, output, dry_run, overwrite, quiet))
+        job.supervise(ranks, ["train", *again], output, quiet, restarts, survive)
+    job.on_this_rank(lambda world: _train(world, description, overrides, output, dry_run, overwrite, quiet), survive)
 
 
 def _standing(output, overwrite, dry_run):
@@ -71,8 +72,9 @@ def _train(world, description, overrides, output, dry_run, overwrite, quiet):
     config, output = together(world, read)
     output = world.from_first(output)
     job.limit_threads(config, world.local_size)
-    assembly = assemble(config, world)
     if not dry_run:
-        job.run(assembly, world, output, quiet, overwrite)
-    elif world.rank == 0:
+        job.run(config, world, output, quiet, overwrite)
+        return
+    assembly = assemble(config, world)
+    if world.rank == 0:
         job.forecast(assembly)

@@ -19,6 +19,7 @@ class Solo:
     """One rank, no MPI. The interface that coopmpi.drivers.mpi.world implements for many."""
 
     rank, size, local_rank, local_size = 0, 1, 0, 1
+    tolerant = hurt = False  # there is nobody who could be lost
     name = "one process, no MPI"
     done = Done()
     moving = nullcontext()  # a context in which transfers under way go on while the main thread computes

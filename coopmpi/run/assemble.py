@@ -102,7 +102,7 @@ def assemble(config: Config, world, mode="train") -> Assembly:
     context = Context(workers, driver.hosted, steps, config.optimizer, config.schedule, device, objective.layout,
                       config.seed, codec, mixing)
     slots = (MODEL, *config.algorithm.bound_slots(mixing), *config.optimizer.slots, *period.slots)
-    unused = ("checkpoint",) if simulated else ("compute", "network")
+    unused = ("checkpoint", "survive") if simulated else ("compute", "network")
     config = msgspec.structs.replace(config, **dict.fromkeys(unused))
     eval_every = config.record.eval_every or max(1, steps // 20)
     return Assembly(mode, config, context, driver, slots, eval_every, clocks, _notes(config, objective))

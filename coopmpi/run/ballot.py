@@ -15,6 +15,7 @@ class Outcome(NamedTuple):
 
     stop: bool = False
     save: bool = False  # take a checkpoint
+    snapshot: bool = False  # and one in memory
     saved: int = -1  # newest step of which all ranks have written their state, -1 for none
 
 
@@ -44,8 +45,8 @@ class Ballot:
     def _note(self, number, frame):
         self.signal = signal.Signals(number)
 
-    def count(self, done: int, wall_time: float, save: bool = False, saved: int = -1) -> Outcome:
-        """Called after every step. save: this rank wants a checkpoint; saved: what it has written."""
+    def count(self, done: int, wall_time: float, save: bool = False, saved: int = -1, snapshot: bool = False) -> Outcome:
+        """Called after every step. save, snapshot: what this rank wants; saved: the newest step that it has written."""
         if done < self._next:
             return Outcome()
         outcome, interval = Outcome(), 1
@@ -53,16 +54,16 @@ class Ballot:
             outcome, interval = self._counted()
         stop = self.log.failure is not None or self.signal is not None or self.deadline.passed
         pace = wall_time / done
-        self._outcome = self.world.vote([stop, min(1000, VOTE_SECONDS / max(pace, 1e-6)), save, -saved])
+        self._outcome = self.world.vote([stop, min(1000, VOTE_SECONDS / max(pace, 1e-6)), save, -saved, snapshot])
         if pace > VOTE_SECONDS:
             outcome, interval = self._counted()
         self._next = done + max(1, int(interval))
         return outcome
 
     def _counted(self):
-        stop, interval, save, minus_saved = self._outcome()
+        stop, interval, save, minus_saved, snapshot = self._outcome()
         self._outcome = None
-        return Outcome(bool(stop), bool(save), int(-minus_saved)), interval
+        return Outcome(bool(stop), bool(save), bool(snapshot), int(-minus_saved)), interval
 
     def agree(self, done, steps):
         """After the loop: raise what stopped it, on all ranks alike."""

@@ -25,6 +25,13 @@ class Feed:
             getattr(self.result, opening)(*arguments)
         self._tell_others(opening, arguments)
 
+    def cut(self, about: About, step: int):
+        """Go on from an earlier step: what was told of later ones is void."""
+        self._step = step
+        if self.result is not None:
+            self.result.cut(step)
+        self._tell_others("reopen", (about, step))
+
     def close(self, status: str):
         """Close all, the result file last: it tells whose failure there was."""
         self._tell_others("close", (status,))

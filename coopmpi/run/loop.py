@@ -4,10 +4,12 @@ import sys
 from math import inf
 from time import perf_counter
 
+from coopmpi.errors import RankLost
 from coopmpi.run.ballot import Ballot
 from coopmpi.run.deadline import Deadline
 from coopmpi.run.evaluation import evaluate
 from coopmpi.run.saving import Saver
+from coopmpi.run.snapshots import Snapshots
 from coopmpi.run.step_log import StepLog
 from coopmpi.run.stopwatch import Stopwatch
 from coopmpi.run.time_log import TimeLog
@@ -17,10 +19,12 @@ class Trainer:
     """Drives an algorithm for a number of steps, records every step, evaluates and saves now and then.
 
     feed: what results are handed to, a coopmpi.sinks.Sink; states: of the algorithm and of the task, by default at their
-    start; done: steps that they have behind them; trained: the seconds that these took; saver: takes checkpoints.
+    start; done: steps that they have behind them; trained: the seconds that these took; saver: takes checkpoints;
+    snapshots: takes copies of the state in memory.
     """
 
-    def __init__(self, assembly, feed, states=None, done: int = 0, trained: float = 0.0, saver: Saver | None = None):
+    def __init__(self, assembly, feed, states=None, done: int = 0, trained: float = 0.0, saver: Saver | None = None,
+                 snapshots: Snapshots | None = None):
         self.algorithm, self.context, self.driver = assembly.config.algorithm, assembly.context, assembly.driver
         self.feed, self.eval_every, self.clocks = feed, assembly.eval_every, assembly.clocks
         self.numbers = assembly.mode != "time-only"
@@ -33,7 +37,7 @@ class Trainer:
         by_time = saver and self.driver.world.rank == 0 and not checkpoint.every_steps and checkpoint.every_minutes
         self.save_seconds = 60 * checkpoint.every_minutes if by_time else inf
         self.save_steps = checkpoint.every_steps if saver else None
-        self.saved_at = perf_counter()
+        self.saved_at, self.snapshots = perf_counter(), snapshots
         self.stopwatch = Stopwatch()
         self.figures = {}  # of the last evaluation
 
@@ -52,7 +56,7 @@ class Trainer:
             ends = outcome.stop or self.done == context.steps
             saves = not ends and (outcome.save or bool(self.save_steps and self.done % self.save_steps == 0))
             pauses = ends or self.done % self.eval_every == 0
-            if ends or saves:
+            if ends or saves or outcome.snapshot:
                 self.finish_transfers()
             if saves:
                 self.saver.take(self.done, stopwatch.seconds)
@@ -62,10 +66,12 @@ class Trainer:
             self.trained = stopwatch.seconds
             with stopwatch.pause():
                 self.log.add(loss, self.trained, tau)
-                if saves:
+                if saves or outcome.snapshot:
                     self.log.hand_over()
                 if self.saver is not None:
                     self.commit(outcome.saved)
+            if outcome.snapshot and not ends:
+                self.snapshot()
             if pauses:
                 self.evaluate()
             if ends:
@@ -74,11 +80,20 @@ class Trainer:
             self.log.close(self.done, state.x)
         self.ballot.agree(self.done, context.steps)
 
-    def saving(self) -> tuple[bool, int]:
-        """Does this rank want a checkpoint; the newest step that it has written."""
+    def saving(self) -> tuple[bool, int, bool]:
+        """Does this rank want a checkpoint; the newest step that it has written; does it want a snapshot."""
         if self.saver is None:
-            return False, -1
-        return perf_counter() - self.saved_at > self.save_seconds, self.saver.written
+            return False, -1, False
+        snapshot = self.snapshots is not None and self.driver.world.rank == 0 and self.snapshots.due
+        return perf_counter() - self.saved_at > self.save_seconds, self.saver.written, snapshot
+
+    def snapshot(self):
+        """Copies of the state in memory, when rank 0 has written the rows up to here: they would die with their rank."""
+        while self.driver.world.rank == 0 and self.log.written < self.done:
+            self.log.hand_over()
+            if self.driver.world.hurt:
+                raise RankLost("a rank was lost while its rows were on their way")
+        self.snapshots.take(self.driver, (self.state, self.own_state), self.done, self.stopwatch.seconds)
 
     def commit(self, step: int):
         """On rank 0: a checkpoint of what all ranks have written, once the rows up to its step are in the file."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from coopmpi import config as description
-from coopmpi.errors import Interrupted, NumericalFailure
+from coopmpi.errors import Interrupted, NumericalFailure, RankLost
 from coopmpi.record import checkpoint
 from coopmpi.run.assemble import Assembly, together
 from coopmpi.run.feed import Feed
@@ -28,12 +28,13 @@ class Outcome:
     sent: float  # bytes per worker, mean over the workers of rank 0
 
 
-def train(assembly: Assembly, world, output, sinks=(), overwrite=False, resume=False) -> Outcome:
+def train(assembly: Assembly, world, output, sinks=(), overwrite=False, resume=False, survival=None) -> Outcome:
     """Train and write the result file; resume: go on from its newest checkpoint.
 
-    sinks: further takers of results on rank 0. Raises the same CoopError on all ranks, or ends them all.
+    sinks: further takers of results on rank 0. survival: what outlives the loss of ranks, a coopmpi.run.survival.Survival.
+    Raises the same CoopError on all ranks, RankLost where some are lost, or ends them all.
     """
-    trainer = begin(assembly, world, output, sinks, overwrite, resume)
+    trainer = begin(assembly, world, output, sinks, overwrite, resume, survival)
     feed, saver, keep_final = trainer.feed, trainer.saver, assembly.mode == "train" and assembly.config.checkpoint.keep_final
     try:
         # signals are noted until the file is closed; NaN and Inf are looked for, so NumPy need not warn of them
@@ -45,12 +46,19 @@ def train(assembly: Assembly, world, output, sinks=(), overwrite=False, resume=F
                 save_models(assembly.driver, trainer.state.x, feed, all_models(assembly))
             if saver and (isinstance(stopped, Interrupted) or (stopped is None and keep_final)):
                 saver.save_now(trainer.done, trainer.trained)
+            if world.tolerant:
+                world.confirm()  # all are here until the end
             _close(feed, _STATUS[type(stopped)], trainer, stopped)
             if saver:
                 saver.wait()
+            if world.tolerant:
+                world.confirm()  # rank 0, too
             if world.rank == 0 and stopped is None and not keep_final:
                 checkpoint.remove(output)
     except BaseException as error:
+        if world.hurt:
+            survival.note(trainer)
+            raise RankLost("ranks were lost") from error
         # only this rank is here
         try:
             _close(feed, "failed", trainer, error)
@@ -65,8 +73,10 @@ def train(assembly: Assembly, world, output, sinks=(), overwrite=False, resume=F
     return Outcome(trainer.done, trainer.figures, trainer.trained, trainer.waiting, log.sent / len(hosted))
 
 
-def begin(assembly: Assembly, world, output, sinks=(), overwrite=False, resume=False) -> Trainer:
+def begin(assembly: Assembly, world, output, sinks=(), overwrite=False, resume=False, survival=None) -> Trainer:
     """The Trainer at the start, or where its newest checkpoint stands, with its result file and sinks open on rank 0."""
+    if survival is not None and survival.losses:
+        return survival.begin_again(assembly, world, together(world, assembly.start), about(assembly, world))
     feed = Feed()
     if world.rank == 0:
         from coopmpi.record.writer import Writer
@@ -84,7 +94,10 @@ def begin(assembly: Assembly, world, output, sinks=(), overwrite=False, resume=F
     if assembly.mode == "train":
         run = world.from_first(feed.result.run if feed.result else "")
         saver = Saver(assembly.driver, states, output, run, assembly.config.checkpoint.keep)
-    return Trainer(assembly, feed, states, step or 0, trained, saver)
+    trainer = Trainer(assembly, feed, states, step or 0, trained, saver)
+    if survival is not None:
+        survival.watch(trainer)
+    return trainer
 
 
 def _run(trainer):

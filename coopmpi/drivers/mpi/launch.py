@@ -79,7 +79,9 @@ def mpirun(ranks, notice):
     return command, environment
 
 
-def on_ranks(ranks, arguments, notice):
+def on_ranks(ranks, arguments, notice, survive=False):
     """(command, environment) of the mpirun of `coopmpi ARGUMENTS`; nothing is imported from the working directory by accident."""
     command, environment = mpirun(ranks, notice)
+    if survive:
+        command += ["--with-ft", "ulfm", "--mca", "pml", "ob1"]
     return [*command, sys.executable, "-P", "-m", "coopmpi", *arguments], environment

@@ -19,7 +19,9 @@ LEVELS = ("single", "funneled", "serialized", "multiple")
 
 def facts():
     """library, version, mpi4py, thread_level, ulfm: of the MPI of this process, initialised if it is not yet."""
-    from coopmpi.drivers.mpi.world import MPI, mpi4py
+    import mpi4py
+
+    from coopmpi.drivers.mpi.library import MPI
 
     library, version = MPI.get_vendor()
     levels = (MPI.THREAD_SINGLE, MPI.THREAD_FUNNELED, MPI.THREAD_SERIALIZED, MPI.THREAD_MULTIPLE)
@@ -28,14 +30,16 @@ def facts():
 
 
 def _has_ulfm(mpi):
+    """Can a communicator be revoked? Is_revoked alone proves nothing: mpi4py answers it for every library."""
     comm = mpi.COMM_SELF.Dup()
+    comm.Set_errhandler(mpi.ERRORS_RETURN)
     try:
-        comm.Is_revoked()
+        comm.Revoke()
+        return bool(comm.Is_revoked())
     except (NotImplementedError, AttributeError, mpi.Exception):
         return False
     finally:
         comm.Free()
-    return True
 
 
 def probe():

@@ -1,5 +1,6 @@
-"""The ranks of an MPI job. The only file that imports mpi4py."""
+"""The ranks of an MPI job."""
 
+import json
 import os
 import shutil
 import sys
@@ -9,17 +10,14 @@ import traceback
 from contextlib import nullcontext
 from functools import cached_property
 
-import mpi4py
 import numpy as np
 
+from coopmpi.drivers.mpi import survivors
 from coopmpi.drivers.mpi.launch import launched_rank, launched_ranks
+from coopmpi.drivers.mpi.library import MPI
 from coopmpi.drivers.mpi.transfer import Collective, GroupSum, Mover, Rows
 from coopmpi.drivers.solo import Done
-from coopmpi.errors import CoopError, UserError
-
-mpi4py.rc.thread_level = "multiple"  # the main thread makes all MPI calls, except those of a Mover
-
-from mpi4py import MPI  # noqa: E402 (initialises MPI)
+from coopmpi.errors import CoopError, UserError, kind_of_error
 
 FORWARDING = 0.2  # seconds: mpirun passes on what a failing rank writes to stderr before MPI_Abort, and then drops the rest
 HEAD_START = 2.0  # seconds for the first process to say what is wrong: srun may end it when another one fails
@@ -27,21 +25,60 @@ MOST_TAGS = 32766  # every MPI allows at least these tags; an even number, since
 
 
 class World:
-    """MPI_COMM_WORLD seen from this rank; implements what coopmpi.drivers.solo.Solo describes."""
+    """The ranks of a job seen from this one; implements what coopmpi.drivers.solo.Solo describes.
+
+    tolerant: does it outlive the loss of ranks? A lost rank is an MPI.Exception then, `hurt` says so, and `survivors` makes the
+    world of those that are left. comms: what it works with, by default made from MPI_COMM_WORLD; before: the world it follows.
+    """
 
     done = Done()
 
-    def __init__(self):
-        comm = MPI.COMM_WORLD
-        self.rank, self.size = comm.rank, comm.size
-        node = comm.Split_type(MPI.COMM_TYPE_SHARED)
-        self.local_rank, self.local_size = node.rank, node.size
-        self._node = node
-        self.name = MPI.Get_library_version().split(",")[0].strip().splitlines()[0]
+    def __init__(self, tolerant=False, comms=None, before=None):
+        self.tolerant = tolerant
+        if comms is None:
+            world = MPI.COMM_WORLD
+            self._node = world.Split_type(MPI.COMM_TYPE_SHARED)
+            self.local_rank, self.local_size = self._node.rank, self._node.size
+            comms = [world.Dup() for _ in range(survivors.COMMUNICATORS)]
+            self._silent = MPI.COMM_SELF.Dup()  # never revoked
+            self.node_data, self.losses = [], 0
+        else:
+            # what belongs to this process stays with it
+            self.local_rank, self.local_size, self._silent = before.local_rank, before.local_size, before._silent
+            self.node_data, self.losses = before.node_data, before.losses + 1
+        self._comms = comms
         # rows, averages and bookkeeping each have a communicator, so that their order never mixes
-        self._rows, self._averages, self._control, self._record = (comm.Dup() for _ in range(4))
-        self._silent = comm.Dup()
-        self._pending = []
+        self._rows, self._averages, self._control, self._record = map(survivors.Tracked, comms) if tolerant else comms
+        self.rank, self.size = comms[0].rank, comms[0].size
+        self.name = MPI.Get_library_version().split(",")[0].strip().splitlines()[0]
+        self._pending, self._loads = [], 0
+
+    @property
+    def hurt(self) -> bool:
+        """Has this job lost a rank, as far as this one knows?"""
+        return self.tolerant and survivors.is_hurt(self._comms)
+
+    def survivors(self) -> "World":
+        """The world of the ranks that are left; all of them call it. `lost`: the ranks of this world that are gone."""
+        for comm in self._comms:
+            comm.Revoke()
+        for tracked in (self._rows, self._averages, self._control, self._record):
+            tracked.drain()
+        comms = survivors.shrunk(self._comms)
+        world = World(True, comms, self)
+        world.lost = sorted(set(range(self.size)) - set(survivors.ranks_in(comms[0], self._comms[0])))
+        return world
+
+    def swap(self, sends, receives):
+        """Send arrays [(rank, array)] and fill those of [(rank, array)], which come in the same order from each rank."""
+        requests = [self._control.Irecv(array, source=rank) for rank, array in receives]
+        requests += [self._control.Isend(array, dest=rank) for rank, array in sends]
+        for request in requests:
+            request.Wait()
+
+    def confirm(self):
+        """All ranks are here: what they have done until now is known to be complete. MPI.Exception where one is lost."""
+        self._comms[0].Agree(1)
 
     @cached_property
     def moving(self):
@@ -70,13 +107,14 @@ class World:
         return Collective(post, source, target, device)
 
     def sum(self, values):
-        total = np.array(values, float)
-        self._control.Allreduce(MPI.IN_PLACE, total, MPI.SUM)
-        return total
+        return self._reduce(values, MPI.SUM)()
 
     def vote(self, values):
-        mine, result = np.array(values, float), np.empty(len(values))
-        request = self._control.Iallreduce(mine, result, MPI.MAX)
+        return self._reduce(values, MPI.MAX)
+
+    def _reduce(self, values, operation):
+        mine, result = np.array(values, float), np.empty(np.shape(values))
+        request = self._control.Iallreduce(mine, result, operation)
 
         def outcome(_keep=mine):
             request.Wait()
@@ -84,27 +122,37 @@ class World:
 
         return outcome
 
+    def texts(self, text: str) -> list[str]:
+        """What every rank gives, in the order of the ranks."""
+        mine = np.frombuffer(text.encode(), np.uint8)
+        counts = np.zeros(self.size)
+        counts[self.rank] = mine.size
+        counts = self.sum(counts).astype(int)
+        everything = np.empty(counts.sum(), np.uint8)
+        self._control.Iallgatherv(mine, (everything, counts.tolist())).Wait()
+        return [bytes(part).decode() for part in np.split(everything, np.cumsum(counts)[:-1])]
+
     def from_first(self, value):
-        return self._control.bcast(value)
+        return json.loads(self.texts(json.dumps(value) if self.rank == 0 else "")[0])
 
     def agree(self, error):
-        errors = self._control.allgather(None if error is None else (type(error), str(error)))
+        errors = self.texts("" if error is None else json.dumps([type(error).__name__, str(error)]))
         met = [rank for rank, found in enumerate(errors) if found]
         if met:
-            kind, message = errors[met[0]]
+            kind, message = json.loads(errors[met[0]])
             some = "" if len(met) == self.size else f" (rank {', '.join(map(str, met))} of {self.size})"
-            raise kind(message + some)
+            raise kind_of_error(kind)(message + some)
 
     def collect(self, rows, rank_layout):
         if self.rank:
             for row in rows:
-                self._control.Send(row, dest=0)
+                self._control.Isend(row, dest=0).Wait()
             return
         yield from rows
         row = np.empty_like(rows[0])
         for rank in range(1, self.size):
             for _ in rank_layout.hosted(rank):
-                self._control.Recv(row, source=rank)
+                self._control.Irecv(row, source=rank).Wait()
                 yield row
 
     def hand_over(self, first, block):
@@ -116,7 +164,7 @@ class World:
         status = MPI.Status()
         while self._record.Iprobe(status=status):
             message = np.empty(status.Get_count(MPI.DOUBLE))
-            self._record.Recv(message, source=status.source)
+            self._record.Irecv(message, source=status.source).Wait()
             first, *shape = map(int, message[:4])
             yield status.source, first, message[4:].reshape(shape)
 
@@ -126,7 +174,13 @@ class World:
         self._pending.clear()
 
     def on_node(self, load, publish, attach):
-        """One rank per node loads and publishes to a folder; all attach to it, and the folder is unlinked."""
+        """One rank per node loads and publishes to a folder; all attach to it, and the folder is unlinked.
+
+        After a loss every survivor has what it attached before, in the same order.
+        """
+        self._loads += 1
+        if self._loads <= len(self.node_data):
+            return self.node_data[self._loads - 1]
         folder, error = None, None
         if self.local_rank == 0:
             folder = tempfile.mkdtemp(prefix="coopmpi-")
@@ -139,6 +193,8 @@ class World:
             folder = self._node.bcast(folder)
             data = attach(folder)
             self._node.Barrier()  # all ranks have mapped the files: these may be unlinked
+            if self.tolerant:
+                self.node_data.append(data)
             return data
         finally:
             if self.local_rank == 0:
@@ -158,9 +214,15 @@ class World:
         os._exit(status)  # MPICH returns from Abort before it ends the process
 
 
-def connect():
-    """The world this process was started into; UserError when launcher and MPI do not know each other."""
-    world = World()
+def connect(tolerant=False):
+    """The world this process was started into; UserError when launcher and MPI do not know each other.
+
+    tolerant: it is to outlive the loss of ranks; UserError where the job was not started that way.
+    """
+    if tolerant and not survivors.available():
+        raise UserError("--survive needs Open MPI with fault tolerance: mpirun --with-ft ulfm --mca pml ob1 ..., as coopmpi train -n "
+                        "N --survive starts it")
+    world = World(tolerant)
     variable, ranks = launched_ranks()
     if world.size == 1 and ranks > 1:
         if launched_rank():

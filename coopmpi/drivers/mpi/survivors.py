@@ -1,0 +1,81 @@
+"""What is left of a job when ranks are lost: communicators of the survivors, by the fault-tolerance extension of MPI (ULFM).
+
+Between a loss and the next agreement nothing but Revoke, Shrink, Agree and waits for single requests is safe: a collective
+in which a rank dies may return with garbage.
+"""
+
+import os
+
+from coopmpi.drivers.mpi.library import MPI
+
+COMMUNICATORS = 4  # that a World works with
+
+
+class Tracked:
+    """A communicator whose open requests are known, so that they can be completed before their arrays are dropped."""
+
+    def __init__(self, comm):
+        self.comm, self.rank, self.size = comm, comm.rank, comm.size
+        self._open = []
+
+    def Isend(self, *arguments, **options):
+        return self._kept(self.comm.Isend(*arguments, **options))
+
+    def Irecv(self, *arguments, **options):
+        return self._kept(self.comm.Irecv(*arguments, **options))
+
+    def Iallreduce(self, *arguments, **options):
+        return self._kept(self.comm.Iallreduce(*arguments, **options))
+
+    def Iallgatherv(self, *arguments, **options):
+        return self._kept(self.comm.Iallgatherv(*arguments, **options))
+
+    def Iprobe(self, *arguments, **options):
+        return self.comm.Iprobe(*arguments, **options)
+
+    def _kept(self, request):
+        self._open = [other for other in self._open if other]  # a completed request is false
+        self._open.append(request)
+        return request
+
+    def drain(self):
+        """Wait for all open requests of a revoked communicator, whatever becomes of them."""
+        for request in self._open:
+            try:
+                request.Wait()
+            except MPI.Exception:
+                continue  # revoked, or its peer is lost: it is complete all the same
+        self._open = []
+
+
+def available() -> bool:
+    """Was this job started so that it outlives the loss of ranks?"""
+    return os.environ.get("OMPI_MCA_mpi_ft_enable") == "1"
+
+
+def is_hurt(comms) -> bool:
+    """Is a rank lost, as far as this rank knows?"""
+    return any(comm.Is_revoked() or comm.Get_failed().size > 0 for comm in comms)
+
+
+def shrunk(comms):
+    """As many communicators of the ranks that are left; all survivors call it. Free of losses when it returns."""
+    base = comms[0]
+    for comm in comms:
+        comm.Revoke()
+    while True:
+        found = [base.Shrink() for _ in comms]
+        # a loss in between gives communicators of different sizes, or an agreement that fails
+        alike = len({comm.size for comm in found}) == 1 and not is_hurt(found)
+        try:
+            if found[0].Agree(int(alike)):
+                return found
+        except MPI.Exception:
+            pass  # another rank was lost in the agreement itself
+        base = found[0]
+
+
+def ranks_in(comm, of) -> list[int]:
+    """The ranks of communicator `of` that are ranks of `comm`, in the order of comm."""
+    group, before = comm.Get_group(), of.Get_group()
+    return MPI.Group.Translate_ranks(group, list(range(comm.size)), before)
