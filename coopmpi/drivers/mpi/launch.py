@@ -34,8 +34,8 @@ def require_launcher():
     tasks = os.environ.get("SLURM_NTASKS", "")
     # a batch script and the shell of salloc are no job steps
     if not launched_ranks()[1] and "SLURM_STEP_ID" not in os.environ and tasks.isdigit() and int(tasks) > 1:
-        raise UserError(f"a Slurm job of {tasks} tasks needs a launcher that starts a process for each, given none; allowed: "
-                        "srun coopmpi ..., mpirun coopmpi ..., coopmpi train -n N, or a job of one task (--ntasks=1)")
+        raise UserError(f"a Slurm job of {tasks} tasks needs a launcher that starts a process for each, given none; "
+                        "allowed: srun coopmpi ..., mpirun coopmpi ..., coopmpi train -n N, or a job of one task (--ntasks=1)")
 
 
 def relayed():
