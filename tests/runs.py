@@ -59,8 +59,14 @@ def coopmpi(*arguments, ranks=None, cwd=None, limit=120, main=("-m", "coopmpi"),
     try:
         out, err = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        out, err = process.communicate()
+        # mpirun may have a session of its own
+        children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False).stdout.split()
+        for group in (process.pid, *map(int, children)):
+            try:
+                os.killpg(group, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        out, err = process.communicate(timeout=20)
         raise AssertionError(f"hung for more than {limit} s: {command}\n{out}\n{err}") from None
     return process.returncode, out, err
 

@@ -93,9 +93,9 @@ def _check(file):
         require(value is not None, f"the attribute {name} is missing")
     version, ranks = (np.asarray(attributes[name]) for name in ("format_version", "ranks"))
     require(version.shape == () and version.dtype.kind in "iu" and version == schema.FORMAT_VERSION,
-            f"format_version is {quoted(attributes['format_version'])}, this coopmpi reads {schema.FORMAT_VERSION}")
+            f"format_version is {quoted(version.tolist())}, this coopmpi reads {schema.FORMAT_VERSION}")
     require(ranks.shape == () and ranks.dtype.kind in "iu" and ranks >= 1,
-            f"the attribute ranks must be a number >= 1, found {quoted(attributes['ranks'])}")
+            f"the attribute ranks must be a number >= 1, found {quoted(ranks.tolist())}")
     mode, status = attributes["mode"], attributes["status"]
     status = status.decode(errors="replace") if isinstance(status, bytes) else status
     for name, value, allowed in (("mode", mode, MODES), ("status", status, STATUSES)):
@@ -165,4 +165,3 @@ def read(data, span):
             if attempt == TRIES - 1 or not data.file.swmr_mode:
                 raise
             sleep(PAUSE * 2**attempt)
-            data.id.refresh()

@@ -1,5 +1,6 @@
 """Writes a run's HDF5 file: readable from the first second (SWMR), whatever ends the run."""
 
+import glob
 import os
 import secrets
 import tempfile
@@ -79,6 +80,9 @@ class Writer:
         place = self.path.resolve()
         try:
             with self._guarded():
+                # under the lock: what a writer left that was killed at its start
+                for left in place.parent.glob(f".{glob.escape(place.name)}.*.new"):
+                    left.unlink()
                 # a name that nobody can foresee, created by us alone
                 handle, draft = tempfile.mkstemp(prefix=f".{place.name}.", suffix=".new", dir=place.parent)
                 os.fchmod(handle, 0o666 & ~_umask())

@@ -33,6 +33,7 @@ class Ballot:
         self.world, self.log, self.deadline = world, log, deadline
         self.signal = None
         self._next, self._outcome = 1, None
+        self._interval = 1.0  # steps until the next vote, as the ranks have agreed: below 1 where steps are slow
 
     def __enter__(self):
         self._before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
@@ -49,21 +50,19 @@ class Ballot:
         """Called after every step. save, snapshot: what this rank wants; saved: the newest step that it has written."""
         if done < self._next:
             return Outcome()
-        outcome, interval = Outcome(), 1
-        if self._outcome is not None:
-            outcome, interval = self._counted()
+        outcome = self._counted() if self._outcome is not None else Outcome()
         stop = self.log.failure is not None or self.signal is not None or self.deadline.passed
         pace = wall_time / done
         self._outcome = self.world.vote([stop, min(1000, VOTE_SECONDS / max(pace, 1e-6)), save, -saved, snapshot])
-        if pace > VOTE_SECONDS:
-            outcome, interval = self._counted()
-        self._next = done + max(1, int(interval))
+        if self._interval < 1:
+            outcome = self._counted()
+        self._next = done + max(1, int(self._interval))
         return outcome
 
     def _counted(self):
-        stop, interval, save, minus_saved, snapshot = self._outcome()
+        stop, self._interval, save, minus_saved, snapshot = self._outcome()
         self._outcome = None
-        return Outcome(bool(stop), bool(save), bool(snapshot), int(-minus_saved)), interval
+        return Outcome(bool(stop), bool(save), bool(snapshot), int(-minus_saved))
 
     def agree(self, done, steps):
         """After the loop: raise what stopped it, on all ranks alike."""

@@ -58,9 +58,6 @@ class Trainer:
             pauses = ends or self.done % self.eval_every == 0
             if ends or saves or outcome.snapshot:
                 self.finish_transfers()
-            if saves:
-                self.saver.take(self.done, stopwatch.seconds)
-                self.saved_at = perf_counter()
             if pauses:
                 self.meet()
             self.trained = stopwatch.seconds
@@ -70,10 +67,14 @@ class Trainer:
                     self.log.hand_over()
                 if self.saver is not None:
                     self.commit(outcome.saved)
-            if outcome.snapshot and not ends:
-                self.snapshot()
             if pauses:
                 self.evaluate()
+            # what goes on from here has this step's evaluation behind it
+            if saves:
+                self.saver.take(self.done, stopwatch.seconds)
+                self.saved_at = perf_counter()
+            if outcome.snapshot and not ends:
+                self.snapshot()
             if ends:
                 break
         with stopwatch.pause():

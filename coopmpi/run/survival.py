@@ -72,13 +72,14 @@ class Survival:
     def _open_feed(self, world, about, step, trained, done):
         if world.rank:
             return
+        kept = step or -1  # a run that starts again evaluates its start again
         if self.feed is not None:
-            self.feed.cut(about, step)
+            self.feed.cut(about, kept)
         else:
             from coopmpi.record.writer import Writer
 
             self.feed = Feed(Writer(self.output), self.sinks())
-            self.feed.begin(about, step)
+            self.feed.begin(about, kept)
         self.feed.event(step, trained, "lost", f"{self.told} from step {step}: {max(0, done - step)} steps are repeated")
 
 
