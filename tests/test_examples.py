@@ -108,7 +108,7 @@ def documented_keys():
 
 def test_every_key_is_documented_with_its_default():
     documented = documented_keys()
-    expected = [("Top level", config.Config), ("record", config.Record)]
+    expected = [("Top level", config.Config), ("record", config.Record), ("checkpoint", config.Saving), ("survive", config.Survive)]
     expected += [(kind, cls) for kind in ("task", "optimizer", "schedule", "algorithm", "period", "compress")
                  for cls in registry.parts(kind).values()]
     expected += [("sinks", cls) for cls in registry.parts("sink").values()]
@@ -117,7 +117,8 @@ def test_every_key_is_documented_with_its_default():
     from coopmpi.topology.mixing import Mixing
 
     graphs = [Mixing, GraphFile, *registry.parts("graph").values()]
-    tables = {"task", "optimizer", "schedule", "algorithm", "period", "mixing", "compress", "record", "compute", "network"}
+    tables = {"task", "optimizer", "schedule", "algorithm", "period", "mixing", "compress", "record", "compute", "network",
+              "checkpoint", "survive"}
     for section, cls in [*expected, *(("mixing", cls) for cls in graphs)]:
         for key, default, _ in catalogue.keys(cls):
             if (cls, key) in ((Mixing, "graph"), (GraphFile, "path")):
@@ -136,7 +137,7 @@ def test_no_documented_key_is_made_up():
     from coopmpi.topology.mixing import Mixing
 
     mixing = [Mixing, GraphFile, *registry.parts("graph").values()]
-    fixed = {"record": config.Record, "Top level": config.Config}
+    fixed = {"record": config.Record, "Top level": config.Config, "checkpoint": config.Saving, "survive": config.Survive}
     for section, keys in documented_keys().items():
         kind = section.removesuffix("s") if section == "sinks" else section
         classes = mixing if section == "mixing" else [fixed[section]] if section in fixed else registry.parts(kind).values()

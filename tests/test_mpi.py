@@ -87,6 +87,16 @@ def test_deterministic_runs_do_not_depend_on_the_number_of_ranks(folders, varian
     assert np.array_equal(bytes_sent, sent)
 
 
+@pytest.mark.parametrize("ranks", RANKS)
+def test_figures_of_the_mean_model_do_not_depend_on_the_number_of_ranks(folders, ranks):
+    name = f"exact-{'-'.join(CASES[0])}.h5"
+    with h5py.File(folders[None] / name) as alone, h5py.File(folders[ranks] / name) as file:
+        assert set(file["eval"]) == set(alone["eval"]) and len(file["eval/step"]) > 3
+        for figure in set(file["eval"]) - {"wall_time"}:
+            # sums over ranks are rounded
+            np.testing.assert_allclose(file["eval"][figure][:], alone["eval"][figure][:], rtol=1e-5, atol=1e-12, err_msg=figure)
+
+
 @pytest.mark.parametrize("ranks", RANKS[:-1])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_default_runs_agree_to_rounding(folders, variant, ranks):

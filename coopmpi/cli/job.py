@@ -22,7 +22,7 @@ def supervise(ranks, arguments, output, quiet=False, restarts=0, survive=False):
     attempts_in_vain, before = 0, None
     while True:
         status = _attempt(ranks, arguments, survive)
-        if status in (0, UserError.status, Interrupted.status) and not survive or "--dry-run" in arguments:
+        if status in (0, UserError.status, Interrupted.status) and not survive:
             break
         where = standing(output)
         if survive and where.done:
@@ -106,12 +106,20 @@ def check_output(output, overwrite):
     return output
 
 
-def description_of(result, overrides):
-    """The run description of a run that goes on, with what is changed now; UserError if it cannot go on."""
-    from coopmpi import config
+def description_of(result, overrides, allow_code=False):
+    """The run description of a run that goes on, with what is changed now; UserError if it cannot go on.
+
+    allow_code: may modules be imported that a result of somebody else names?
+    """
+    from coopmpi import config, registry
     from coopmpi.run.resume import continued
 
-    return config.resolve(continued(result, overrides))
+    tables = continued(result, overrides)
+    modules = registry.own_code(tables)
+    if modules and os.stat(result).st_uid != os.geteuid() and not allow_code:
+        raise UserError(f"{result} belongs to another user and would run code of the modules {', '.join(modules)} found here; "
+                        "pass --allow-code if you trust it")
+    return config.resolve(tables)
 
 
 def limit_threads(config, ranks_here):
@@ -122,13 +130,27 @@ def limit_threads(config, ranks_here):
     threadpool_limits({pool["prefix"]: min(share, pool["num_threads"]) for pool in threadpool_info()})
 
 
+def forecast_of_ranks(config, ranks):
+    """The forecast for rank 0 of so many ranks, none of which is started."""
+    from coopmpi.run.assemble import assemble
+    from coopmpi.run.cost import Rehearsal
+
+    limit_threads(config, 1)
+    forecast(assemble(config, Rehearsal(0, ranks)))
+
+
 def forecast(assembly):
     """Print the resolved run description, with what it will cost as comments: the output is a description too."""
-    from coopmpi import config
+    import tomllib
+
+    from coopmpi import config, registry
     from coopmpi.run.cost import estimate
 
     cost, driver = estimate(assembly), assembly.driver
-    click.echo(config.dump(assembly.config))
+    text = config.dump(assembly.config)
+    click.echo(text)
+    for module in registry.own_code(tomllib.loads(text)):
+        click.echo(f"# runs code of the module {module}")
     click.echo(f"# model: {driver.task.dimension} parameters, {len(driver.hosted)} workers on rank 0 of {driver.world.size}")
     click.echo(f"# a round every {cost.tau} steps; per worker and round: {cost.bytes_sent / 1e6:.4g} MB sent, "
                f"{cost.messages}")

@@ -11,8 +11,9 @@ from coopmpi.cli import job
 @click.option("--set", "overrides", metavar="TABLE.KEY=VALUE", multiple=True,
               help="Change steps, optimizer.lr, or a key of [record] or [checkpoint]; repeatable.")
 @click.option("--survive", is_flag=True, help="Go on with the ranks that are left when some are lost (Open MPI, with fault tolerance).")
+@click.option("--allow-code", is_flag=True, help="Import the modules that a result of another user names.")
 @click.option("--quiet", is_flag=True, help="No progress, no summary.")
-def command(result, ranks, overrides, survive, quiet):
+def command(result, ranks, overrides, survive, allow_code, quiet):
     """Go on with the run in RUN.h5 from its newest checkpoint, in the same file: after a signal, a failure, or a kill.
 
     The number of ranks may differ from before. Rows beyond the checkpoint are dropped and written anew. A finished run can
@@ -24,15 +25,16 @@ def command(result, ranks, overrides, survive, quiet):
     mpirun -n 4 coopmpi resume run.h5
     """
     if ranks is not None:
-        job.description_of(result, overrides)  # a mistake is told before any rank starts
-        job.supervise(ranks, ["resume", result, *(f"--set={override}" for override in overrides)], result, quiet, survive=survive)
-    job.on_this_rank(lambda world: go_on(world, result, overrides, quiet), survive)
+        job.description_of(result, overrides, allow_code)  # a mistake is told before any rank starts
+        again = [*(f"--set={override}" for override in overrides), *(["--allow-code"] if allow_code else [])]
+        job.supervise(ranks, ["resume", result, *again], result, quiet, survive=survive)
+    job.on_this_rank(lambda world: go_on(world, result, overrides, quiet, allow_code), survive)
 
 
-def go_on(world, result, overrides, quiet):
+def go_on(world, result, overrides, quiet, allow_code=False):
     """Everything from the checkpoint to the summary, on one rank."""
     from coopmpi.run.assemble import together
 
-    description = together(world, lambda: job.description_of(result, overrides))
+    description = together(world, lambda: job.description_of(result, overrides, allow_code))
     job.limit_threads(description, world.local_size)
     job.run(description, world, result, quiet, resume=True)

@@ -40,13 +40,14 @@ def command(description, output, ranks, restarts, survive, overrides, dry_run, o
             job.on_this_rank(lambda world: resume.go_on(world, output, (), quiet), survive)
             return
         overwrite = True
+    if dry_run and ranks is not None:
+        job.forecast_of_ranks(job.read(description, overrides, ranks), ranks)
+        return
     if ranks is not None:
         # a mistake is told before any rank starts
         job.read(description, overrides, ranks)
-        if not dry_run:
-            output = job.check_output(output, overwrite)
-        again = [*([description] if description else []), *(["-o", output] if output else []),
-                 *(f"--set={override}" for override in overrides), *(["--dry-run"] if dry_run else []),
+        output = job.check_output(output, overwrite)
+        again = [*([description] if description else []), "-o", output, *(f"--set={override}" for override in overrides),
                  *(["--overwrite"] if overwrite else [])]
         job.supervise(ranks, ["train", *again], output, quiet, restarts, survive)
     job.on_this_rank(lambda world: _train(world, description, overrides, output, dry_run, overwrite, quiet), survive)

@@ -13,6 +13,7 @@ from coopmpi.local.periods import Every
 from coopmpi.run.assemble import period_of
 from coopmpi.step import Context, State
 
+LONGEST_PERIOD = 200  # steps that stand for a longer period: local steps send nothing
 RANDOM_ROUNDS = 100  # that stand for all rounds where graphs are drawn
 WORDS = {"exchange": "to neighbours", "average": "all-reduce", "group average": "all-reduce in a group",
          "packed average": "packet to all"}
@@ -51,6 +52,7 @@ def estimate(assembly) -> Cost:
     # the same run with shapes in place of numbers
     real, config = assembly.driver, assembly.config
     algorithm, device, tau = config.algorithm.unconditional(), Hollow(), period_of(config).tau_from(0)
+    rehearsed = min(tau, LONGEST_PERIOD)
     mixing = real.wiring.mixing
     problem = HollowProblem(real.task, config.dtype)
     driver = Driver(config.workers, problem, mixing, device,
@@ -59,12 +61,12 @@ def estimate(assembly) -> Cost:
     context = Context(config.workers, driver.hosted, config.steps, config.optimizer, config.schedule, device,
                       assembly.context.tensors, config.seed, codec, mixing)
     state = State(assembly.slots, problem.initial(), driver)
-    context.rounds = Every(tau=tau).rounds(state)
+    context.rounds = Every(tau=rehearsed).rounds(state)
 
     # its traffic, added up over two cycles of rounds
     rounds = 2 * ((mixing.cycle or RANDOM_ROUNDS) if mixing else 1)
     sent, messages = 0.0, Counter()
-    for k in range(tau * rounds):
+    for k in range(rehearsed * rounds):
         driver.step(algorithm, state, context, k)
         sent += driver.sent.mean()
         for traffic in driver.traffics:

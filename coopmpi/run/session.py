@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from coopmpi import config as description
-from coopmpi.errors import Interrupted, NumericalFailure, RankLost
+from coopmpi.errors import CoopError, Interrupted, NumericalFailure, RankLost
 from coopmpi.record import checkpoint
 from coopmpi.run.assemble import Assembly, together
 from coopmpi.run.feed import Feed
@@ -64,6 +64,8 @@ def train(assembly: Assembly, world, output, sinks=(), overwrite=False, resume=F
             _close(feed, "failed", trainer, error)
         finally:
             world.abort(error)
+        if isinstance(error, SystemExit):
+            raise CoopError(f"the run was ended by sys.exit({error.code}) in somebody's own code, which is a failure") from error
         raise
     if isinstance(stopped, Interrupted):
         raise Interrupted(f"{stopped}; its state is saved: coopmpi resume {output}") if saver else stopped

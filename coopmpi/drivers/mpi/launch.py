@@ -4,11 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from coopmpi.errors import UserError
 
 TERMINAL = "COOPMPI_TERMINAL"  # columns of the terminal at which the parent of mpirun shows the progress
+SCRATCH = 1 << 20  # bytes that must fit into the temporary folder
 PROGRESS_MARK = b"\x1e"  # begins a line that is meant for that parent
 
 # set by mpirun (Open MPI), mpiexec (MPICH) and srun for each process they start
@@ -79,9 +81,21 @@ def mpirun(ranks, notice):
     return command, environment
 
 
+def _require_scratch():
+    """UserError where mpirun would die of a temporary folder that is full or not writable."""
+    try:
+        with tempfile.TemporaryFile() as file:
+            file.write(bytes(SCRATCH))
+            file.flush()
+    except OSError as error:
+        raise UserError(f"mpirun needs a temporary folder that it can write to, but {tempfile.gettempdir()!r}, from TMPDIR or the "
+                        f"system, is not: {error.strerror}; set TMPDIR to another") from error
+
+
 def on_ranks(ranks, arguments, notice, survive=False):
     """(command, environment) of the mpirun of `coopmpi ARGUMENTS`; nothing is imported from the working directory by accident."""
     command, environment = mpirun(ranks, notice)
+    _require_scratch()
     if survive:
         command += ["--with-ft", "ulfm", "--mca", "pml", "ob1"]
     return [*command, sys.executable, "-P", "-m", "coopmpi", *arguments], environment

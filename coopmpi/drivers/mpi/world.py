@@ -113,7 +113,8 @@ class World:
         return self._reduce(values, MPI.MAX)
 
     def _reduce(self, values, operation):
-        mine, result = np.array(values, float), np.empty(np.shape(values))
+        mine = np.array(values, float, order="C")
+        result = np.empty_like(mine)
         request = self._control.Iallreduce(mine, result, operation)
 
         def outcome(_keep=mine):
