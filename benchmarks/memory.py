@@ -13,9 +13,9 @@ import numpy as np
 from benchmarks.timing import table
 
 ALGORITHMS = ("local-sgd", "d-psgd", "sync-sgd", "easgd")
-BIG = {"steps": 60, "task": {"hidden": [2048, 2048]},
+BIG = {"steps": 60, "checkpoint": {"every_minutes": 0}, "task": {"hidden": [2048, 2048]},
        "record": {"eval_every": 60}, "optimizer": {"momentum": 0.9, "lr": 0.01}, "period": {"tau": 4}}
-SMALL = {"steps": 20}
+SMALL = {"steps": 20, "checkpoint": {"every_minutes": 0}}
 
 
 def main(arguments):

@@ -333,3 +333,22 @@ def test_ranks_within_ranks_are_refused(tmp_path):
     assert status == 2
     assert "-n 2" in one_line(err) and "leave -n out" in err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.mpi
+def test_a_rank_that_stands_still_is_named_and_nobody_is_ended(folder):
+    (folder / "impatient.py").write_text("from coopmpi.run import watchdog\nfrom trouble import trouble\n"
+                                         "watchdog.PATIENCE, watchdog.PACE = 1.0, 0.2\ntask = trouble\n")
+    arguments = [*train(steps=300, function="impatient:task", workers=4, pause=[0.005] * 4), "--set=algorithm.kind=dpa",
+                 "--set=period.tau=1"]
+    with started([*mpirun(4), sys.executable, "-m", "coopmpi", *arguments], folder) as process:
+        wait_for_rows(process, folder / "run.h5")
+        os.kill(pid(folder, 2), signal.SIGSTOP)
+        time.sleep(3)
+        assert process.poll() is None
+        os.kill(pid(folder, 2), signal.SIGCONT)
+        status, err = process.wait(60), process.stderr.read()
+    assert status == 0, err
+    told = [line for line in our_lines(err) if "has waited for" in line]
+    assert told and all(re.search(r"at step \d+ for (rank 2|all ranks|rank 0|rank 1)", line) for line in told)
+    assert any(line.endswith("for rank 2") for line in told), told

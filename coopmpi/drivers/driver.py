@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from time import perf_counter
 from types import GeneratorType
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +26,14 @@ LONG = 2e-3  # seconds of a gradient during which it is worth moving messages
 PACKAGE = str(Path(coopmpi.__file__).parent)
 
 
+class Waiting(NamedTuple):
+    """What a rank is blocked on: since when (perf_counter), at which step; None: all ranks."""
+
+    since: float
+    step: int
+    transfer: Any = None
+
+
 class Driver:
     """Runs the generators of an algorithm on this rank, and accounts for time and traffic."""
 
@@ -39,6 +48,7 @@ class Driver:
         # time, and what is under way
         self.wall_time = perf_counter  # the trainer puts its own clock here
         self.posted = 0  # communications, the same number on all ranks
+        self.waiting: Waiting | None = None
         self._under_way = []
         self._gradient_seconds = 0.0  # of the host, last time
 
@@ -223,7 +233,9 @@ class Driver:
     def wait(self, transfer):
         """Block until a transfer is complete, on the account of this step."""
         begin = perf_counter()
+        self.waiting = Waiting(begin, self.k, transfer)
         transfer.wait()
+        self.waiting = None
         self.waited += perf_counter() - begin
 
     def progress(self):

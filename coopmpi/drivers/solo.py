@@ -8,6 +8,10 @@ import numpy as np
 class Done:
     """A transfer that is complete from the start."""
 
+    def missing(self):
+        """The ranks from which something is still to come, where that is known."""
+        return []
+
     def progress(self):
         pass
 

@@ -158,3 +158,6 @@ class Several:
     def wait(self):
         for transfer in self._transfers:
             transfer.wait()
+
+    def missing(self):
+        return sorted({rank for transfer in self._transfers for rank in transfer.missing()})

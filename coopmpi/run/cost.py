@@ -78,6 +78,9 @@ def estimate(assembly) -> Cost:
     memory = {"slots": slots, "exchange": held - slots}
     if codec:
         memory["compression"] = _workspace(assembly, len(real.hosted))
+    saving = config.checkpoint
+    if saving is not None and (saving.every_steps or saving.every_minutes):
+        memory["a checkpoint being written"] = slots
     memory |= real.task.memory()
     text = " + ".join(f"{number / rounds:.3g} {WORDS[kind]}" for kind, number in messages.items())
     return Cost(memory, tau, sent / rounds, text)

@@ -4,6 +4,7 @@ import sys
 from math import inf
 from time import perf_counter
 
+from coopmpi.drivers.driver import Waiting
 from coopmpi.errors import RankLost
 from coopmpi.run.ballot import Ballot
 from coopmpi.run.deadline import Deadline
@@ -52,7 +53,9 @@ class Trainer:
             tau = context.tau
             loss = driver.step(self.algorithm, state, context, k)
             self.done = k + 1
+            driver.waiting = Waiting(perf_counter(), k)
             outcome = self.ballot.count(self.done, stopwatch.seconds, *self.saving())
+            driver.waiting = None
             ends = outcome.stop or self.done == context.steps
             saves = not ends and (outcome.save or bool(self.save_steps and self.done % self.save_steps == 0))
             pauses = ends or self.done % self.eval_every == 0
@@ -117,7 +120,9 @@ class Trainer:
         """Wait for the other ranks now, while it counts as training time: an evaluation does not."""
         self.driver.device.synchronize()
         begin = perf_counter()
+        self.driver.waiting = Waiting(begin, self.done - 1)
         self.driver.world.sum([0.0])
+        self.driver.waiting = None
         self.driver.waited += perf_counter() - begin
 
     def evaluate(self):

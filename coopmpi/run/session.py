@@ -11,6 +11,7 @@ from coopmpi.run.assemble import Assembly, together
 from coopmpi.run.feed import Feed
 from coopmpi.run.loop import Trainer
 from coopmpi.run.saving import Saver, restore_newest, save_models
+from coopmpi.run.watchdog import Watchdog
 from coopmpi.sinks.sink import About
 
 ALL_MODELS = 1e9  # bytes up to which they are recorded by default
@@ -38,7 +39,7 @@ def train(assembly: Assembly, world, output, sinks=(), overwrite=False, resume=F
     feed, saver, keep_final = trainer.feed, trainer.saver, assembly.mode == "train" and assembly.config.checkpoint.keep_final
     try:
         # signals are noted until the file is closed; NaN and Inf are looked for, so NumPy need not warn of them
-        with trainer.ballot, np.errstate(all="ignore"):
+        with trainer.ballot, Watchdog(assembly.driver), np.errstate(all="ignore"):
             for note in () if resume else assembly.notes:
                 feed.event(0, 0.0, "note", note)
             stopped = _run(trainer)

@@ -47,7 +47,9 @@ def relayed():
 
 def columns():
     """Width of the terminal that the user sees; 0 where the output goes into a log."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    # a launcher gives its ranks terminals of its own, which nobody sees before a line is complete
+    hidden = launched_ranks()[1] or not sys.stdout.isatty()
+    return 0 if hidden else shutil.get_terminal_size().columns
 
 
 def find_mpirun():

@@ -14,7 +14,7 @@ class Rows:
         self._comm, self._tag, self._device, self._status = comm, tag, device, status
         # receives are posted first, so that no message has to be buffered
         incoming = [(peer, device.incoming(row), row) for peer, row in receives]
-        self._waiting = deque((comm.Irecv(buffer, source=peer, tag=tag), buffer, row) for peer, buffer, row in incoming)
+        self._waiting = deque((comm.Irecv(buffer, source=peer, tag=tag), buffer, row, peer) for peer, buffer, row in incoming)
         self._outgoing = [(peer, device.outgoing(row)) for peer, row in sends]
         self._sends = []
         self._post_ready()
@@ -48,8 +48,11 @@ class Rows:
         for request in self._sends:
             request.Wait()
 
+    def missing(self):
+        return sorted({peer for *_, peer in tuple(self._waiting)})
+
     def _receive(self):
-        _, buffer, row = self._waiting.popleft()
+        _, buffer, row, _ = self._waiting.popleft()
         if self._status.count:
             self._device.arrived(buffer, row)
         else:
@@ -103,6 +106,9 @@ class GroupSum:
             self._add_up()
         self._second.wait()
 
+    def missing(self):
+        return (self._second or self._first).missing()
+
     def _add_up(self):
         # an array of its own: a device may still copy it for sending while others' ranges are written into `out`
         own = self._out[self._peers[self._me][1]]
@@ -128,6 +134,9 @@ class Collective:
 
     def progress(self):
         self._request.Test()
+
+    def missing(self):
+        return []
 
     def wait(self):
         self._request.Wait()
