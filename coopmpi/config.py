@@ -1,5 +1,6 @@
 """The run description: TOML in, every value validated and every default filled in, resolved TOML out."""
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,11 +10,13 @@ import tomli_w
 from msgspec import Meta
 
 from coopmpi import registry
-from coopmpi.errors import UserError, quoted, shortened
+from coopmpi.errors import CONTROL, UserError, clean, quoted, shortened
 from coopmpi.ranges import LARGEST_RUN, Count, NonNegative, Positive, Seed, Whole
 
 LONGEST = 10**6  # characters of a run description
 DEEPEST = 20  # tables and arrays within each other
+MOST_OPEN = 100  # brackets at a time, also in text
+TOO_DEEP = f"tables and arrays may lie within each other up to {DEEPEST} deep, given more"
 
 
 class Record(registry.Part, frozen=True, kw_only=True):
@@ -92,23 +95,29 @@ def load(path, overrides=()):
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"run description {name!r} cannot be read: {error}") from error
         if len(text) > LONGEST:
-            raise UserError(f"run description {name!r} has more than {LONGEST} characters; one is a page or two of TOML")
+            raise UserError(f"run description {name!r} has more than {LONGEST} characters, which is the most allowed")
         try:
-            tables = tomllib.loads(text)
+            tables = _parsed(text, name)
         except tomllib.TOMLDecodeError as error:
             raise UserError(f"{name}: not valid TOML: {error}") from error
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{name}: {_beyond_toml(error)}") from error
     for override in overrides:
         set_key(tables, override)
     return tables
 
 
-def _beyond_toml(error):
-    """Why text cannot be read that follows the grammar."""
-    if isinstance(error, RecursionError):
-        return f"tables and arrays may lie within each other up to {DEEPEST} deep, given many more"
-    return f"a value cannot be read: {shortened(str(error))}"  # an integer of thousands of digits, say
+def _parsed(text, name):
+    """The tables of a TOML text; UserError or TOMLDecodeError."""
+    depth = 0
+    for bracket in re.findall(r"[\[\]{}]", text):
+        depth += 1 if bracket in "[{" else -1
+        if depth > MOST_OPEN:  # the parser calls itself for each
+            raise UserError(f"{name}: {TOO_DEEP}")
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        raise
+    except ValueError as error:  # an integer of thousands of digits, a date that does not exist
+        raise UserError(f"{name}: a value cannot be read: {shortened(str(error))}") from error
 
 
 def _require_flat(tables):
@@ -119,7 +128,7 @@ def _require_flat(tables):
         level = [item for item in inside if isinstance(item, (dict, list))]
         if not level:
             return
-    raise UserError(f"run description: tables and arrays may lie within each other up to {DEEPEST} deep, given more")
+    raise UserError(f"run description: {TOO_DEEP}")
 
 
 def set_key(tables: dict, override: str):
@@ -128,6 +137,9 @@ def set_key(tables: dict, override: str):
     path = key.strip().split(".")
     if not equals or not all(path):
         raise UserError(f"--set takes table.key=value, given {quoted(override)}")
+    if CONTROL.search(override):
+        raise UserError(f"--set {shortened(clean(override))}: control characters and bytes that are not UTF-8 are not "
+                        f"allowed")
     table = tables
     for name in path[:-1]:
         table = table.setdefault(name, {})
@@ -139,11 +151,9 @@ def set_key(tables: dict, override: str):
 def toml_value(text):
     """The value that a word of the command line stands for: TOML, or else the word itself."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        return _parsed(f"value = {text}", repr(shortened(text)))["value"]
     except tomllib.TOMLDecodeError:
         return text.strip()
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{shortened(text)!r}: {_beyond_toml(error)}") from error
 
 
 def resolve(tables):

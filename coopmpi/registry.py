@@ -13,7 +13,7 @@ from math import isfinite
 
 import msgspec
 
-from coopmpi.errors import UserError, unknown
+from coopmpi.errors import UserError, quoted, unknown
 
 # where the parts of a kind are defined; a package means every module in it
 _HOMES = {
@@ -42,6 +42,10 @@ _BASES = {
     "sink": "coopmpi.sinks.sink:Sink",
 }
 _parts = defaultdict(dict)
+
+# numbers in a run description; products of some of them can still be counted
+LARGEST_INTEGER, LARGEST_FLOAT = 10**15, 1e100
+OWN_CODE = ("kind", "function", "graph", "base")  # keys whose value may be package.module:name
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -107,7 +111,7 @@ def load_object(path, where):
     """The object at `package.module:name`; UserError says which half is missing."""
     module_name, _, attribute = path.partition(":")
     if not all(name.isidentifier() for name in [*module_name.split("."), attribute]):
-        raise UserError(f'{where} must be "package.module:name", given {path!r}')
+        raise UserError(f'{where} must be "package.module:name", given {quoted(path)}')
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # users keep their files where they work
     try:
@@ -123,21 +127,53 @@ def load_object(path, where):
     return getattr(module, attribute)
 
 
+def own_code(tables):
+    """The modules of users that a run description imports, from its tables: sorted names, without coopmpi's own."""
+    found, waiting = set(), [tables]
+    while waiting:
+        table = waiting.pop()
+        items = table.items() if isinstance(table, dict) else enumerate(table)
+        for key, value in items:
+            if isinstance(value, (dict, list, tuple)):
+                if key != "options":  # what a user's own function is given
+                    waiting.append(value)
+            elif key in OWN_CODE and isinstance(value, str) and ":" in value and not os.path.isfile(value):
+                found.add(value.partition(":")[0])
+    return sorted(name for name in found if name.partition(".")[0] != "coopmpi")
+
+
 def convert(table, cls, where):
     """A validated instance of struct `cls` from the TOML table at `where` (such as "[task]")."""
     for key, value in table.items():
         if key not in cls.__struct_fields__:
             raise unknown("key", key, cls.__struct_fields__, where=f"{where} ")
-        if isinstance(value, float) and not isfinite(value):
-            raise UserError(f"{where} {key}: numbers must be finite, given {value}")
+        _require_usual_numbers(value, f"{where} {key}", key.endswith("seed"))
     try:
         return msgspec.convert(table, cls)
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where}: text and names of files must be UTF-8, given {quoted(error.object)}") from error
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `$.")
         path = path.rstrip("`")
         key = path.partition("[")[0].partition(".")[0]
-        given = f", given {table[key]!r}" if key in table else ""
+        given = f", given {quoted(table[key])}" if key in table else ""
         raise UserError(f"{where} {path + ': ' if path else ''}{message}{given}") from error
+
+
+def _require_usual_numbers(value, where, seed):
+    """UserError if a number, also in an array, is not finite or so large that nothing can be computed with it."""
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            _require_usual_numbers(item, where, seed)
+    elif isinstance(value, float):
+        if not isfinite(value):
+            raise UserError(f"{where}: numbers must be finite, given {value}")
+        if abs(value) > LARGEST_FLOAT:
+            raise UserError(f"{where}: numbers may be up to {LARGEST_FLOAT:g}, given {value}")
+    elif isinstance(value, int):
+        largest = 2**63 - 1 if seed else LARGEST_INTEGER
+        if abs(value) > largest:
+            raise UserError(f"{where}: integers may be up to {largest}, given {quoted(value)}")
 
 
 def build(kind, table):

@@ -2,12 +2,14 @@
 
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
+from tests.in_process import refused
 from tests.runs import coopmpi, write_quadratic
 
 PYTHON_TASKS = '''
@@ -57,6 +59,8 @@ def write_inputs(folder):
     (folder / "unfinished.py").write_text("def task(place:\n")
     (folder / "broken.toml").write_text("steps = 5\n[task\nkind = 3\n")
     (folder / "latin.toml").write_bytes(b"# caf\xe9\nsteps = 5\n")
+    (folder / "brackets.toml").write_text(f"a = {'[' * 5000}")
+    (folder / "long.toml").write_text("# so long\n" * 200000)
     (folder / "flat.toml").write_text('task = "classify"\n')
     (folder / "a-folder").mkdir()
 
@@ -104,6 +108,33 @@ CASES = {
     "negative lr": (values("optimizer.lr=-0.1"), ["[optimizer] lr", "> 0", "-0.1"]),
     "lr not a number": (values("optimizer.lr=nan"), ["[optimizer] lr", "finite", "nan"]),
     "nesterov alone": (values("optimizer.nesterov=true"), ["nesterov", "momentum > 0"]),
+    # too large
+    "seed of many digits": (values(f"seed={'9' * 5000}"), ["4300 digits"]),
+    "seed of many bits": (values(f"seed=0x{'f' * 5000}"), ["seed", "9223372036854775807", "20000 bits"]),
+    "many brackets": (values(f"task.hidden={'[' * 5000}"), ["20 deep"]),
+    "many tables": (values(f"{'.'.join('a' * 500)}=1"), ["20 deep"]),
+    "brackets in a file": (["brackets.toml"], ["brackets.toml", "20 deep"]),
+    "a long file": (["long.toml"], ["long.toml", "1000000 characters"]),
+    "many epochs": (values("epochs=1e308"), ["epochs", "1e+100"]),
+    "more epochs than steps": (values("epochs=1e99"), ["epochs = 1e+99", "1e+15 steps"]),
+    "wide": (values(f"task.hidden=[{10**18}]"), ["hidden", "1000000000000000"]),
+    "wide twice": (values(f"task.hidden=[{10**14}, {10**14}]"), ["parameters each", "allowed"]),
+    "many samples": (values("task.data=teacher", f"task.samples={10**18}"), ["samples", "1000000000000000"]),
+    "many numbers": (values("task.data=teacher", f"task.samples={10**12}", f"task.features={10**12}"), ["samples x features"]),
+    "large batch": (values(f"task.batch={2**40}"), ["batch", "1438", "65536"]),
+    "many workers": (values(f"workers={10**9}"), ["workers", "1000000"]),
+    "deep image": (values(f'task.layers=[{{type="conv", channels=1, kernel=1, padding={10**14}}}]'), ["one sample takes"]),
+    "factor of steps": (values("schedule.kind=step", "schedule.factor_each=1e99",
+                               "schedule.milestones=[1, 2, 3, 4]"), ["factor_each"]),
+    "a long word": (values(f"task.model={'x' * 5000}"), ["unknown model 'xxx", "..."]),
+    "a long name": ([f"{'x' * 5000}.toml"], ["xxx", "cannot be read"]),
+    "a long path": (values(f"task.data={'x' * 5000}.npz"), ["xxx", "no such file"]),
+    "not UTF-8 on the command line": (values("task.data=\udcff"), ["\\xff", "not UTF-8"]),
+    "an escape on the command line": (values("task.data=\x1b[2J"), ["\\x1b[2J", "control characters"]),
+    "weights not a name": (on_graph("mixing.weights=[]"), ["[]", "metropolis"]),
+    "graph not a name": (on_graph("mixing.graph=[]"), ["[]", "graph"]),
+    "a link in a million million": (on_graph("mixing.graph=erdos-renyi", "mixing.probability=1e-300"), ["no links"]),
+    "nan in an array": (values("schedule.kind=step", "schedule.milestones=[nan]"), ["milestones", "finite"]),
     # names
     "algorithm": (values("algorithm.kind=local-sdg"), ["'local-sdg'", "'local-sgd'"]),
     "algorithm not a name": (values("algorithm.kind=[1]"), ["[1]", "local-sgd"]),
@@ -314,3 +345,20 @@ def test_a_disk_that_is_really_full(tmp_path, size, leaves):
         check_full(disk / "run.h5", status, err, "No space left on device", leaves)
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+# other verbs; each answers within a second or so
+@pytest.mark.parametrize("arguments, words", [
+    (["graph", "ring", "-m", "100000000"], ["100000000", "1000000"]), (["graph", "ring", "--size", "nan"], ["--size", "nan"]),
+    (["graph", "ring", "--size", "1e308"], ["--size", "1e+308"]), (["graph", "ring", "--seed", str(2**64)], ["--seed"]),
+    (["graph", "cat" * 2000], ["unknown graph", "..."]), (["graph", "torus", "--shape", "[" * 5000], ["20 deep"]),
+    (["simulate", "--dry-run", "--set=compute.seconds=1e30"], ["compute", "seconds", "1000000000", "1e+30"]),
+    (["simulate", "--dry-run", "--set=network.latency=1e30"], ["network", "latency", "1000000000"]),
+    (["graph", "matcha", "--budget", "\udcff"], ["UTF-8", "udcff"]),
+    (["inspect", "x" * 5000], ["cannot be read"]), (["inspect", "/dev/zero"], ["device"]),
+])
+def test_what_is_too_large_for_others(arguments, words):
+    begin = time.monotonic()
+    message = refused(*arguments)
+    assert all(word in message for word in words) and len(message) < 800, message
+    assert time.monotonic() - begin < 2

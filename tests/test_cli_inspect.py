@@ -174,7 +174,7 @@ def test_other_files_are_refused(tmp_path):
         file["x"] = [1]
     assert "not a result of coopmpi train" in refused(tmp_path / "other.h5")
     assert "does not exist" in refused(tmp_path / "missing.h5")
-    assert "does not exist" in refused(tmp_path)
+    assert "is a folder" in refused(tmp_path)
 
 
 def test_damage_inside_is_reported_not_raised(finished):

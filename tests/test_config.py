@@ -160,3 +160,12 @@ def test_the_output_of_a_dry_run_is_a_run_description(tmp_path, arguments):
     tables = tomllib.loads(out)
     assert tables["workers"] > 0 and tables["steps"] > 0 and "epochs" not in tables
     assert [path.name for path in tmp_path.iterdir()] == ["again.toml"]
+
+
+def test_the_code_that_a_description_imports_is_named():
+    tables = {"algorithm": {"kind": "mine:Algorithm"}, "task": {"kind": "python", "function": "pkg.tasks:make",
+              "options": {"graph": "odd:one", "name": "no:code"}}, "mixing": {"graph": "matcha", "base": "graphs:Mine"},
+              "sinks": [{"kind": "sinks.a:B"}, {"kind": "jsonl", "path": "a:b"}], "optimizer": {"kind": "sgd"},
+              "compress": {"kind": "coopmpi.compression.compressors:Sign"}}
+    assert registry.own_code(tables) == ["graphs", "mine", "pkg.tasks", "sinks.a"]
+    assert registry.own_code({}) == []

@@ -2,6 +2,7 @@
 
 import math
 
+import h5py
 import numpy as np
 import pytest
 
@@ -9,6 +10,7 @@ from coopmpi import registry
 from coopmpi.errors import UserError
 from coopmpi.local.periods import Every
 from coopmpi.step import State
+from tests.runs import lockstep, write_quadratic
 
 
 def factors(table, steps=100):
@@ -55,3 +57,29 @@ def test_rounds_come_every_tau_steps_and_are_counted_from_zero():
             due.append((k, rounds.index))
         assert list(rounds.after_step(k, None, state, None)) == []  # asks for nothing
     assert due == [(2, 0), (5, 1), (8, 2)]
+
+
+def test_a_factor_beyond_all_numbers_is_refused():
+    with pytest.raises(UserError, match="factor_each"):
+        registry.build("schedule", {"kind": "step", "milestones": [1, 2, 3, 4], "factor_each": 1e99})
+
+
+def test_adacomm_keeps_its_period_where_the_learning_rate_has_come_to_nothing():
+    period = registry.build("period", {"kind": "adacomm", "coupling": 3.0})
+    assert period.next_tau(8, 0.5, 1.0, np.float64(np.inf)) == 8 and period.next_tau(8, 0.0, 1.0, np.inf) == 8
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.5])
+@pytest.mark.parametrize("schedule", [{"kind": "step", "milestones": [3, 4], "factor_each": 1e-300},
+                                      {"kind": "step", "milestones": [3], "factor_each": 1e-40}])
+def test_slowmo_goes_on_where_the_learning_rate_has_come_to_nothing(tmp_path, schedule, alpha):
+    """The last round with a learning rate of 0 moves z by alpha towards the mean of what the workers have reached."""
+    path = write_quadratic(tmp_path / "q.h5", 2)
+    tables = {"workers": 2, "steps": 6, "task": {"kind": "quadratic", "path": path}, "dtype": "float64", "period": {"tau": 6},
+              "schedule": schedule, "optimizer": {"lr": 0.3}}
+    z = lockstep(tables | {"algorithm": {"kind": "slowmo", "alpha": alpha}}).state.z
+    mean = lockstep(tables | {"algorithm": {"kind": "local-sgd"}}).state.x[:1]
+    with h5py.File(path) as file:
+        start = file["x0"][:]
+    np.testing.assert_allclose(z, (1 - alpha) * start + alpha * mean, rtol=1e-12)
+    assert not np.allclose(mean, start)

@@ -157,7 +157,10 @@ class AdaComm(Period, frozen=True, kw_only=True):
         """tau_l from tau_{l-1}, F_l, F_0 and lr_0 / lr_l; no change where the losses have no ratio to go by."""
         if not (0 < first_loss < math.inf and 0 <= loss < math.inf):
             return tau
-        found = math.ceil(math.sqrt(lr_ratio**self.coupling * loss / first_loss) * self.tau)
+        try:
+            found = math.ceil(math.sqrt(float(lr_ratio) ** self.coupling * loss / first_loss) * self.tau)
+        except (OverflowError, ValueError):  # a learning rate that has come to 0 has no ratio either
+            return tau
         if found >= tau and (lr_ratio == 1 or not self.coupling):
             found = math.ceil(self.fallback * tau)
         return max(1, min(found, self.largest))

@@ -42,6 +42,11 @@ class Step(Schedule, frozen=True, kw_only=True):
     def __post_init__(self):
         if sorted(self.milestones) != list(self.milestones) or min(self.milestones, default=0) < 0:
             raise UserError(f"[schedule] milestones must ascend from 0, given {list(self.milestones)}")
+        try:
+            self.factor_each ** len(self.milestones)
+        except OverflowError as error:
+            raise UserError(f"[schedule] factor_each = {self.factor_each:g} to the power of {len(self.milestones)} "
+                            f"milestones is too large; take a smaller factor") from error
 
     def decay(self, k: int, steps: int) -> float:
         passed = sum(k >= (at * steps if at < 1 else at) for at in self.milestones)

@@ -99,7 +99,8 @@ def _check(file):
     mode, status = attributes["mode"], attributes["status"]
     status = status.decode(errors="replace") if isinstance(status, bytes) else status
     for name, value, allowed in (("mode", mode, MODES), ("status", status, STATUSES)):
-        require(isinstance(value, str) and value in allowed, f"{name} must be one of {', '.join(allowed)}, found {quoted(value)}")
+        require(isinstance(value, str) and value in allowed,
+                f"{name} must be one of {', '.join(allowed)}, found {quoted(value)}")
     for name in ("mpi", "device"):
         require(isinstance(attributes[name], str), f"the attribute {name} must be text")
 
@@ -124,7 +125,8 @@ def _check(file):
             for short, data in place.items():
                 require(len(data) <= _held(data), f"/{name}/{short} has {len(data)} rows, but {_held(data)} are there")
     events = file["events"]
-    require(file.swmr_mode or len(events) <= _held(events), f"/events has {len(events)} rows, but {_held(events)} are there")
+    require(file.swmr_mode or len(events) <= _held(events),
+            f"/events has {len(events)} rows, but {_held(events)} are there")
 
 
 def _written(shape):

@@ -7,12 +7,13 @@ import numpy as np
 from msgspec import Meta
 
 from coopmpi.errors import UserError
-from coopmpi.ranges import NonNegative, Positive, Whole
+from coopmpi.ranges import Seconds, Whole
 from coopmpi.registry import Part, register
 from coopmpi.streams import Purpose, stream
 
+LONGEST = 1e9  # seconds of a step in a trace
 Read = Callable[[str, str], np.ndarray]  # (path, dataset) -> the numbers in a user's file
-Seconds = Callable[[int], np.ndarray]  # k -> seconds (m,) float64
+Times = Callable[[int], np.ndarray]  # k -> seconds (m,) float64
 
 
 class Compute(Part, frozen=True, kw_only=True):
@@ -20,7 +21,7 @@ class Compute(Part, frozen=True, kw_only=True):
 
     name: ClassVar[str]
 
-    def bind(self, workers: int, seed: int, read: Read) -> Seconds:
+    def bind(self, workers: int, seed: int, read: Read) -> Times:
         """The function k -> seconds (m,) float64 of the gradients of step k; UserError if there is none.
 
         read(path, dataset) gives the numbers in a user's file.
@@ -32,9 +33,9 @@ class Compute(Part, frozen=True, kw_only=True):
 class Constant(Compute, frozen=True, kw_only=True):
     """Every gradient takes the same time."""
 
-    seconds: NonNegative = 1.0
+    seconds: Seconds = 1.0
 
-    def bind(self, workers: int, seed: int, read: Read) -> Seconds:
+    def bind(self, workers: int, seed: int, read: Read) -> Times:
         return lambda k: np.full(workers, self.seconds)
 
 
@@ -45,10 +46,10 @@ class Exponential(Compute, frozen=True, kw_only=True):
     seconds: the mean; shift: the part of it that never varies. [Wang & Joshi 2019, arXiv 1810.08313, sec. 2]
     """
 
-    seconds: NonNegative = 1.0
+    seconds: Seconds = 1.0
     shift: Annotated[float, Meta(ge=0, le=1)] = 0.0
 
-    def bind(self, workers: int, seed: int, read: Read) -> Seconds:
+    def bind(self, workers: int, seed: int, read: Read) -> Times:
         def seconds(k):
             drawn = stream(seed, Purpose.COMPUTE, step=k).standard_exponential(workers)
             return self.seconds * (self.shift + (1 - self.shift) * drawn)
@@ -63,10 +64,10 @@ class Pareto(Compute, frozen=True, kw_only=True):
     seconds: the mean; the variance is finite for shape > 2 only.
     """
 
-    seconds: NonNegative = 1.0
+    seconds: Seconds = 1.0
     shape: Annotated[float, Meta(gt=1)] = 2.5
 
-    def bind(self, workers: int, seed: int, read: Read) -> Seconds:
+    def bind(self, workers: int, seed: int, read: Read) -> Times:
         least = self.seconds * (self.shape - 1) / self.shape
 
         def seconds(k):
@@ -80,11 +81,11 @@ class Pareto(Compute, frozen=True, kw_only=True):
 class SlowWorker(Compute, frozen=True, kw_only=True):
     """One worker takes `factor` times as long as the others."""
 
-    seconds: NonNegative = 1.0
+    seconds: Seconds = 1.0
     worker: Whole = 0
-    factor: Positive = 3.0
+    factor: Annotated[float, Meta(gt=0, le=1e9)] = 3.0
 
-    def bind(self, workers: int, seed: int, read: Read) -> Seconds:
+    def bind(self, workers: int, seed: int, read: Read) -> Times:
         if self.worker >= workers:
             raise UserError(f"[compute] worker = {self.worker} is not there: {workers} workers are counted from "
                             f"0, allowed is 0 to {workers - 1}")
@@ -104,14 +105,14 @@ class Trace(Compute, frozen=True, kw_only=True):
     file: str
     dataset: str = "train/compute_time"
 
-    def bind(self, workers: int, seed: int, read: Read) -> Seconds:
+    def bind(self, workers: int, seed: int, read: Read) -> Times:
         times = read(self.file, self.dataset)
         if times.ndim == 1:
             times = times[:, None]
         if times.ndim != 2 or not len(times) or times.shape[1] not in (1, workers):
             raise UserError(f"[compute] file = {self.file!r} must hold seconds of shape (steps,) or (steps, "
                             f"workers) = (steps, {workers}), found {times.shape}")
-        if not (np.isfinite(times).all() and (times >= 0).all()):
-            raise UserError(f"[compute] file = {self.file!r}: seconds must be finite and not negative, the least "
+        if not ((times >= 0) & (times <= LONGEST)).all():
+            raise UserError(f"[compute] file = {self.file!r}: seconds must be numbers from 0 to {LONGEST:g}, the least "
                             f"there is {times.min()}, the largest {times.max()}")
         return lambda k: np.broadcast_to(times[k % len(times)], workers)

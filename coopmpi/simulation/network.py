@@ -3,13 +3,15 @@
 Bytes, seconds, bytes per second. A message costs its link's latency + bytes / bandwidth.
 """
 
+from itertools import accumulate
 from math import ceil, log2
+from operator import mul
 from typing import ClassVar, Literal
 
 import numpy as np
 
 from coopmpi.errors import UserError
-from coopmpi.ranges import Count, NonNegative, Positive
+from coopmpi.ranges import LARGEST_RUN, Count, Positive, Seconds
 from coopmpi.registry import Part, register
 
 Figures = float | np.ndarray  # one for all, or one for each link or group
@@ -38,7 +40,7 @@ class Network(Part, frozen=True, kw_only=True):
     """Base. jitter: mean of an exponential delay that is added to every message."""
 
     name: ClassVar[str]
-    jitter: NonNegative = 0.0
+    jitter: Seconds = 0.0
 
     def links(self, sources: np.ndarray, targets: np.ndarray) -> tuple[Figures, Figures]:
         """(latency in seconds, seconds per byte) of the links sources[e] -> targets[e], two arrays or numbers."""
@@ -55,7 +57,7 @@ class Delay(Network, frozen=True, kw_only=True):
     """A round takes a fixed time, whatever its size: the D of the runtime model of AdaComm [Wang & Joshi 2019]."""
 
     egress: ClassVar[None] = None
-    seconds: NonNegative = 1.0
+    seconds: Seconds = 1.0
 
     def links(self, sources: np.ndarray, targets: np.ndarray) -> tuple[Figures, Figures]:
         return self.seconds, 0.0
@@ -85,7 +87,7 @@ class Wires(Network, frozen=True, kw_only=True):
 class UniformLinks(Wires, frozen=True, kw_only=True):
     """All links are alike, full duplex, and do not disturb each other: neighbours are served at the same time."""
 
-    latency: NonNegative = 1e-4
+    latency: Seconds = 1e-4
     bandwidth: Positive = 1.25e8
 
     def links(self, sources: np.ndarray, targets: np.ndarray) -> tuple[Figures, Figures]:
@@ -104,7 +106,7 @@ class Hierarchy(Wires, frozen=True, kw_only=True):
     """
 
     groups: tuple[Count, ...] = (8, 16)
-    latency: tuple[NonNegative, ...] = (1e-6, 1e-5, 1e-4)
+    latency: tuple[Seconds, ...] = (1e-6, 1e-5, 1e-4)
     bandwidth: tuple[Positive, ...] = (1e10, 1.25e9, 1.25e8)
 
     def __post_init__(self):
@@ -120,7 +122,7 @@ class Hierarchy(Wires, frozen=True, kw_only=True):
 
     def level(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
         """The highest level that each link one[e] -> other[e] between workers crosses; 0: both are on one node."""
-        sizes = np.cumprod(self.groups)
+        sizes = [min(size, LARGEST_RUN) for size in accumulate(self.groups, mul)]
         return sum((one // size != other // size) * 1 for size in sizes)  # groups lie within each other
 
     def links(self, sources: np.ndarray, targets: np.ndarray) -> tuple[Figures, Figures]:

@@ -71,6 +71,17 @@ class Problem:
         return {}
 
 
+LARGEST = 2**59  # numbers in one array
+LONGEST = 10**15  # steps
+
+
+def require_countable(workers: int, dimension: int):
+    """UserError if the models of all workers are more numbers than an array can have."""
+    if workers * dimension > LARGEST:
+        raise UserError(f"[task] the models of {workers} workers have {dimension} parameters each; allowed are up to "
+                        f"{LARGEST // workers}")
+
+
 REQUIRED = ("dimension", "initial", "gradient")
 
 
@@ -92,6 +103,7 @@ class Objective:
         self.has_layout = bool(given["layout"])
         self._own = ()  # the state of its slots, as one more argument
         self._check_slots()
+        require_countable(place.workers, self.dimension)
 
     def _check_slots(self):
         for slot in self.slots:
@@ -149,7 +161,10 @@ class Objective:
         """How many steps `epochs` passes over the data are."""
         if self.samples is None or self.batch is None:
             raise UserError("epochs needs a task that tells its samples and its batch; give steps instead")
-        return max(1, round(epochs * self.samples / (self.place.workers * self.batch)))
+        steps = epochs * self.samples / (self.place.workers * self.batch)
+        if steps > LONGEST:
+            raise UserError(f"epochs = {epochs:g} makes {steps:.3g} steps; allowed are up to {LONGEST:g} steps")
+        return max(1, round(steps))
 
 
 def _described(value):

@@ -26,7 +26,17 @@ class Quadratic(Task, frozen=True, kw_only=True):
 
     def outline(self, place):
         with inputs.open_hdf5(self.path) as file:
-            return SimpleNamespace(dimension=inputs.dataset(file, "x0").size)
+            _, _, x0 = _datasets(file, place.workers)
+            return SimpleNamespace(dimension=x0.size)
+
+
+def _datasets(file, workers):
+    """a, b and x0 of an open file, not yet read; UserError unless their shapes fit together."""
+    a, b, x0 = (inputs.dataset(file, name) for name in ("a", "b", "x0"))
+    if a.ndim != 1 or not a.size or x0.shape != a.shape or b.shape != (workers, a.size):
+        raise UserError(f"{file.filename}: a quadratic has a (d,), b (m, d) and x0 (d,) with d >= 1 and m = {workers} "
+                        f"workers, given a {a.shape}, b {b.shape}, x0 {x0.shape}")
+    return a, b, x0
 
 
 class QuadraticProblem(Problem):
@@ -34,20 +44,19 @@ class QuadraticProblem(Problem):
 
     def __init__(self, path, place):
         with inputs.open_hdf5(path) as file:
-            a, b, x0 = (inputs.dataset(file, name) for name in ("a", "b", "x0"))
-            if a.ndim != 1 or x0.shape != a.shape or b.shape != (place.workers, a.size):
-                raise UserError(f"{path}: a quadratic has a (d,), b (m, d) and x0 (d,) with m = {place.workers} workers, "
-                                f"given a {a.shape}, b {b.shape}, x0 {x0.shape}")
-            self.noise = float(file.attrs.get("noise", 0.0))
+            a, b, x0 = _datasets(file, place.workers)
+            self.noise = inputs.attribute(file, "noise", 0.0)
             read = {"a": a[:], "b": b[place.hosted.start:place.hosted.stop], "x0": x0[:]}
+        with np.errstate(over="ignore"):
+            read = {name: values.astype(place.dtype) for name, values in read.items()}
         for name, values in read.items():
             if not np.isfinite(values).all():
-                raise UserError(f"{path}: dataset {name!r} holds NaN or Inf; all values must be finite")
+                raise UserError(f"{path}: dataset {name!r} holds NaN or Inf as {place.dtype}; all values must be finite")
 
         self.place, self.dimension = place, read["x0"].size
         device, dtype = place.device, place.dtype
-        self.x0 = read["x0"].astype(dtype)
-        self.a, self.b = (device.asarray(read[name].astype(dtype)) for name in "ab")
+        self.x0 = read["x0"]
+        self.a, self.b = (device.asarray(read[name]) for name in "ab")
         self.out = device.empty(self.b.shape, dtype)
 
     def initial(self):

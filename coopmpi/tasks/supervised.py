@@ -7,7 +7,8 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from msgspec import Meta
 
-from coopmpi.ranges import Count, NonNegative, Positive, Seed, Whole
+from coopmpi.errors import UserError
+from coopmpi.ranges import Count, NonNegative, Seed, Whole
 from coopmpi.registry import register
 from coopmpi.streams import Purpose, stream
 from coopmpi.tasks.data import node_copy
@@ -15,8 +16,11 @@ from coopmpi.tasks.data.batches import Batches
 from coopmpi.tasks.data.partition import partition
 from coopmpi.tasks.data.sets import load, outline
 from coopmpi.tasks.nn.models import build_model
-from coopmpi.tasks.problem import Problem
+from coopmpi.tasks.problem import Problem, require_countable
 from coopmpi.tasks.task import Task
+
+
+LARGE_BATCH = 65536  # samples: smaller ones may draw a sample several times
 
 
 class Supervised(Task, frozen=True, kw_only=True):
@@ -29,7 +33,7 @@ class Supervised(Task, frozen=True, kw_only=True):
     layers: list[dict[str, Any]] | None = None  # any stack of layers, instead of `model`
     batch: Whole = 32
     partition: str = "iid"  # iid, dirichlet, shards, same
-    concentration: Positive = 0.5  # dirichlet: smaller is less alike
+    concentration: Annotated[float, Meta(ge=1e-6, le=1e6)] = 0.5  # dirichlet: smaller is less alike
     shards_per_worker: Count = 2  # shards
     test_fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.2  # split off where the data has no test part
     standardize: bool = False
@@ -86,8 +90,12 @@ class SupervisedProblem(Problem):
     def __init__(self, task, place):
         self.place, device = place, place.device
         data = place.world.on_node(partial(task.load, place), node_copy.publish, node_copy.attach)
+        if task.batch > max(len(data.x_train), LARGE_BATCH):
+            raise UserError(f"[task] batch = {task.batch} is more than the {len(data.x_train)} training samples; "
+                            f"allowed: up to {max(len(data.x_train), LARGE_BATCH)}, or 0 for the whole shard")
         self.model = task.build(data.x_train.shape[1], data.shape, data.classes or data.y_train.shape[1])
         self.dimension, self.layout = self.model.layout.size, self.model.layout
+        require_countable(place.workers, self.dimension)
 
         shards = partition(data.y_train, len(data.x_train), place.workers, task.partition, place.seed,
                            task.concentration, task.shards_per_worker)

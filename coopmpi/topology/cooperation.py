@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import scipy.sparse
 
 
+LONGEST = 10_000  # rounds in a cycle of matrices
+
+
 class Cooperation(MixingMatrix):
     """(m+v) x (m+v) matrices W in blocks. As a MixingMatrix this is the workers' block: rows need not sum to 1.
 
@@ -95,6 +98,8 @@ def hierarchical(workers: int, group: int, outer: int) -> list["scipy.sparse.csr
     """A cycle of W: groups of consecutive workers average at every round, all workers at every `outer`-th."""
     from scipy import sparse
 
+    if outer > LONGEST:
+        raise UserError(f"[algorithm] outer = {outer} rounds between averages; allowed are up to {LONGEST}")
     if workers % group:
         allowed = [size for size in range(1, workers + 1) if workers % size == 0]
         raise UserError(f"[algorithm] group = {group} does not divide {workers} workers; allowed: "

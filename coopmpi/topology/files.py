@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from coopmpi import inputs
-from coopmpi.errors import UserError
+from coopmpi.errors import UserError, quoted, shortened
+from coopmpi.ranges import LARGEST_RUN
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -25,6 +26,7 @@ def read(path: str | Path, directed: bool = False) -> tuple["scipy.sparse.csr_ar
     """
     from scipy import sparse
 
+    inputs.require_file(path)
     readers = {".npy": _npy, ".h5": _h5, ".hdf5": _h5, ".graphml": _graphml}
     try:
         reader = readers.get(Path(path).suffix.lower())
@@ -92,7 +94,7 @@ def _edge_list(path, directed):
 
 
 def _edge(fields, columns, where):
-    found = repr(" ".join(fields)[:60])
+    found = quoted(" ".join(fields)[:60])
     if len(fields) != columns or columns not in (2, 3):
         expected = columns if columns in (2, 3) else "2 or 3"
         raise UserError(f'{where}: expected {expected} columns ("i j" or "i j w"), found {len(fields)}: {found}')
@@ -100,8 +102,8 @@ def _edge(fields, columns, where):
         i, j, weight = int(fields[0]), int(fields[1]), float(fields[2]) if columns == 3 else 1.0
     except ValueError as error:
         raise UserError(f"{where}: workers are whole numbers and weights are numbers, found {found}") from error
-    if i < 0 or j < 0:
-        raise UserError(f"{where}: workers are numbered from 0, found {min(i, j)}")
+    if not (0 <= i < LARGEST_RUN and 0 <= j < LARGEST_RUN):
+        raise UserError(f"{where}: workers are numbered from 0, the highest may be {LARGEST_RUN - 1}, found {found}")
     if i == j:
         raise UserError(f"{where}: worker {i} is linked with itself; leave the line out, "
                         f"its own weight is what is missing to 1")
@@ -143,12 +145,11 @@ def _graphml(path):
 
     import networkx
 
-    unreadable = ParseError, networkx.NetworkXException, LookupError, ValueError, TypeError, AttributeError
-
-    try:
-        graph = networkx.read_graphml(path)
-    except unreadable as error:
-        raise UserError(f"{path} is not a GraphML file that can be read: {error}") from error
+    with inputs.reading(path, "GraphML"):
+        try:
+            graph = networkx.read_graphml(path)
+        except (ParseError, networkx.NetworkXException, LookupError, ValueError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} is not a GraphML file that can be read: {shortened(str(error))}") from error
     nodes = list(graph)
     if not nodes:
         raise UserError(f"{path} has no nodes")
@@ -164,11 +165,11 @@ def _npy(path):
 
 def _h5(path):
     with inputs.open_hdf5(path) as file:
-        names = [name for name in file if hasattr(file[name], "shape")]
+        names = inputs.datasets(file)
         name = "w" if "w" in names else names[0] if len(names) == 1 else None
         if name is None:
-            raise UserError(f'{path}: expected a dataset "w", or one only; found {", ".join(names) or "none"}')
-        return _square(file[name][...], f"{path}, dataset {name!r}"), True
+            raise UserError(f'{path}: expected a dataset "w", or one only; found {shortened(", ".join(names)) or "none"}')
+        return _square(inputs.dataset(file, name)[()], f"{path}, dataset {name!r}"), True
 
 
 def _square(array, what):

@@ -1,13 +1,13 @@
 """Communication graphs to choose from: a registered graph owns its keys, and `bind` puts it on m workers."""
 
+import os
 from math import ceil, isqrt, log, log2
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from coopmpi import registry
-from coopmpi.errors import UserError, unknown
+from coopmpi.errors import UserError, quoted, unknown
 from coopmpi.ranges import Count, Share
 from coopmpi.registry import Part, register
 from coopmpi.streams import Purpose, stream
@@ -166,10 +166,12 @@ class ErdosRenyi(Graph):
 
         threshold = log(workers) / workers
         probability = self.probability or min(1.0, 2 * threshold) or 1.0
+        what = f"an erdos-renyi graph of {workers} workers with probability {probability:.4g}"
+        advice = f"take a probability well above ln(m) / m = {threshold:.4g}"
+        if 1 - probability == 1:
+            raise UserError(f"{what} has no links; {advice}")
         return _first_connected(
-            lambda number: networkx.fast_gnp_random_graph(workers, probability, seed=number), seed,
-            f"an erdos-renyi graph of {workers} workers with probability {probability:.4g}",
-            f"take a probability well above ln(m) / m = {threshold:.4g}")
+            lambda number: networkx.fast_gnp_random_graph(workers, probability, seed=number), seed, what, advice)
 
 
 @register("graph", "random-regular")
@@ -218,10 +220,12 @@ class Matcha(Graph):
 def choose(name: str, keys: dict[str, Any]) -> Graph:
     """The graph of that name, file, or "package.module:Class" with its keys; UserError says who takes a key."""
     known = registry.parts("graph")
-    if isinstance(name, str) and name not in known and Path(name).is_file():
+    if not isinstance(name, str):
+        raise UserError(f"[mixing] graph must be a name, a file or package.module:Class, given {quoted(name)}")
+    if name not in known and os.path.isfile(name):
         _refuse_keys_except(("directed",), keys, "a graph from a file")
         return registry.convert({"path": name} | keys, GraphFile, "[mixing]")
-    if name not in known and ":" not in str(name):
+    if name not in known and ":" not in name:
         raise UserError(f"{unknown('graph', name, known, where='[mixing] ')}, or a file: there is none of this name")
     cls = registry.find("graph", name)
     _refuse_keys_except(cls.__struct_fields__, keys, f"graph = {name!r}")
@@ -239,4 +243,4 @@ def _refuse_keys_except(own, keys, what):
             continue
         if key not in owners:
             raise unknown("key", key, {*own, *TABLE}, where="[mixing] ")
-        raise UserError(f"[mixing] {key} = {value!r} does not go with {what}; it belongs to {', '.join(owners[key])}")
+        raise UserError(f"[mixing] {key} = {quoted(value)} does not go with {what}; it belongs to {', '.join(owners[key])}")

@@ -60,6 +60,6 @@ class Mixing(registry.Part):
 
 def mixing_table(graph: str = "ring", weights: str = "metropolis", lazy: bool = False, **keys: Any) -> Mixing:
     """The Mixing of a [mixing] table: `keys` are the graph's own."""
-    if weights not in WEIGHTS:
+    if not isinstance(weights, str) or weights not in WEIGHTS:
         raise unknown("weights", weights, WEIGHTS, where="[mixing] ")
     return registry.convert({"weights": weights, "lazy": lazy, "graph": graphs.choose(graph, keys)}, Mixing, "[mixing]")

@@ -10,6 +10,7 @@ from coopmpi.tasks.data.formats import Raw
 
 HIDDEN = 64  # tanh units of the teacher
 BLOCK = 8192  # samples drawn from one stream
+LARGEST = 10**15  # numbers
 
 
 def digits():
@@ -55,6 +56,9 @@ def _check_teacher(kind, samples, features, outputs, noise):
     for key, (given, least) in at_least.items():
         if given < least:
             raise UserError(f"data 'teacher': {key} must be at least {least}, given {given}")
+    if samples * max(features, outputs) > LARGEST:
+        raise UserError(f"data 'teacher': samples x features may be up to {LARGEST:g} numbers, given {samples} x "
+                        f"{max(features, outputs)}")
     most = 1 if kind == "classify" else np.inf
     if not 0 <= noise <= most:
         rule = "a fraction between 0 and 1" if kind == "classify" else "a standard deviation >= 0"

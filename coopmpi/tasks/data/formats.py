@@ -1,6 +1,7 @@
 """Readers of data files: .npz, .h5, IDX (MNIST family) and CIFAR binary folders. None of them loads a pickle."""
 
 import gzip
+import os
 import re
 import zlib
 from pathlib import Path
@@ -10,12 +11,12 @@ import numpy as np
 
 from coopmpi import inputs
 from coopmpi.device.hollow import HollowArray
-from coopmpi.errors import UserError
+from coopmpi.errors import UserError, clean, shortened
 
 ALLOWED = ("a .npz or .h5 file with x and y, an IDX images file or the folder of the four MNIST files, "
            "or a CIFAR-10/100 binary folder")
 IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-IDX_HEADER = 4 + 4 * 255  # bytes at most
+IDX_HEADER = 4 + 4 * 4  # bytes at most
 CIFAR_PIXELS = 3 * 32 * 32
 
 
@@ -36,14 +37,15 @@ def read(path, headers=False):
     try:
         if path.is_dir():
             return _read_folder(path, headers)
+        inputs.require_file(path)
         if name.endswith(".npz"):
             return _read_npz(path, headers)
         if name.endswith((".h5", ".hdf5")):
             return _read_h5(path, headers)
         if "idx" in name:
             return _read_idx_set(path, headers)
-    except PermissionError as error:
-        raise UserError(f"{path}: may not be read ({error.strerror})") from error
+    except OSError as error:
+        raise UserError(f"{path}: may not be read ({error.strerror or error})") from error
     raise UserError(f"{path}: unknown kind of data file; allowed: {ALLOWED}")
 
 
@@ -75,7 +77,7 @@ def _read_h5(path, headers):
         return HollowArray(found.shape, found.dtype)
 
     with inputs.open_hdf5(path) as file:
-        return _named(path, list(file), lambda name: inputs.dataset(file, name)[()], outline if headers else None)
+        return _named(path, list(file), lambda name: np.asarray(inputs.dataset(file, name)[()]), outline if headers else None)
 
 
 def _named(path, names, get, outline):
@@ -87,12 +89,16 @@ def _named(path, names, get, outline):
     for name in ("x" + suffix, "y" + suffix):
         if name not in names:
             raise UserError(f"{path}: no array {name!r}; expected x, y (or x_train, y_train) and optionally "
-                            f"x_test, y_test; found {', '.join(names) or 'nothing'}")
+                            f"x_test, y_test; found {_listed(names)}")
     if ("x_test" in names) != ("y_test" in names):
-        raise UserError(f"{path}: expected both x_test and y_test or neither; found {', '.join(names)}")
+        raise UserError(f"{path}: expected both x_test and y_test or neither; found {_listed(names)}")
     inputs_of = outline or get
     test = (inputs_of("x_test"), get("y_test")) if "x_test" in names else (None, None)
     return Raw(inputs_of("x" + suffix), get("y" + suffix), *test)
+
+
+def _listed(names):
+    return clean(shortened(", ".join(names))) or "nothing"
 
 
 # IDX: big-endian, two zero bytes, type code, number of axes, sizes, values
@@ -127,7 +133,7 @@ def _labels_of(images):
 def _existing(path):
     """The file, plain or with .gz, whichever exists; None without."""
     plain = path.with_name(path.name.removesuffix(".gz"))
-    return next((p for p in (path, plain, Path(f"{plain}.gz")) if p.is_file()), None)
+    return next((p for p in (path, plain, Path(f"{plain}.gz")) if os.path.isfile(p)), None)
 
 
 def _read_idx(path, header=False):
@@ -139,9 +145,9 @@ def _read_idx(path, header=False):
             content = file.read(IDX_HEADER if header else -1)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{found}: truncated or damaged gzip file ({error})") from error
-    if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in IDX_TYPES or not content[3]:
+    if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in IDX_TYPES or not 1 <= content[3] <= 4:
         raise UserError(f"{found}: expected an IDX file, which starts with 00 00, a type code of 08 to 0e and the "
-                        f"number of axes; found {content[:4].hex(' ') or 'an empty file'}")
+                        f"number of axes, 1 to 4; found {content[:4].hex(' ') or 'an empty file'}")
     start = 4 + 4 * content[3]
     if len(content) < start:
         raise UserError(f"{found}: truncated IDX file: expected a header of {start} bytes, found {len(content)}")
@@ -166,7 +172,7 @@ def _read_cifar(folder, names, headers):
         test, labels, classes = "test_batch.bin", 1, 10
     for name in (*train, test):
         if name not in names:
-            raise UserError(f"{folder}: {name} of CIFAR-{classes} is missing; found {', '.join(names)}")
+            raise UserError(f"{folder}: {name} of CIFAR-{classes} is missing; found {_listed(names)}")
     if headers:
         n, n_test = (sum(_records(folder / name, labels) for name in names) for names in (train, [test]))
         shapes = ((n, 3, 32, 32), (n,), (n_test, 3, 32, 32), (n_test,))
@@ -178,8 +184,9 @@ def _read_cifar(folder, names, headers):
 
 def _records(path, labels):
     """How many records a file has; UserError if it is truncated."""
+    inputs.require_file(path)
     size, record = path.stat().st_size, labels + CIFAR_PIXELS
-    if size % record:
+    if size % record or not size:
         raise UserError(f"{path}: truncated or different file: expected a multiple of {record} bytes (records of "
                         f"{labels} label byte{'s' * (labels > 1)} and {CIFAR_PIXELS} pixels), found {size}")
     return size // record
@@ -187,5 +194,6 @@ def _records(path, labels):
 
 def _read_cifar_file(path, labels):
     """Images (n, 3, 32, 32) and the last label byte of each record (the fine one of CIFAR-100)."""
-    records = np.fromfile(path, np.uint8).reshape(_records(path, labels), -1)
+    n = _records(path, labels)
+    records = np.fromfile(path, np.uint8).reshape(n, -1)
     return records[:, labels:].reshape(-1, 3, 32, 32), records[:, labels - 1]

@@ -1,12 +1,13 @@
 """What a data set is, and how one is made from a built-in name or a path: read, check, convert, split."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from coopmpi.errors import UserError, unknown
+from coopmpi.errors import UserError, quoted, unknown
 from coopmpi.streams import Purpose, stream
 from coopmpi.tasks.data import builtin, formats
 
@@ -48,6 +49,8 @@ def outline(source, kind, *, test_fraction=0.2, samples=10000, features=32, clas
     where = f"data {str(source)!r}"
     shape = _image_shape(raw.x.shape, f"{where}: x")
     n = len(raw.x)
+    if raw.classes is None:
+        _check_targets(raw.y, n, f"{where}: y")
     targets = raw.y.size // n if kind == "regress" else classes or raw.classes
     if targets is None:
         targets = _count_classes(_targets(raw.y, kind, None, n, f"{where}: y"), None, f"{where}: y")
@@ -96,11 +99,11 @@ def load(source, kind, dtype, seed, *, test_fraction=0.2, standardize=False,
 
 
 def _existing(source):
-    path = Path(source).expanduser()
-    if path.exists():
+    path = Path(os.path.expanduser(source))
+    if os.path.exists(path):
         return path
     if path.suffix or path.name != str(source):
-        raise UserError(f"data {str(source)!r}: no such file or folder")
+        raise UserError(f"data {quoted(str(source))}: no such file or folder")
     raise unknown("built-in data set (nor is there such a file)", source, BUILTIN, where="[task] data: ")
 
 
@@ -135,9 +138,7 @@ def _image_shape(found, what):
 
 def _targets(y, kind, dtype, n, what):
     """Class labels (n,) int64 or outputs (n, outputs)."""
-    _check_numbers(y, what)
-    if y.ndim not in (1, 2) or y.size == 0 or len(y) != n:
-        raise UserError(f"{what}: expected one target for each of the {n} samples, found shape {y.shape}")
+    _check_targets(y, n, what)
     if kind == "regress":
         outputs = np.empty((n, y.size // n), dtype)
         _cast(y.reshape(outputs.shape), outputs)
@@ -152,6 +153,12 @@ def _targets(y, kind, dtype, n, what):
     _refuse(y < 0, what, "class labels must not be negative")
     _refuse(y >= 2**31, what, "class labels must be below 2**31")
     return y.astype(np.int64)
+
+
+def _check_targets(y, n, what):
+    _check_numbers(y, what)
+    if y.ndim not in (1, 2) or y.size == 0 or len(y) != n:
+        raise UserError(f"{what}: expected one target for each of the {n} samples, found shape {y.shape}")
 
 
 def _count_classes(y, classes, what):

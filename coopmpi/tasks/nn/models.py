@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from coopmpi.errors import UserError, unknown
+from coopmpi.errors import UserError, quoted, unknown
 from coopmpi.registry import convert
 from coopmpi.tasks.nn.layers import Conv, Dense, Flatten, Pooling, Relu, Scratch, Tanh
 from coopmpi.tasks.nn.losses import LOSSES, count_correct
@@ -17,6 +17,7 @@ CNN = (
     {"type": "conv", "channels": 32, "kernel": 3, "padding": 1}, {"type": "relu"}, {"type": "pool", "size": 2},
 )
 KINDS = ("linear", "mlp", "cnn")
+LARGEST = 10**15  # numbers that a sample may take
 
 # bytes of activations that are worked on at once: workers, or samples of an evaluation, are taken in blocks
 HOST_BLOCK = 3 << 20  # few enough for the caches, many enough to share the cost of a call
@@ -90,6 +91,9 @@ class Model:
         # numbers kept for one sample: by the layers, and by the loss (outputs by class, some single numbers)
         sizes = [layer_in_model.layer.footprint(layer_in_model.shape, i > self._first) for i, layer_in_model in enumerate(self.stack)]
         self._footprint = sum(sizes) + prod(shape) + 7
+        if self._footprint > LARGEST:
+            raise UserError(f"[task] one sample takes {self._footprint} numbers in the layers of this model; allowed are "
+                            f"up to {LARGEST:g}")
 
     def initial(self, generator, dtype):
         """The flat vector (d,) at the start: zero biases, weights N(0, gain / fan-in) with gain 2 before a relu
@@ -205,7 +209,7 @@ def _layer(number, table):
     """The layer that a TOML table describes."""
     where = f"[task] layer {number}"
     if not isinstance(table, dict) or not isinstance(table.get("type"), str):
-        raise UserError(f"{where}: a table with a type is needed, given {table!r} (allowed: {', '.join(LAYERS)})")
+        raise UserError(f"{where}: a table with a type is needed, given {quoted(table)} (allowed: {', '.join(LAYERS)})")
     own = {key: value for key, value in table.items() if key != "type"}
     if table["type"] not in LAYERS:
         raise unknown("layer", table["type"], LAYERS, f"{where}: ")
