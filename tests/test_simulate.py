@@ -48,7 +48,7 @@ def clocks(tables):
 
 def record(tables, folder):
     """The /train series of a simulation, read back from its file."""
-    train(assemble(config.resolve(tables), Solo(), mode="simulate"), Solo(), folder / "sim.h5")
+    train(assemble(config.resolve(tables), Solo(), mode="simulate"), Solo(), folder / "sim.h5", overwrite=True)
     with h5py.File(folder / "sim.h5") as file:
         return {name: data[:] for name, data in file["train"].items()}
 

@@ -106,6 +106,15 @@ def check_output(output, overwrite):
     return output
 
 
+def verify(result):
+    """UserError if a result file is damaged; before MPI starts, and on one rank of the job."""
+    from coopmpi.drivers.mpi import launch
+    from coopmpi.record import reader
+
+    if launch.launched_rank() == 0:
+        reader.verify(result)
+
+
 def description_of(result, overrides, allow_code=False):
     """The run description of a run that goes on, with what is changed now; UserError if it cannot go on.
 

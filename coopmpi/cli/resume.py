@@ -24,6 +24,7 @@ def command(result, ranks, overrides, survive, allow_code, quiet):
     coopmpi resume run.h5 --set steps=4000
     mpirun -n 4 coopmpi resume run.h5
     """
+    job.verify(result)
     if ranks is not None:
         job.description_of(result, overrides, allow_code)  # a mistake is told before any rank starts
         again = [*(f"--set={override}" for override in overrides), *(["--allow-code"] if allow_code else [])]

@@ -1,5 +1,7 @@
 """coopmpi train: the main job."""
 
+import os
+
 import click
 
 from coopmpi.cli import job, resume
@@ -59,6 +61,8 @@ def _standing(output, overwrite, dry_run):
 
     if output is None or overwrite or dry_run:
         raise UserError("--continue goes with -o RUN.h5, and without --overwrite and --dry-run")
+    if os.path.exists(output):
+        job.verify(output)
     return standing(output)
 
 

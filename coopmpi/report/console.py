@@ -7,6 +7,7 @@ from time import monotonic
 from coopmpi.drivers.mpi.launch import PROGRESS_MARK
 from coopmpi.sinks.sink import Sink
 
+LONGEST = 10**9  # seconds that are told to be left
 LIVE_PATIENCE = 0.2  # seconds between updates of a live line
 PATIENCE = 1.0  # least seconds between two lines of a log
 # figures of an evaluation that have a form of their own, in the order in which they are shown
@@ -45,7 +46,7 @@ class Log(Sink):
         parts += [f"{label(name)} {self.figures[name]:{form}}" for name, form in ordered(self.figures)]
         if self.done and self.wall_time:
             pace = self.wall_time / self.done
-            left = timedelta(seconds=round(pace * (self.total - self.done)))
+            left = timedelta(seconds=min(round(pace * (self.total - self.done)), LONGEST))
             parts += [f"{1 / pace:.4g} steps/s", f"waiting {self.waited / self.time if self.time else 0:.0%}", f"ETA {left}"]
         if self.tau is not None:
             parts += [f"tau {self.tau}", f"{self.sent / 1e6:.3g} MB sent"]

@@ -84,7 +84,7 @@ def assemble(config: Config, world, mode="train") -> Assembly:
         return mixing, device
 
     mixing, device = together(world, parts)
-    compute = config.compute.bind(workers, config.seed, read_numbers) if simulated else None
+    compute = together(world, lambda: config.compute.bind(workers, config.seed, read_numbers)) if simulated else None
     hosted = RankLayout(workers, world.size).hosted(world.rank)
     place = Place(workers, hosted, config.seed, config.dtype, device, world)
     objective = together(world, lambda: _objective(config.task, place, numbers))

@@ -22,7 +22,11 @@ def continued(result, overrides=()) -> dict:
         if file.attrs["mode"] != "train":
             raise UserError(f"{result}: a simulation is not resumed, since the virtual clocks are not saved; simulate again")
         run, status = str(file.attrs.get("run", "")), file.attrs["status"].decode()
-        tables, done = tomllib.loads(file["config"].asstr()[()]), len(file["train/step"])
+        text, done = file["config"].asstr()[()], len(file["train/step"])
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{result}: damaged: the run description in it is not valid TOML: {error}") from error
     for override in overrides:
         key = override.partition("=")[0].strip()
         if not any(key == allowed or key.startswith(f"{allowed}.") for allowed in MAY_CHANGE):
