@@ -2,7 +2,6 @@
 
 import re
 import tomllib
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec

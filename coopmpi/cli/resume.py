@@ -10,7 +10,8 @@ from coopmpi.cli import job
 @click.option("-n", "--ranks", type=click.IntRange(min=1), help="Start this many MPI ranks with mpirun.")
 @click.option("--set", "overrides", metavar="TABLE.KEY=VALUE", multiple=True,
               help="Change steps, optimizer.lr, or a key of [record] or [checkpoint]; repeatable.")
-@click.option("--survive", is_flag=True, help="Go on with the ranks that are left when some are lost (Open MPI, with fault tolerance).")
+@click.option("--survive", is_flag=True,
+              help="Go on with the ranks that are left when some are lost (Open MPI, with fault tolerance).")
 @click.option("--allow-code", is_flag=True, help="Import the modules that a result of another user names.")
 @click.option("--quiet", is_flag=True, help="No progress, no summary.")
 def command(result, ranks, overrides, survive, allow_code, quiet):

@@ -15,12 +15,14 @@ from coopmpi.errors import UserError
 @click.option("-n", "--ranks", type=click.IntRange(min=1), help="Start this many MPI ranks with mpirun.")
 @click.option("--restarts", type=click.IntRange(min=0), default=0,
               help="With -n: start the ranks again, from the newest checkpoint, this often if they end by accident.")
-@click.option("--survive", is_flag=True, help="Go on with the ranks that are left when some are lost (Open MPI, with fault tolerance).")
+@click.option("--survive", is_flag=True,
+              help="Go on with the ranks that are left when some are lost (Open MPI, with fault tolerance).")
 @click.option("--set", "overrides", metavar="TABLE.KEY=VALUE", multiple=True, help="Override a key; repeatable.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved run description and what it will cost, and stop.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing result file.")
 @click.option("--continue", "go_on", is_flag=True,
-              help="Go on with the run in -o RUN.h5 if it was cut off; start it (again) if it has no checkpoint; do nothing if it is finished.")
+              help="Go on with the run in -o RUN.h5 if it was cut off; start it (again) if it has no checkpoint; do nothing if it "
+                   "is finished.")
 @click.option("--quiet", is_flag=True, help="No progress, no summary.")
 def command(description, output, ranks, restarts, survive, overrides, dry_run, overwrite, go_on, quiet):
     """Train a model. Without RUN.toml: handwritten digits, local SGD, 4 workers.

@@ -41,7 +41,8 @@ def _graph(path, tables):
 
 
 def _compressor(path, tables):
-    return "a compressor", compressor.RULES, compressor.Trial(registry.build("compress", _own(tables, "compress") | {"kind": path}))
+    built = registry.build("compress", _own(tables, "compress") | {"kind": path})
+    return "a compressor", compressor.RULES, compressor.Trial(built)
 
 
 def _sink(path, tables):

@@ -88,7 +88,8 @@ def contracts_if_it_says_so(trial):
             rounds = DRAWS if trial.compressor.random != "none" else 1
             lost = sum(((x - through(codec, x, round=t)) ** 2).sum(axis=1, dtype=float) for t in range(rounds)) / rounds
             share = (lost / (x ** 2).sum(axis=1, dtype=float)).max()
-            require(share < 1, f"of {what} models ({dtype}) it loses {share:.4g} of ||x||^2; leave `contractive` False, or scale it")
+            require(share < 1, f"of {what} models ({dtype}) it loses {share:.4g} of ||x||^2; leave `contractive` False, or scale "
+                               "what it gives")
 
 
 def draws_as_it_says(trial):

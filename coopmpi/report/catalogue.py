@@ -10,7 +10,8 @@ import msgspec
 from coopmpi import registry
 from coopmpi.step import Algorithm
 
-KINDS = ("optimizer", "schedule", "period", "graph", "compress", "task", "compute", "network", "sink")  # registered, beside the algorithms
+KINDS = ("optimizer", "schedule", "period", "graph", "compress", "task", "compute", "network",
+         "sink")  # registered, beside the algorithms
 TYPES = {"IntType": "integer", "FloatType": "number", "BoolType": "boolean", "StrType": "string",
          "DictType": "table", "VarTupleType": "array", "TupleType": "array", "ListType": "array"}
 

@@ -92,7 +92,8 @@ def train_and_survive(config, world, output, sinks, overwrite=False, resume=Fals
     while True:
         try:
             assembly = assemble(config, world)
-            return assembly, world, train(assembly, world, output, sinks() if world.rank == 0 else (), overwrite, resume, survival)
+            own_sinks = sinks() if world.rank == 0 else ()
+            return assembly, world, train(assembly, world, output, own_sinks, overwrite, resume, survival)
         except BaseException:  # of whatever kind: in the middle of a loss anything can be raised
             if not world.hurt:
                 raise

@@ -10,4 +10,5 @@ from coopmpi.step.context import Context
 from coopmpi.step.requests import Advance, Finish, Grad, Mean, Mix, Now, Packed, Recall, Start
 from coopmpi.step.slots import MODEL, Slot, State
 
-__all__ = ["MODEL", "Advance", "Algorithm", "Finish", "Grad", "Mean", "Mix", "Now", "Packed", "Recall", "Context", "Slot", "Start", "State"]
+__all__ = ["MODEL", "Advance", "Algorithm", "Context", "Finish", "Grad", "Mean", "Mix", "Now", "Packed", "Recall", "Slot", "Start",
+           "State"]

@@ -221,8 +221,8 @@ def connect(tolerant=False):
     tolerant: it is to outlive the loss of ranks; UserError where the job was not started that way.
     """
     if tolerant and not survivors.available():
-        raise UserError("--survive needs Open MPI with fault tolerance: mpirun --with-ft ulfm --mca pml ob1 ..., as coopmpi train -n "
-                        "N --survive starts it")
+        raise UserError("--survive needs Open MPI with fault tolerance: mpirun --with-ft ulfm --mca pml ob1 ..., as "
+                        "coopmpi train -n N --survive starts it")
     world = World(tolerant)
     variable, ranks = launched_ranks()
     if world.size == 1 and ranks > 1:

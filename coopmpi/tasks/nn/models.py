@@ -86,10 +86,10 @@ class Model:
             tensors += own
             shape = output
         self.layout = Layout(tensors)
-        self._first = next(i for i, layer_in_model in enumerate(self.stack) if layer_in_model.layer.parameters(layer_in_model.shape))
+        self._first = next(i for i, (layer, size, _) in enumerate(self.stack) if layer.parameters(size))
         self._scratches = {}
         # numbers kept for one sample: by the layers, and by the loss (outputs by class, some single numbers)
-        sizes = [layer_in_model.layer.footprint(layer_in_model.shape, i > self._first) for i, layer_in_model in enumerate(self.stack)]
+        sizes = [layer.footprint(size, i > self._first) for i, (layer, size, _) in enumerate(self.stack)]
         self._footprint = sum(sizes) + prod(shape) + 7
         if self._footprint > LARGEST:
             raise UserError(f"[task] one sample takes {self._footprint} numbers in the layers of this model; allowed are "
