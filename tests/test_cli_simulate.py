@@ -126,11 +126,11 @@ def test_every_key_of_the_models_is_documented_with_its_default():
     ({"kind": "slow-worker", "worker": 8}, "allowed is 0 to 7"),
     ({"kind": "trace", "file": "missing.npy"}, "does not exist"),
     ({"kind": "trace", "file": "wide.npy"}, r"\(steps, 8\), found \(4, 3\)"),
-    ({"kind": "trace", "file": "negative.npy"}, "not negative"),
+    ({"kind": "trace", "file": "negative.npy"}, "from 0 to 1e\\+09"),
     ({"kind": "trace", "file": "words.txt"}, "no numbers can be read"),
     ({"kind": "trace", "file": "words.npy"}, "no numbers can be read"),
     ({"kind": "trace", "file": "q.h5", "dataset": "seconds"}, "no dataset 'seconds'; in the file: a, b, x0"),
-    ({"kind": "trace", "file": "q.h5", "dataset": "x0"}, "not negative"),
+    ({"kind": "trace", "file": "q.h5", "dataset": "x0"}, "from 0 to 1e\\+09"),
     ({"kind": "pareto", "shape": 1.0}, "shape"),
     ({"kind": "exponential", "shift": 1.5}, "shift"),
     ({"kind": "exponental"}, "did you mean 'exponential'")])

@@ -61,7 +61,7 @@ def test_every_time_and_every_byte_is_that_of_the_full_simulation(path, tmp_path
     full, groups = record(given, tmp_path, "simulate")
     times, found = record(given, tmp_path, "time-only")
     assert full.keys() - times.keys() == {"loss"} and not times.keys() - full.keys()
-    assert groups - found == {"eval", "final", "state"}
+    assert groups - found == {"eval", "final"}
     for name, values in times.items():
         if name != "wall_time":
             assert np.array_equal(values, full[name]), name
