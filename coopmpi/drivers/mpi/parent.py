@@ -15,7 +15,7 @@ from collections.abc import Callable
 from coopmpi.drivers.mpi.launch import PROGRESS_MARK
 
 SAVING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU)  # all ask for a save and an end
-PATIENCE = 5.0  # seconds that ranks have to end after a second request
+PATIENCE = 1.0  # seconds that ranks have to end after a second request; MPICH's mpiexec passes SIGTERM on to them
 
 
 class Parent:
