@@ -225,4 +225,4 @@ def _visible(line):
 
 def test_about_has_defaults_for_what_a_sink_need_not_know():
     about = About("", 1, 1, 1, "float32", "train")
-    assert about.layout == () and about.figures == {} and about.slots == ()
+    assert about.layout == () and about.figures == {} and about.all_models

@@ -122,7 +122,7 @@ def about(assembly: Assembly, world) -> About:
     config, task = assembly.config, assembly.driver.task
     attributes = {"ranks": world.size, "mpi": world.name, "device": assembly.context.device.name}
     return About(description.dump(config), config.workers, config.steps, task.dimension, config.dtype, assembly.mode, attributes,
-                 task.layout if task.has_layout else (), task.figures, (*assembly.slots, *task.slots), all_models(assembly))
+                 task.layout if task.has_layout else (), task.figures, all_models(assembly))
 
 
 def _close(feed, status, trainer, error=None):

@@ -7,8 +7,6 @@ from typing import ClassVar, NamedTuple
 import msgspec
 import numpy as np
 
-from coopmpi.step.slots import Slot
-
 MANY = 4096  # with more workers than this, a simulation of time alone gives means over them
 
 
@@ -25,7 +23,6 @@ class About:
     attributes: Mapping[str, object] = field(default_factory=dict)  # ranks, mpi, device
     layout: tuple = ()  # (name, shape, offset) of the tensors in a model, where there are such
     figures: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # {name: (unit, description)} of evaluations
-    slots: tuple[Slot, ...] = ()  # of the state
     all_models: bool = True  # are the models of all workers handed over at the end, or their mean alone?
 
 

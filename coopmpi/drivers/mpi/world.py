@@ -51,6 +51,7 @@ class World:
         self._rows, self._averages, self._control, self._record = map(survivors.Tracked, comms) if tolerant else comms
         self.rank, self.size = comms[0].rank, comms[0].size
         self.name = MPI.Get_library_version().split(",")[0].strip().splitlines()[0]
+        self.lost = []  # ranks of the world before that are gone
         self._pending, self._loads = [], 0
 
     @property
@@ -59,7 +60,7 @@ class World:
         return self.tolerant and survivors.is_hurt(self._comms)
 
     def survivors(self) -> "World":
-        """The world of the ranks that are left; all of them call it. `lost`: the ranks of this world that are gone."""
+        """The world of the ranks that are left; all of them call it."""
         for comm in self._comms:
             comm.Revoke()
         for tracked in (self._rows, self._averages, self._control, self._record):
