@@ -105,6 +105,10 @@ def test_several_losses_down_to_one_rank(folder, steps):
 
 
 PHASES = {
+    "before the file is created": [[0, "coopmpi.record.writer:Writer.open", 1, False]],
+    "when the file was created": [[0, "coopmpi.record.writer:Writer.open", 1, True]],
+    "while the others learn of it": [[1, "coopmpi.drivers.mpi.world:World.from_first", 1, False]],
+    "before the first step": [[2, "coopmpi.run.loop:evaluate", 1, False]],
     "while a snapshot is taken": [[1, "coopmpi.run.snapshots:Snapshots.take", 2, False]],
     "when it was taken": [[2, "coopmpi.run.snapshots:Snapshots.take", 2, True]],
     "between its copy and its confirmation": [[1, "coopmpi.drivers.mpi.world:World.confirm", 2, False]],

@@ -52,6 +52,10 @@ class Solo:
         if error is not None:
             raise error
 
+    def is_loss(self, error):
+        """Does this error come from a lost rank?"""
+        return False
+
     def abort(self, error):
         """End all ranks because of an error that only this rank met."""
 

@@ -19,6 +19,7 @@ from coopmpi.record.reader import open_run
 from coopmpi.sinks.sink import About, StepRows
 
 METADATA = 65536  # bytes that HDF5 may need for its own when something is added
+DYING = 2.0  # seconds for which ranks that were killed may still hold a file that is to be replaced
 PATIENCE = 10.0  # seconds for which ranks may outlive the mpirun that started them
 
 
@@ -46,10 +47,11 @@ class Writer:
     def __init__(self, path, overwrite=False):
         self.path, self.overwrite = Path(path), overwrite
         self.broken = False  # a write has failed: no more rows can be added
+        self._file = None
         self.run = secrets.token_hex(8)  # tells this run from others of the same name, in its checkpoints, too
 
     def open(self, about: About):
-        self._lock = Lock(self.path)
+        self._lock = Lock(self.path, DYING if self.overwrite else 0.0)
         with self._unlocked_on_error():
             if self.path.exists() and not self.overwrite:
                 raise UserError(f"output {str(self.path)!r} exists already; choose another -o, or pass --overwrite")
@@ -66,6 +68,11 @@ class Writer:
         with self._unlocked_on_error(), open_run(self.path) as old:
             self.run = old.attrs["run"]
             self._create(about, copy)
+
+    @property
+    def opened(self) -> bool:
+        """Is the file there, and not closed?"""
+        return bool(self._file)
 
     @contextmanager
     def _unlocked_on_error(self):

@@ -57,7 +57,7 @@ def train(assembly: Assembly, world, output, sinks=(), overwrite=False, resume=F
             if world.rank == 0 and stopped is None and not keep_final:
                 checkpoint.remove(output)
     except BaseException as error:
-        if world.hurt:
+        if world.is_loss(error):
             survival.note(trainer)
             raise RankLost("ranks were lost") from error
         # only this rank is here
@@ -85,6 +85,8 @@ def begin(assembly: Assembly, world, output, sinks=(), overwrite=False, resume=F
         from coopmpi.record.writer import Writer
 
         feed = Feed(Writer(output, overwrite), sinks)
+    if survival is not None and world.rank == 0:
+        survival.feed = feed  # it may be open already when a rank is lost in the following
     # what goes wrong in setting up is told before there is a file
     states, step, trained = together(world, assembly.start), None, 0.0
     if resume:

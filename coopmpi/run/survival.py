@@ -7,7 +7,7 @@ attempt but the run description, the data, the snapshots, and on rank 0 the open
 from collections.abc import Callable
 
 from coopmpi.errors import UserError
-from coopmpi.run.assemble import assemble
+from coopmpi.run.assemble import assemble, together
 from coopmpi.run.feed import Feed
 from coopmpi.run.loop import Trainer
 from coopmpi.run.saving import Saver, restore, restore_newest
@@ -47,7 +47,9 @@ class Survival:
 
     def begin_again(self, assembly, world, states, about) -> Trainer:
         """The Trainer where the last snapshot stands; where there is none, the newest checkpoint on the disk, or the start."""
-        driver, trained = assembly.driver, 0.0
+        driver = assembly.driver
+        # a rank may have been lost before all knew how the run is called
+        self.run = next((run for run in world.texts(self.run) if run), "")
         step = self.snapshots.newest(world, assembly.config.workers)
         if step >= 0:
             restore(driver, states, Rows(self.snapshots.collect(driver, step), states))
@@ -59,7 +61,8 @@ class Survival:
         # the clock goes on, what was lost included
         done, trained = (int(value) if i == 0 else float(value)
                          for i, value in enumerate(world.vote([self.done, self.seconds])()))
-        self._open_feed(world, about, step, trained, done)
+        together(world, lambda: self._open_feed(world, about, step, trained, done))
+        self.run = world.from_first(self.feed.result.run if world.rank == 0 else None)
         saver = Saver(driver, states, self.output, self.run, assembly.config.checkpoint.keep)
         trainer = Trainer(assembly, self.feed or Feed(), states, step, trained, saver)
         trainer.ballot.signal = self.signal
@@ -72,14 +75,18 @@ class Survival:
     def _open_feed(self, world, about, step, trained, done):
         if world.rank:
             return
-        kept = step or -1  # a run that starts again evaluates its start again
-        if self.feed is not None:
-            self.feed.cut(about, kept)
-        else:
-            from coopmpi.record.writer import Writer
+        from coopmpi.record.writer import Writer
 
+        kept = step or -1  # a run that starts again evaluates its start again
+        if self.feed is not None and self.feed.result.opened:
+            self.feed.cut(about, kept)
+        elif self.run:
             self.feed = Feed(Writer(self.output), self.sinks())
             self.feed.begin(about, kept)
+        else:
+            # the rank 0 before may have created a file, but no step was done
+            self.feed = Feed(Writer(self.output, overwrite=True), self.sinks())
+            self.feed.begin(about)
         self.feed.event(step, trained, "lost", f"{self.told} from step {step}: {max(0, done - step)} steps are repeated")
 
 
@@ -94,7 +101,7 @@ def train_and_survive(config, world, output, sinks, overwrite=False, resume=Fals
             assembly = assemble(config, world)
             own_sinks = sinks() if world.rank == 0 else ()
             return assembly, world, train(assembly, world, output, own_sinks, overwrite, resume, survival)
-        except BaseException:  # of whatever kind: in the middle of a loss anything can be raised
-            if not world.hurt:
+        except BaseException as error:  # of whatever kind: in the middle of a loss anything can be raised
+            if not world.is_loss(error):
                 raise
             world = place["world"] = survival.recover(world)

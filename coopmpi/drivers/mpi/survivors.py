@@ -53,6 +53,12 @@ def available() -> bool:
     return os.environ.get("OMPI_MCA_mpi_ft_enable") == "1"
 
 
+def tells_of_a_loss(error: BaseException) -> bool:
+    """Is it an error of MPI that a lost rank causes?"""
+    losses = (MPI.ERR_PROC_FAILED, MPI.ERR_PROC_FAILED_PENDING, MPI.ERR_REVOKED)
+    return isinstance(error, MPI.Exception) and error.Get_error_class() in losses
+
+
 def is_hurt(comms) -> bool:
     """Is a rank lost, as far as this rank knows?"""
     return any(comm.Is_revoked() or comm.Get_failed().size > 0 for comm in comms)

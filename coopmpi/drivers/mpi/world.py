@@ -17,7 +17,7 @@ from coopmpi.drivers.mpi.launch import launched_rank, launched_ranks
 from coopmpi.drivers.mpi.library import MPI
 from coopmpi.drivers.mpi.transfer import Collective, GroupSum, Mover, Rows
 from coopmpi.drivers.solo import Done
-from coopmpi.errors import CoopError, UserError, kind_of_error
+from coopmpi.errors import CoopError, RankLost, UserError, kind_of_error
 
 FORWARDING = 0.2  # seconds: mpirun passes on what a failing rank writes to stderr before MPI_Abort, and then drops the rest
 HEAD_START = 2.0  # seconds for the first process to say what is wrong: srun may end it when another one fails
@@ -58,6 +58,10 @@ class World:
     def hurt(self) -> bool:
         """Has this job lost a rank, as far as this one knows?"""
         return self.tolerant and survivors.is_hurt(self._comms)
+
+    def is_loss(self, error: BaseException) -> bool:
+        """Does this error come from a lost rank? What the communicators know of it may come later than the error."""
+        return self.tolerant and (isinstance(error, RankLost) or survivors.tells_of_a_loss(error) or self.hurt)
 
     def survivors(self) -> "World":
         """The world of the ranks that are left; all of them call it."""
