@@ -22,7 +22,7 @@ def supervise(ranks, arguments, output, quiet=False, restarts=0, survive=False):
     attempts_in_vain, before = 0, None
     while True:
         status = _attempt(ranks, arguments, survive)
-        if status in (0, UserError.status, Interrupted.status) and not survive:
+        if status in (UserError.status, Interrupted.status) or (status == 0 and not survive):
             break
         where = standing(output)
         if survive and where.done:

@@ -2,13 +2,10 @@
 
 import traceback
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
-import coopmpi
-from coopmpi.errors import CoopError, located
-
-PACKAGE = str(Path(coopmpi.__file__).parent)
+from coopmpi.drivers.driver import PACKAGE
+from coopmpi.errors import CoopError
 
 
 class Broken(AssertionError):
@@ -58,8 +55,8 @@ def explain(error: BaseException) -> str:
     if isinstance(error, (CoopError, Broken)):
         return str(error)
     text = f"{type(error).__name__}: {error}"
-    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
-        if "site-packages" not in frame.f_code.co_filename and not frame.f_code.co_filename.startswith((PACKAGE, "<")):
-            line = next(n for f, n in traceback.walk_tb(error.__traceback__) if f is frame)
-            return f"{frame.f_code.co_filename}, line {line}: {text}"
-    return str(located(None, text))
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        file = frame.f_code.co_filename
+        if "site-packages" not in file and not file.startswith((PACKAGE, "<")):
+            return f"{file}, line {line}: {text}"
+    return text

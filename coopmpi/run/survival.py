@@ -57,10 +57,10 @@ class Survival:
             try:
                 step = restore_newest(driver, states, self.output, self.run).step
             except UserError:
-                step = 0  # from the start: the states are at it
+                # from the start: a damaged checkpoint may have filled a part of the states
+                states, step = assembly.start(), 0
         # the clock goes on, what was lost included
-        done, trained = (int(value) if i == 0 else float(value)
-                         for i, value in enumerate(world.vote([self.done, self.seconds])()))
+        done, trained = world.vote([self.done, self.seconds])().tolist()
         together(world, lambda: self._open_feed(world, about, step, trained, done))
         self.run = world.from_first(self.feed.result.run if world.rank == 0 else None)
         saver = Saver(driver, states, self.output, self.run, assembly.config.checkpoint.keep)
@@ -87,7 +87,7 @@ class Survival:
             # the rank 0 before may have created a file, but no step was done
             self.feed = Feed(Writer(self.output, overwrite=True), self.sinks())
             self.feed.begin(about)
-        self.feed.event(step, trained, "lost", f"{self.told} from step {step}: {max(0, done - step)} steps are repeated")
+        self.feed.event(step, trained, "lost", f"{self.told} from step {step}: {max(0, int(done) - step)} steps are repeated")
 
 
 def train_and_survive(config, world, output, sinks, overwrite=False, resume=False, place=None):
