@@ -23,6 +23,7 @@ class Record(registry.Part, frozen=True, kw_only=True):
 
     eval_every: Whole = 0  # 0: twenty times over the run
     final: Literal["all", "mean"] | None = None  # models in the file; default: all up to 1 GB
+    per_worker: Literal["all", "summary"] | None = None  # rows of every step; default: all up to 4096 workers
 
 
 class Saving(registry.Part, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ from coopmpi.drivers.solo import Solo
 from coopmpi.errors import UserError
 from coopmpi.run.assemble import assemble
 from coopmpi.run.session import train
-from coopmpi.sinks import sink
+
 from coopmpi.step import Algorithm
 from coopmpi.tasks.data import sets
 from tests.runs import EVEN_VARIANTS, coopmpi, write_quadratic
@@ -81,16 +81,16 @@ def test_on_changing_graphs_with_compression_and_other_parts(path, tmp_path, cha
         assert np.array_equal(times[name], full[name]), name
 
 
-def test_means_stand_for_many_workers(path, tmp_path, monkeypatch):
+def test_a_summary_stands_for_many_workers(path, tmp_path, monkeypatch):
     given = tables(path, "d-psgd")
     each, _ = record(given, tmp_path, "time-only")
-    for module in ("coopmpi.record.schema", "coopmpi.run.time_log"):
-        monkeypatch.setattr(f"{module}.MANY", M - 1)
-    means, _ = record(given, tmp_path, "time-only")
-    assert sink.MANY > M
+    monkeypatch.setattr("coopmpi.run.session.ALL_WORKERS", M - 1)
+    summary, _ = record(given, tmp_path, "time-only")
     for name in ("compute_time", "wait_time", "bytes_sent"):
-        assert np.array_equal(means[name], each[name].mean(axis=1))
-    assert np.array_equal(means["virtual_time"], each["virtual_time"])
+        assert np.array_equal(summary[name], each[name].mean(axis=1))
+        assert np.array_equal(summary[f"{name}_min"], each[name].min(axis=1))
+        assert np.array_equal(summary[f"{name}_max"], each[name].max(axis=1))
+    assert np.array_equal(summary["virtual_time"], each["virtual_time"])
 
 
 def test_adacomm_is_refused_with_the_reason(path, tmp_path):

@@ -27,11 +27,11 @@ PACKAGE = str(Path(coopmpi.__file__).parent)
 
 
 class Waiting(NamedTuple):
-    """What a rank is blocked on: since when (perf_counter), at which step; None: all ranks."""
+    """What a rank is blocked on: since when (perf_counter), at which step, by which ticket; None: all ranks."""
 
     since: float
     step: int
-    transfer: Any = None
+    ticket: Any = None
 
 
 class Driver:
@@ -165,7 +165,7 @@ class Driver:
         self.traffics.append(traffic)
         self.posted += 1
         ticket = self._posts[type(request)](request, traffic)
-        ticket.traffic = traffic
+        ticket.traffic, ticket.asked_by = traffic, type(request).__name__
         if self.clocks:
             ticket.due = self.clocks.post(traffic)
         return ticket
@@ -230,11 +230,11 @@ class Driver:
             packed.codec.decode(rows, workers, packed.round, out)
         return out
 
-    def wait(self, transfer):
-        """Block until a transfer is complete, on the account of this step."""
+    def wait(self, ticket):
+        """Block until a ticket's transfer is complete, on the account of this step."""
         begin = perf_counter()
-        self.waiting = Waiting(begin, self.k, transfer)
-        transfer.wait()
+        self.waiting = Waiting(begin, self.k, ticket)
+        ticket.transfer.wait()
         self.waiting = None
         self.waited += perf_counter() - begin
 

@@ -63,11 +63,13 @@ class Solo:
         """On rank 0, the rows (b, d) of all ranks one by one, in ascending worker index; nothing elsewhere."""
         yield from rows
 
-    def hand_over(self, first, block):
-        """Send a block of the step record, starting at step `first`, to rank 0; does not block."""
+    below = {0: [0]}  # {rank: ranks}: whose bookkeeping a message from that rank to this one holds, its own included
+
+    def hand_over(self, message):
+        """Send bytes (uint8) to the rank above, towards rank 0; does not block."""
 
     def handed_over(self):
-        """On rank 0: (rank, first, block) of what has arrived."""
+        """(rank, bytes) of what has arrived from the ranks below."""
         return ()
 
     def hand_over_done(self):

@@ -11,6 +11,7 @@ class Ticket:
     traffic: Traffic
     posted = 0.0  # when, on the driver's wall clock
     waited = 0.0  # seconds for which it has blocked the rank so far
+    asked_by = "an evaluation"  # or the name of a request
     due = None  # when it arrives, by the virtual clocks
 
     def __init__(self, driver, transfer):
@@ -44,7 +45,7 @@ class MixTicket(Exchange):
         self.weights = weights
 
     def value(self):
-        self.driver.wait(self.transfer)
+        self.driver.wait(self)
         device, x = self.driver.device, self.rows
         return device.mix(x, self.arrived, self.weights, device.empty(x.shape, x.dtype))
 
@@ -57,7 +58,7 @@ class PackedMixTicket(Exchange):
         self.packed, self.weights = packed, weights
 
     def value(self):
-        self.driver.wait(self.transfer)
+        self.driver.wait(self)
         device, packed, schedule = self.driver.device, self.packed, self.schedule
         local = self.driver.unpack(packed, packed.rows, schedule.hosted)
         arrived = self.driver.unpack(packed, self.arrived, schedule.remote)
@@ -72,7 +73,7 @@ class AdvanceTicket(Exchange):
         self.copies, self.packed = copies, packed
 
     def value(self):
-        self.driver.wait(self.transfer)
+        self.driver.wait(self)
         schedule, b = self.schedule, len(self.schedule.hosted)
         for copies, rows, workers in ((self.copies[:b], self.packed.rows, schedule.hosted),
                                       (self.copies[b:], self.arrived, schedule.remote)):
@@ -100,7 +101,7 @@ class MeanTicket(Ticket):
         super().__init__(driver, transfer)
 
     def value(self):
-        self.driver.wait(self.transfer)
+        self.driver.wait(self)
         device = self.driver.device
         device.xp.multiply(self.out, 1 / self.driver.workers, out=self.out)
         return device.repeat(self.out, self.copies)
@@ -116,7 +117,7 @@ class GroupMeanTicket(Ticket):
         super().__init__(driver, Several(transfers))
 
     def value(self):
-        self.driver.wait(self.transfer)
+        self.driver.wait(self)
         device = self.driver.device
         device.xp.multiply(self.out, 1 / self.size, out=self.out)
         if len(self.x) == 1:
@@ -136,7 +137,7 @@ class PackedMeanTicket(Ticket):
         super().__init__(driver, transfer)
 
     def value(self):
-        self.driver.wait(self.transfer)
+        self.driver.wait(self)
         driver, device = self.driver, self.driver.device
         total = None
         for worker in range(driver.workers):

@@ -10,7 +10,7 @@ import numpy as np
 from coopmpi.errors import UserError, clean, unknown
 from coopmpi.inputs import require_file
 from coopmpi.record import apart
-from coopmpi.record.reader import complete_rows, open_run, read, require_complete
+from coopmpi.record.reader import complete_rows, open_run, read, require_complete, status_of
 
 LONGEST = 86400 * 10**8  # seconds that can be told as days
 BLOCK = 1 << 20  # numbers read at once: a long run need not fit into memory
@@ -32,7 +32,7 @@ def texts(path, name=None, config=False, status=False):
         with open_run(path) as file:
             require_complete(file)
             if status:
-                yield f"{clean(file.attrs['status'].decode())}\n"
+                yield f"{clean(status_of(file))}\n"
             elif config:
                 yield clean(config_text(file))
             elif name is not None:
@@ -183,7 +183,7 @@ def _overview(path, file):
 
 
 def _status(path, file):
-    status = file.attrs["status"].decode()
+    status = status_of(file)
     if status != "running":
         return status
     written = os.path.getmtime(path)

@@ -93,16 +93,17 @@ class Trainer:
 
     def snapshot(self):
         """Copies of the state in memory, when rank 0 has written the rows up to here: they would die with their rank."""
-        while self.driver.world.rank == 0 and self.log.written < self.done:
+        while self.log.behind(self.done):
             self.log.hand_over()
             if self.driver.world.hurt:
                 raise RankLost("a rank was lost while its rows were on their way")
+        self.feed.settle()
         self.snapshots.take(self.driver, (self.state, self.own_state), self.done, self.stopwatch.seconds)
 
     def commit(self, step: int):
         """On rank 0: a checkpoint of what all ranks have written, once the rows up to its step are in the file."""
         saver = self.saver
-        if step > saver.committed and self.driver.world.rank == 0 and self.log.written >= step:
+        if step > saver.committed and self.driver.world.rank == 0 and self.feed.written >= step:
             saver.commit(step)
         if saver.error is not None:
             text = str(saver.failure())

@@ -7,10 +7,10 @@ from typing import NamedTuple
 from coopmpi import config
 from coopmpi.errors import UserError
 from coopmpi.record.checkpoint import checkpoints, require_checkpoint
-from coopmpi.record.reader import open_run
+from coopmpi.record.reader import open_run, status_of
 
 # keys and tables that may be others than before; all else decides what the numbers so far mean
-MAY_CHANGE = ("steps", "epochs", "record", "checkpoint", "optimizer.lr", "sinks", "device", "device_buffers")
+MAY_CHANGE = ("steps", "epochs", "record.eval_every", "record.final", "checkpoint", "optimizer.lr", "sinks", "device", "device_buffers")
 
 
 def continued(result, overrides=()) -> dict:
@@ -21,7 +21,7 @@ def continued(result, overrides=()) -> dict:
     with open_run(result) as file:
         if file.attrs["mode"] != "train":
             raise UserError(f"{result}: a simulation is not resumed, since the virtual clocks are not saved; simulate again")
-        run, status = str(file.attrs.get("run", "")), file.attrs["status"].decode()
+        run, status = str(file.attrs.get("run", "")), status_of(file)
         text, done = file["config"].asstr()[()], len(file["train/step"])
     try:
         tables = tomllib.loads(text)
@@ -65,6 +65,6 @@ def standing(result) -> Standing:
     if not Path(result).exists():
         return Standing("missing")
     with open_run(result) as file:
-        run, status = str(file.attrs.get("run", "")), file.attrs["status"].decode()
+        run, status = str(file.attrs.get("run", "")), status_of(file)
     newest = next(checkpoints(result, run), None)
     return Standing(status, newest.step if newest else 0)
