@@ -68,8 +68,8 @@ class Cooperative(Algorithm, frozen=True, kw_only=True):
         own = sparse.eye_array(workers) if self.generator == "easgd" else graph
         return cooperation.with_centre(own, self.alpha)
 
-    def bound_slots(self, mixing):
-        return (self.slots[0]._replace(rows=mixing.auxiliary),)
+    def bound_slots(self, context):
+        return (self.slots[0]._replace(rows=context.mixing.auxiliary),)
 
     def step(self, state, context):
         loss = yield from context.local_step(state)

@@ -12,6 +12,7 @@ from msgspec import Meta
 from numpy.typing import DTypeLike
 
 from coopmpi.compression.codec import Codec
+from coopmpi.compression.ranges import Ranges
 from coopmpi.compression.selection import largest, scatter
 from coopmpi.compression.wire import Field, Integers, Numbers, index_width
 from coopmpi.device.host import Host
@@ -44,9 +45,18 @@ class Compressor(Part, frozen=True, kw_only=True):
         """The Codec of a model: entries (name, shape, offset) of its tensors in the flat vector."""
         return Codec(self, entries, dtype, device, seed)
 
+    def bind_ranges(self, entries: Sequence[tuple[str, tuple[int, ...], int]], workers: int, dtype: DTypeLike, device: Host,
+                    seed: int) -> Ranges:
+        """The Ranges of a model, one for each worker."""
+        return Ranges(self, entries, workers, dtype, device, seed)
+
     def fields(self, shape: tuple[int, ...], dtype: np.dtype) -> list[Field]:
         """What is sent of one tensor: a list of Numbers and Integers."""
         raise NotImplementedError
+
+    def unit(self, shape: tuple[int, ...]) -> int:
+        """How many numbers of a tensor stay together where a model is cut into ranges."""
+        return 1
 
     def draws(self, shape: tuple[int, ...]) -> int:
         """How many random numbers one tensor needs."""
@@ -303,6 +313,9 @@ class LowRank(Compressor, frozen=True, kw_only=True):
         """(n, c) of a tensor that two factors are smaller than, or None."""
         n, c = (shape[0], prod(shape[1:])) if shape else (1, 1)
         return (n, c) if self.rank * (n + c) < n * c else None
+
+    def unit(self, shape: tuple[int, ...]) -> int:
+        return prod(shape[1:]) if self.factored(shape) else 1
 
     def fields(self, shape: tuple[int, ...], dtype: np.dtype) -> list[Field]:
         if not self.factored(shape):

@@ -20,7 +20,7 @@ from coopmpi.drivers.rank_layout import Group, RankLayout
 from coopmpi.drivers.tickets import Ticket
 from coopmpi.drivers.wiring import Wiring
 from coopmpi.errors import Misuse, UserError, located
-from coopmpi.step.requests import Advance, Array, Finish, Grad, Mean, Mix, Now, Packed, Recall, Requests, Start
+from coopmpi.step.requests import Advance, Array, Finish, Gather, Grad, Mean, Mix, Now, Packed, Recall, Reduce, Requests, Start
 
 LONG = 2e-3  # seconds of a gradient during which it is worth moving messages
 PACKAGE = str(Path(coopmpi.__file__).parent)
@@ -53,7 +53,8 @@ class Driver:
         self._gradient_seconds = 0.0  # of the host, last time
 
         # request types are told apart by these tables
-        self._posts = {Mix: self._post_mix, Mean: self._post_mean, Advance: self._post_advance}
+        self._posts = {Mix: self._post_mix, Mean: self._post_mean, Reduce: self._post_reduce, Gather: self._post_gather,
+                       Advance: self._post_advance}
         self._answers = {Grad: self.grad, Recall: self.recall, Start: self.start, Finish: self.finish, Now: self.now}
         self._answers |= {kind: self.ask for kind in self._posts}
         self.at(0)
@@ -133,7 +134,7 @@ class Driver:
         return self.device.mix(copies[:b], copies[b:], self.wiring.recalled(request.round), out)
 
     # what is communicated
-    def ask(self, request: Mix | Mean | Advance) -> Array:
+    def ask(self, request: Mix | Mean | Reduce | Gather | Advance) -> Array:
         return self._value(self.post(request))
 
     def start(self, request: Start) -> Ticket:
@@ -153,14 +154,16 @@ class Driver:
         self.rounds.append((ticket.posted, self.wall_time(), ticket.waited, ticket.traffic.sent.sum()))
         return value
 
-    def post(self, request: Mix | Mean | Advance) -> Ticket:
+    def post(self, request: Mix | Mean | Reduce | Gather | Advance) -> Ticket:
         """Start the communication that a request asks for."""
         if type(request) not in self._posts:
-            raise Misuse(f"Start takes a Mix, Mean or Advance, given {request!r:.60}")
-        if type(request) is not Mean:
+            raise Misuse(f"Start takes one of {', '.join(kind.__name__ for kind in self._posts)}; given {request!r:.60}")
+        if type(request) in (Mix, Advance):
             self._require_mixing(request)
-        if type(request) is not Advance:
+        if type(request) in (Mix, Mean):
             self._require_rows(request, request.x)
+        if type(request) in (Reduce, Gather):
+            self._require_ranges(request)
         traffic = request.traffic(self.wiring)
         self.traffics.append(traffic)
         self.posted += 1
@@ -178,11 +181,15 @@ class Driver:
         return kind(self, x, self.wiring.schedule(round), self.wiring.weights(round))
 
     def _post_mean(self, request, traffic):
-        if type(request.x) is Packed:
-            return tickets.PackedMeanTicket(self, request.x)
         if request.group is not None:
             return tickets.GroupMeanTicket(self, request.x, request.group)
         return tickets.MeanTicket(self, request.x)
+
+    def _post_reduce(self, request, traffic):
+        return tickets.ReduceTicket(self, request.packed)
+
+    def _post_gather(self, request, traffic):
+        return tickets.GatherTicket(self, request.packed)
 
     def _post_advance(self, request, traffic):
         return tickets.AdvanceTicket(self, request.copies, request.packed, self.wiring.audience)
@@ -196,13 +203,19 @@ class Driver:
     # what requests may ask
     def _require_rows(self, request, x, columns=None):
         """Misuse unless x has a row for each local worker, of so many numbers."""
-        if type(x) is Packed:
+        if type(x) is Packed and type(request) is Mix:
             return
         shape = getattr(x, "shape", None)
         if shape is None or len(shape) != 2 or shape[0] != len(self.hosted) or columns not in (None, shape[1]):
             given = f"an array of shape {shape}" if shape is not None else f"{x!r:.60}"
             raise Misuse(f"{type(request).__name__} takes an array with a row for each of the {len(self.hosted)} workers on "
                          f"this rank, ({len(self.hosted)}, {columns or 'n'}); given {given}")
+
+    def _require_ranges(self, request):
+        attribute = "codecs" if type(request) is Reduce else "ranges"
+        if type(request.packed) is not Packed or not hasattr(request.packed.codec, attribute):
+            whose = "context.ranges" if type(request) is Reduce else "context.ranges.own"
+            raise Misuse(f"{type(request).__name__} takes a Packed of {whose}, given {request.packed!r:.60}")
 
     def _require_mixing(self, request):
         if self.wiring.mixing is None:
@@ -215,13 +228,6 @@ class Driver:
             self.device.sum(rows, out[None])
             return self.world.done
         return self.world.group_sum(rows, group.members, out, self.device, self.posted, self.deterministic)
-
-    def gather(self, rows: Array):
-        """(all workers' rows, the transfer that brings them)."""
-        if self.world.size == 1:
-            return rows, self.world.done
-        target = self.device.empty((self.workers, rows.shape[1]), rows.dtype)
-        return target, self.world.all_gather(rows, target, self.rank_layout, self.device.staging)
 
     def unpack(self, packed: Packed, rows: Array, workers) -> Array:
         """The dense values (k, d) of packed rows (k, nbytes) that came from `workers`."""

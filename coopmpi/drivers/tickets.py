@@ -128,22 +128,69 @@ class GroupMeanTicket(Ticket):
         return rows
 
 
-class PackedMeanTicket(Ticket):
-    """The mean of packed rows: every rank gets all packets, unpacks them and adds them in ascending order."""
+class ReduceTicket(Ticket):
+    """For each local worker the range that it owns, added up from all workers' packets: one message from rank to rank."""
 
     def __init__(self, driver, packed: Packed):
-        self.packed = packed
-        self.rows, transfer = driver.gather(packed.rows)
-        super().__init__(driver, transfer)
+        self.packed, self.layout = packed, driver.rank_layout
+        rows, mine = packed.rows, driver.wiring.bytes_of(packed.codec, driver.world.rank)
+        others = [rank for rank in range(driver.world.size) if rank != driver.world.rank]
+        sends = [(rank, _flat(driver.device, rows[:, driver.wiring.bytes_of(packed.codec, rank)])) for rank in others]
+        self.parts = {rank: driver.device.empty((len(self.layout.hosted(rank)), mine.stop - mine.start), "uint8") for rank in others}
+        receives = [(rank, part.reshape(-1)) for rank, part in self.parts.items()]
+        self.parts[driver.world.rank], self.start = rows[:, mine], mine.start
+        super().__init__(driver, driver.world.exchange(sends, receives, driver.device, driver.posted))
 
     def value(self):
         self.driver.wait(self)
-        driver, device = self.driver, self.driver.device
-        total = None
-        for worker in range(driver.workers):
-            row = driver.unpack(self.packed, self.rows[worker:worker + 1], [worker])
-            total = row if total is None else device.xp.add(total, row, out=total)
-        return device.xp.multiply(total, 1 / driver.workers, out=total)
+        device, ranges, hosted = self.driver.device, self.packed.codec, self.driver.hosted
+        out = device.empty((len(hosted), ranges.width), ranges.dtype)
+        for row, owner in zip(out, hosted):
+            codec, span, place = ranges.codecs[owner], ranges.spans[owner], ranges.places[owner]
+            n, place = span.stop - span.start, slice(place.start - self.start, place.stop - self.start)
+            arrived = [codec.decode(self.parts[rank][:, place], self.layout.hosted(rank), self.packed.round,
+                                    device.empty((len(self.layout.hosted(rank)), n), ranges.dtype)) for rank in sorted(self.parts)]
+            # in ascending order of the workers, wherever they live
+            device.sum([values for rows in arrived for values in rows], row[None, :n])
+            row[n:] = 0
+        return out
+
+
+class GatherTicket(Ticket):
+    """The model that the owners of the ranges have packed: one message from rank to rank."""
+
+    def __init__(self, driver, packed: Packed):
+        self.packed, own, device, world = packed, packed.codec, driver.device, driver.world
+        self.arrived = {}
+        for rank in range(world.size):
+            place = driver.wiring.bytes_of(own.ranges, rank)
+            self.arrived[rank] = device.empty((1, place.stop - place.start), "uint8")
+        mine, start = self.arrived[world.rank], driver.wiring.bytes_of(own.ranges, world.rank).start
+        for row, owner in zip(packed.rows, driver.hosted):
+            place = own.ranges.places[owner]
+            mine[0, place.start - start:place.stop - start] = row[:place.stop - place.start]
+        others = [rank for rank in self.arrived if rank != world.rank]
+        super().__init__(driver, world.exchange([(rank, mine[0]) for rank in others],
+                                                [(rank, self.arrived[rank][0]) for rank in others], device, driver.posted))
+
+    def value(self):
+        self.driver.wait(self)
+        own, layout = self.packed.codec, self.driver.rank_layout
+        spans, places = own.ranges.spans, own.ranges.places
+        out = self.driver.device.empty((1, spans[-1].stop), own.dtype)
+        for rank, packets in self.arrived.items():
+            owners = layout.hosted(rank)
+            for owner in owners:
+                place, start = places[owner], places[owners.start].start
+                own.decode_range(packets[:, place.start - start:place.stop - start], owner, self.packed.round, out[:, spans[owner]])
+        return out
+
+
+def _flat(device, block):
+    """The numbers of a block (b, n), one row after the other."""
+    message = device.empty(block.shape, block.dtype)
+    message[...] = block
+    return message.reshape(-1)
 
 
 class Several:

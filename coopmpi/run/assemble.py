@@ -101,7 +101,7 @@ def assemble(config: Config, world, mode="train") -> Assembly:
         codec = codec if numbers else HollowCodec(codec, device)
     context = Context(workers, driver.hosted, steps, config.optimizer, config.schedule, device, objective.layout,
                       config.seed, codec, mixing)
-    slots = (MODEL, *config.algorithm.bound_slots(mixing), *config.optimizer.slots, *period.slots)
+    slots = (MODEL, *config.algorithm.bound_slots(context), *config.optimizer.slots, *period.slots)
     unused = ("checkpoint", "survive") if simulated else ("compute", "network")
     config = msgspec.structs.replace(config, **dict.fromkeys(unused))
     eval_every = config.record.eval_every or max(1, steps // 20)

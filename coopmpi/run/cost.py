@@ -16,7 +16,7 @@ from coopmpi.step import Context, State
 LONGEST_PERIOD = 200  # steps that stand for a longer period: local steps send nothing
 RANDOM_ROUNDS = 100  # that stand for all rounds where graphs are drawn
 WORDS = {"exchange": "to neighbours", "average": "all-reduce", "group average": "all-reduce in a group",
-         "packed average": "packet to all"}
+         "reduce": "packet to the owners", "gather": "range to all"}
 
 
 class Cost(NamedTuple):
@@ -35,9 +35,6 @@ class Rehearsal(Solo):
         self.rank, self.size = rank, size
 
     def all_sum(self, source, target, device):
-        return self.done
-
-    def all_gather(self, source, target, rank_layout, device):
         return self.done
 
     def group_sum(self, rows, members, out, device, number, ordered):

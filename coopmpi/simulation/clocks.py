@@ -53,6 +53,8 @@ class Clocks:
         self._transfers += 1
         if traffic.kind == "exchange":
             return self._exchange(departure, traffic)
+        if traffic.kind in ("reduce", "gather"):
+            return self._all_to_all(departure, traffic)
         return self._average(departure, traffic)
 
     def wait(self, arrival: np.ndarray):
@@ -68,6 +70,14 @@ class Clocks:
         done = np.repeat(last + self.network.average(workers, group, traffic.nbytes), group)
         if self.network.egress:
             self._free[:] = done  # nothing else is sent meanwhile
+        return done
+
+    def _all_to_all(self, departure, traffic):
+        # everybody needs something of everybody: the most that one has to send or to receive, over the slowest link
+        workers, most = len(departure), max(traffic.sent.max(), np.max(traffic.nbytes))
+        done = np.full(workers, (departure + self._jitter(workers)).max() + self.network.all_to_all(workers, most))
+        if self.network.egress:
+            self._free[:] = done
         return done
 
     def _exchange(self, departure, traffic):

@@ -52,6 +52,11 @@ class Network(Part, frozen=True, kw_only=True):
         raise NotImplementedError
 
 
+    def all_to_all(self, workers: int, nbytes: float) -> float:
+        """Seconds in which everybody has a message from everybody; nbytes: the most that a worker sends or receives in all."""
+        raise NotImplementedError
+
+
 @register("network", "delay")
 class Delay(Network, frozen=True, kw_only=True):
     """A round takes a fixed time, whatever its size: the D of the runtime model of AdaComm [Wang & Joshi 2019]."""
@@ -64,6 +69,9 @@ class Delay(Network, frozen=True, kw_only=True):
 
     def average(self, workers: int, group: int, nbytes: float) -> np.ndarray:
         return np.full(workers // group, self.seconds)
+
+    def all_to_all(self, workers: int, nbytes: float) -> float:
+        return self.seconds
 
 
 class Wires(Network, frozen=True, kw_only=True):
@@ -81,6 +89,10 @@ class Wires(Network, frozen=True, kw_only=True):
         latency, bandwidth = self.slowest(first, first + group - 1)
         rate = np.minimum(bandwidth, self.egress or bandwidth)
         return ALLREDUCE[self.allreduce](group, latency, nbytes / rate) * np.ones(len(first))
+
+    def all_to_all(self, workers: int, nbytes: float) -> float:
+        latency, bandwidth = self.slowest(np.array([0]), np.array([workers - 1]))
+        return float(np.max(latency + nbytes / np.minimum(bandwidth, self.egress or bandwidth)))
 
 
 @register("network", "links")

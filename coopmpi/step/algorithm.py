@@ -32,8 +32,8 @@ class Algorithm(Part, frozen=True, kw_only=True):
         """The MixingMatrix that a Mix stands for; mixing: the [mixing] table, as coopmpi.topology.mixing.Mixing."""
         return mixing.bind(workers, seed)
 
-    def bound_slots(self, mixing: Any) -> tuple[Slot, ...]:
-        """The slots of a run with this MixingMatrix, or None."""
+    def bound_slots(self, context: Context) -> tuple[Slot, ...]:
+        """The slots of a run."""
         return self.slots
 
     def check(self, workers: int, mixing: Any, config: Any) -> None:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from functools import cached_property
 
 from coopmpi.errors import located
 from coopmpi.step.requests import Array, Grad, Packed, Requests
@@ -57,15 +58,18 @@ class Context:
         rows = max(array.shape[0] for array in arrays)
         return self.device.combine(weights, arrays, self.device.empty((rows, arrays[0].shape[1]), arrays[0].dtype))
 
+    @cached_property
+    def ranges(self):
+        """The [compress] table's compressor on a model that is cut into a range for each worker: for Reduce and Gather."""
+        return self._required_codec("context.ranges").ranges(self.workers)
+
     def scale(self, weights: Sequence[float], x: Array) -> Array:
         """weights[i] x_i for each local worker i in a fresh array; weights: b floats."""
         return self.device.scale(weights, x, self.device.empty(x.shape, x.dtype))
 
     def pack(self, x: Array, round: int, silent: Sequence[int] = ()) -> Packed:
         """The models x (b, d) compressed for the wire; `silent` local rows become zeros."""
-        if self.codec is None:
-            raise located(sys._getframe(1), "context.pack needs the [compress] table: say uses_compress = True in the class")
-        rows = self.codec.encode(x, self.hosted, round)
+        rows = self._required_codec("context.pack").encode(x, self.hosted, round)
         for row in silent:
             rows[row] = 0
         return Packed(self.codec, rows, round, silent)
@@ -83,3 +87,8 @@ class Context:
     def replicate(self, shared: Array, like: Array) -> Array:
         """One row per local worker from what all share: (1, d) -> (b, d)."""
         return self.device.repeat(shared, like.shape[0])
+
+    def _required_codec(self, whose):
+        if self.codec is None:
+            raise located(sys._getframe(2), f"{whose} needs the [compress] table: say uses_compress = True in the class")
+        return self.codec

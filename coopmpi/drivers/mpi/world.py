@@ -105,15 +105,6 @@ class World:
         """target = sum over the ranks of source: a transfer under way."""
         return Collective(self._averages.Iallreduce, source, target, device)
 
-    def all_gather(self, source, target, rank_layout, device):
-        """target = the rows of all ranks stacked in ascending worker index: a transfer under way."""
-        counts = [len(rank_layout.hosted(rank)) * source.shape[1] for rank in range(self.size)]
-
-        def post(sending, receiving):
-            return self._averages.Iallgatherv(sending, (receiving, counts))
-
-        return Collective(post, source, target, device)
-
     def sum(self, values):
         return self._reduce(values, MPI.SUM)()
 
