@@ -189,6 +189,8 @@ def _sinks(tables):
 def dump(config):
     """The resolved TOML: every key that plays a part in this run, defaults included."""
     unused = {name for name in ("period", "mixing", "compress") if not getattr(config.algorithm, f"uses_{name}")}
+    if config.compress.halves:
+        unused -= {"compress"}
     tables = {}
     for key in config.__struct_fields__:
         value = getattr(config, key)

@@ -95,7 +95,7 @@ def test_sequence_by_hand():
     # arrived, one round later, and followed from the round after that
     losses = [16] * 4 + [4] * 4 + [1] * 40
     found, _ = taus(job(losses, {"kind": "adacomm", "tau": 4, "interval": 4.0}, 24))
-    # t = 8: F_0 = 16, no progress yet: half of 4, from step 12 on. t = 12, where 2 comes into force: F = 4,
+    # t = 8: F_0 = 16, the loss of the first step; no progress yet: half of 4, from step 12 on. t = 12, where 2 comes into force: F = 4,
     # sqrt(1/4) 4 = 2 is not smaller: half of 2, from step 14 on
     assert changes(found) == [[0, 4], [12, 2], [14, 1]]
 
@@ -108,7 +108,7 @@ def test_nothing_changes_before_the_interval_is_over():
 
 def follow(losses, tau_0, interval, fallback, steps):
     """The periods of the rounds, once more, from a table of rounds."""
-    first, deadline, tau, rounds, end, found = None, interval, tau_0, [], 0, []
+    first, deadline, tau, rounds, end, found = losses[0], interval, tau_0, [], 0, []
     decision = tau_0
     while end < steps:
         found += [tau] * tau
@@ -116,7 +116,6 @@ def follow(losses, tau_0, interval, fallback, steps):
         end += tau
         if len(rounds) > 1:
             tau, known = decision, rounds[-2]
-            first = first or known
             if end >= deadline:
                 deadline = end + interval
                 asked = math.ceil(math.sqrt(known / first) * tau_0)
@@ -195,9 +194,9 @@ def test_wall_clock_decisions_are_refused_where_a_run_must_repeat(path):
 def test_dry_run_costs_what_the_first_period_costs(path):
     costs = [estimate(assemble(config.resolve(quadratic(path, "dpa", period)), Solo()))
              for period in ({"kind": "adacomm", "tau": 6}, {"tau": 6})]
-    # adacomm's own slot: a loss of each worker, float64
+    # adacomm's own slot: two losses of each worker, float64
     for what in ("slots", "a checkpoint being written"):
-        costs[0].memory[what] -= 4 * 8
+        costs[0].memory[what] -= 4 * 2 * 8
     assert costs[0] == costs[1]
 
 
@@ -250,3 +249,10 @@ def test_listed_periods_change_at_the_first_round_after_their_step():
 def test_listed_periods_must_ascend_from_the_start(taus):
     with pytest.raises(UserError, match="taus"):
         config.resolve({"period": {"kind": "list", "taus": taus}})
+
+
+def test_the_loss_before_training_is_the_measure():
+    """Within the first period the loss falls from 16 to 1: F_0 is 16, not the mean over the period."""
+    found, _ = taus(job([16] + [1] * 60, {"kind": "adacomm", "tau": 8, "interval": 8.0}, 40))
+    # t = 16: the mean of the first round, 23 / 8, has arrived: ceil(sqrt(23 / 8 / 16) 8) = 4, from step 24 on
+    assert changes(found)[:2] == [[0, 8], [24, 4]]

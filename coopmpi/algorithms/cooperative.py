@@ -28,6 +28,7 @@ class Cooperative(Algorithm, frozen=True, kw_only=True):
     slots = (Slot("z", "replica", "model", "the auxiliary variables, a row each"),)
     uses_period = True
     uses_mixing = True
+    takes_halves = False  # of weighted models, and within groups
 
     matrix: str | None = None
     generator: Literal["easgd", "graph-and-centre", "hierarchical"] = "graph-and-centre"

@@ -29,7 +29,7 @@ class Codec:
 
     compressor: a coopmpi.compression.compressors.Compressor; entries: (name, shape, offset) of the model's tensors. part: of
     a model that is cut into ranges, each has random numbers of its own.
-    nbytes: what one worker's packet takes on the wire; bits: the payload in it, without filling up to bytes.
+    dimension: numbers of the model; nbytes: what one worker's packet takes on the wire; bits: the payload in it, without filling up to bytes.
     A packet decodes to the same bits everywhere: the result is a function of packet, seed, worker and round.
     """
 
@@ -46,6 +46,7 @@ class Codec:
             for shape, (_, _, offset), own in zip(shapes, entries, fields)]
         self.nbytes = sum(field.nbytes for own in fields for field in own)
         self.bits = sum(field.bits for own in fields for field in own)
+        self.dimension = sum(map(prod, shapes))
         self._largest = max(map(prod, shapes), default=1)
         self._draws = sum(compressor.draws(shape) for shape in shapes)
         self._host = Pool(np.empty)

@@ -28,7 +28,8 @@ class Compressor(Part, frozen=True, kw_only=True):
     """Base: C(x) of one tensor as arrays that fit the `fields` on the wire, and back.
 
     contractive: ||x - C(x)||^2 <= (1 - delta) ||x||^2 with delta > 0, in expectation where numbers are drawn.
-    linear: C(x + y) = C(x) + C(y) for one worker and round. exact: C(x) = x.
+    linear: C(x + y) = C(x) + C(y) for one worker and round. exact: C(x) = x. halves: every number is rounded to 16 bits, as
+    all algorithms may send them.
     random: who draws numbers: "none"; "sender"; "both" sender and receiver, the same ones; "shared": the sender,
     the same ones for all workers.
     """
@@ -38,6 +39,7 @@ class Compressor(Part, frozen=True, kw_only=True):
     contractive: ClassVar[bool] = True
     linear: ClassVar[bool] = False
     exact: ClassVar[bool] = False
+    halves: ClassVar[bool] = False
     random: ClassVar[str] = "none"
     drawn_type: ClassVar[str] = "float32"
 
@@ -99,6 +101,7 @@ class Half(Compressor, frozen=True, kw_only=True):
     """Nearest float16, ties to even; beyond +-65504 that number. Contractive above 6e-8 in magnitude."""
 
     source = "IEEE 754-2008, binary16"
+    halves = True
 
     def fields(self, shape: tuple[int, ...], dtype: np.dtype) -> list[Field]:
         return [Numbers(prod(shape), np.dtype("float16"))]
@@ -121,6 +124,7 @@ class Brain(Compressor, frozen=True, kw_only=True):
     """
 
     source = "Kalamkar et al., A study of bfloat16 for deep learning training, 2019"
+    halves = True
 
     def fields(self, shape: tuple[int, ...], dtype: np.dtype) -> list[Field]:
         return [Numbers(prod(shape), np.dtype("uint16"))]

@@ -26,7 +26,7 @@ class Ranges:
 
     def __init__(self, compressor: Any, entries: Entries, workers: int, dtype: DTypeLike, device: Host, seed: int) -> None:
         self.device, self.dtype, self.workers = device, np.dtype(dtype), workers
-        d = sum(prod(shape) for _, shape, _ in entries)
+        self.dimension = d = sum(prod(shape) for _, shape, _ in entries)
         self.spans = _cut(compressor, entries, [d * j // workers for j in range(workers + 1)])
         self.codecs = [Codec(compressor, list(_pieces(compressor, entries, span)), dtype, device, seed, part)
                        for part, span in enumerate(self.spans)]
@@ -58,7 +58,7 @@ class OwnRanges:
 
     def __init__(self, ranges: Ranges) -> None:
         self.ranges, self.device, self.dtype = ranges, ranges.device, ranges.dtype
-        self.nbytes = max(codec.nbytes for codec in ranges.codecs)
+        self.dimension, self.nbytes = ranges.width, max(codec.nbytes for codec in ranges.codecs)
 
     def encode(self, x: Array, workers: Sequence[int], round: int) -> Array:
         """x (b, width) -> packets (b, nbytes) uint8."""

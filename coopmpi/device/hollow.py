@@ -181,7 +181,8 @@ class HollowCodec:
     """Packets of the right size without content, in place of a coopmpi.compression.codec.Codec."""
 
     def __init__(self, codec, device: Hollow):
-        self.codec, self.nbytes, self.dtype, self.device = codec, codec.nbytes, codec.dtype, device
+        self.codec, self.device = codec, device
+        self.nbytes, self.dtype, self.dimension = codec.nbytes, codec.dtype, codec.dimension
 
     def ranges(self, workers):
         return HollowRanges(self.codec.ranges(workers), self.device)

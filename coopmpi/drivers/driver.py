@@ -37,10 +37,11 @@ class Waiting(NamedTuple):
 class Driver:
     """Runs the generators of an algorithm on this rank, and accounts for time and traffic."""
 
-    def __init__(self, workers: int, task, mixing, device, world, deterministic=False, clocks=None):
+    def __init__(self, workers: int, task, mixing, device, world, deterministic=False, clocks=None, halves=None):
         # who takes part
         self.workers, self.task, self.device, self.world = workers, task, device, world
         self.deterministic, self.clocks = deterministic, clocks  # virtual clocks, in a simulation
+        self.halves = halves  # coopmpi.compression.halves.Halves, where whole vectors travel as 16-bit numbers
         self.rank_layout = RankLayout(workers, world.size)
         self.hosted = self.rank_layout.hosted(world.rank)
         self.wiring = Wiring(self.rank_layout, world.rank, mixing)
@@ -164,14 +165,35 @@ class Driver:
             self._require_rows(request, request.x)
         if type(request) in (Reduce, Gather):
             self._require_ranges(request)
-        traffic = request.traffic(self.wiring)
+        halves = self._as_halves(request)
+        traffic = self._traffic_of_halves(request) if halves else request.traffic(self.wiring)
         self.traffics.append(traffic)
         self.posted += 1
-        ticket = self._posts[type(request)](request, traffic)
+        ticket = self._post_halves(request) if halves else self._posts[type(request)](request, traffic)
         ticket.traffic, ticket.asked_by = traffic, type(request).__name__
         if self.clocks:
             ticket.due = self.clocks.post(traffic)
         return ticket
+
+    def _as_halves(self, request) -> bool:
+        """Do the numbers of this request travel as 16-bit numbers?"""
+        if self.halves is None or type(request) not in (Mix, Mean) or type(request.x) is Packed:
+            return False
+        return type(request) is Mix or not (request.exact or request.group)
+
+    def _traffic_of_halves(self, request):
+        n = request.x.shape[1]
+        if type(request) is Mean:
+            return self.wiring.through_owners(self.halves.ranges(n))
+        return self.wiring.exchange(request.round, self.halves.codec(n).nbytes)
+
+    def _post_halves(self, request):
+        n, round = request.x.shape[1], getattr(request, "round", 0)
+        if type(request) is Mean:
+            return tickets.HalvesMeanTicket(self, request.x, request.near, self.halves.ranges(n))
+        codec = self.halves.codec(n)
+        packed = Packed(codec, codec.encode(request.x, self.hosted, 0), 0)
+        return tickets.HalvesMixTicket(self, request.x, packed, self.wiring.schedule(round), self.wiring.weights(round))
 
     def _post_mix(self, request, traffic):
         x, round = request
@@ -189,7 +211,7 @@ class Driver:
         return tickets.ReduceTicket(self, request.packed)
 
     def _post_gather(self, request, traffic):
-        return tickets.GatherTicket(self, request.packed)
+        return tickets.GatherTicket(self, request.packed, self.posted)
 
     def _post_advance(self, request, traffic):
         return tickets.AdvanceTicket(self, request.copies, request.packed, self.wiring.audience)
@@ -231,7 +253,7 @@ class Driver:
 
     def unpack(self, packed: Packed, rows: Array, workers) -> Array:
         """The dense values (k, d) of packed rows (k, nbytes) that came from `workers`."""
-        out = self.device.empty((len(workers), self.task.dimension), packed.codec.dtype)
+        out = self.device.empty((len(workers), packed.codec.dimension), packed.codec.dtype)
         if len(workers):
             packed.codec.decode(rows, workers, packed.round, out)
         return out

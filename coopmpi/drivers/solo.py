@@ -8,6 +8,8 @@ import numpy as np
 class Done:
     """A transfer that is complete from the start."""
 
+    arrived = True
+
     def missing(self):
         """The ranks from which something is still to come, where that is known."""
         return []
@@ -28,10 +30,11 @@ class Solo:
     done = Done()
     moving = nullcontext()  # a context in which transfers under way go on while the main thread computes
 
-    def exchange(self, sends, receives, device, number):
+    def exchange(self, sends, receives, device, number, part=0):
         """Send rows [(rank, row)] and receive into rows [(rank, row)]: a transfer under way.
 
-        number: of the communication, the same on all ranks and another for each that is under way.
+        number: of the communication, the same on all ranks and another for each that is under way; part: 0 or 1, where it
+        consists of two exchanges.
         """
         return self.done
 

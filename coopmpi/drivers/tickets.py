@@ -65,6 +65,19 @@ class PackedMixTicket(Exchange):
         return device.mix(local, arrived, self.weights, device.empty(local.shape, local.dtype))
 
 
+class HalvesMixTicket(PackedMixTicket):
+    """x + W q - q for the local rows, q = x as 16-bit numbers: what rounding takes from x stays, and the mean is kept."""
+
+    def __init__(self, driver, x: Array, packed: Packed, schedule: ExchangeSchedule, weights: RowWeights):
+        super().__init__(driver, packed, schedule, weights)
+        self.x = x
+
+    def value(self):
+        mixed, device = super().value(), self.driver.device
+        own = self.driver.unpack(self.packed, self.packed.rows, self.schedule.hosted)
+        return device.combine((1.0, -1.0, 1.0), (self.x, own, mixed), device.empty(mixed.shape, mixed.dtype))
+
+
 class AdvanceTicket(Exchange):
     """The copies, each advanced by what its owner has packed: increments go to everybody who remembers a copy."""
 
@@ -143,6 +156,10 @@ class ReduceTicket(Ticket):
 
     def value(self):
         self.driver.wait(self)
+        return self.total()
+
+    def total(self) -> Array:
+        """The sums (b, width), when all has arrived."""
         device, ranges, hosted = self.driver.device, self.packed.codec, self.driver.hosted
         out = device.empty((len(hosted), ranges.width), ranges.dtype)
         for row, owner in zip(out, hosted):
@@ -159,7 +176,7 @@ class ReduceTicket(Ticket):
 class GatherTicket(Ticket):
     """The model that the owners of the ranges have packed: one message from rank to rank."""
 
-    def __init__(self, driver, packed: Packed):
+    def __init__(self, driver, packed: Packed, number: int, part: int = 0):
         self.packed, own, device, world = packed, packed.codec, driver.device, driver.world
         self.arrived = {}
         for rank in range(world.size):
@@ -171,10 +188,14 @@ class GatherTicket(Ticket):
             mine[0, place.start - start:place.stop - start] = row[:place.stop - place.start]
         others = [rank for rank in self.arrived if rank != world.rank]
         super().__init__(driver, world.exchange([(rank, mine[0]) for rank in others],
-                                                [(rank, self.arrived[rank][0]) for rank in others], device, driver.posted))
+                                                [(rank, self.arrived[rank][0]) for rank in others], device, number, part))
 
     def value(self):
         self.driver.wait(self)
+        return self.model()
+
+    def model(self) -> Array:
+        """The model (1, d), when all has arrived."""
         own, layout = self.packed.codec, self.driver.rank_layout
         spans, places = own.ranges.spans, own.ranges.places
         out = self.driver.device.empty((1, spans[-1].stop), own.dtype)
@@ -184,6 +205,43 @@ class GatherTicket(Ticket):
                 place, start = places[owner], places[owners.start].start
                 own.decode_range(packets[:, place.start - start:place.stop - start], owner, self.packed.round, out[:, spans[owner]])
         return out
+
+
+class HalvesMeanTicket(Ticket):
+    """The mean over all workers, (1, n): x - near travels as 16-bit numbers to the owners of ranges, and so do their means."""
+
+    def __init__(self, driver, x: Array, near: Array | None, ranges):
+        device, self.near, self.ranges, self.number = driver.device, near, ranges, driver.posted
+        if near is not None:
+            x = device.combine((1.0, -1.0), (x, near), device.empty(x.shape, x.dtype))
+        self.up, self.down = ReduceTicket(driver, Packed(ranges, ranges.encode(x, driver.hosted, 0), 0)), None
+        super().__init__(driver, self)
+
+    def value(self):
+        self.driver.wait(self)
+        away, device = self.down.model(), self.driver.device
+        return away if self.near is None else device.xp.add(away, self.near, out=away)
+
+    # as its own transfer
+    def progress(self):
+        (self.down or self.up).transfer.progress()
+        if self.down is None and self.up.transfer.arrived:
+            self._send_on()
+
+    def wait(self):
+        self.up.transfer.wait()
+        if self.down is None:
+            self._send_on()
+        self.down.transfer.wait()
+
+    def missing(self):
+        return (self.down or self.up).transfer.missing()
+
+    def _send_on(self):
+        driver, total = self.driver, self.up.total()
+        driver.device.xp.multiply(total, 1 / driver.workers, out=total)
+        packed = Packed(self.ranges.own, self.ranges.own.encode(total, driver.hosted, 0), 0)
+        self.down = GatherTicket(driver, packed, self.number, part=1)
 
 
 def _flat(device, block):

@@ -50,6 +50,10 @@ class Wiring:
         """The packed ranges from their owners to all workers."""
         return traffic.gather(_sizes(ranges), slice(self.hosted.start, self.hosted.stop))
 
+    def through_owners(self, ranges) -> Traffic:
+        """Both, one after the other."""
+        return traffic.reduce_and_gather(_sizes(ranges), slice(self.hosted.start, self.hosted.stop))
+
     # how rows move
     def schedule(self, round: int) -> ExchangeSchedule:
         """Which rows this rank sends and receives in a round."""

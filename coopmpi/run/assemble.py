@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from coopmpi.compression.halves import Halves
 from coopmpi.config import Config
 from coopmpi.device.choice import choose
 from coopmpi.device.hollow import Hollow, HollowCodec, HollowProblem
@@ -57,6 +58,15 @@ def period_of(config: Config):
     return config.period if config.algorithm.uses_period else Every(tau=1)
 
 
+def halves_of(config: Config, device) -> Halves | None:
+    """How whole vectors travel as 16-bit numbers; None: they do not, or the algorithm compresses by itself."""
+    if config.algorithm.uses_compress or not config.compress.halves:
+        return None
+    if isinstance(device, Hollow):
+        return Halves(config.compress, config.workers, config.dtype, device, lambda codec: HollowCodec(codec, device))
+    return Halves(config.compress, config.workers, config.dtype, device)
+
+
 def assemble(config: Config, world, mode="train") -> Assembly:
     """The Assembly of this rank; a UserError that any rank meets is raised on all of them.
 
@@ -94,13 +104,14 @@ def assemble(config: Config, world, mode="train") -> Assembly:
         steps = objective.steps(config.epochs)
     config = msgspec.structs.replace(config, workers=workers, steps=steps, epochs=None)
     clocks = Clocks(workers, compute, config.network, config.seed) if simulated else None
-    driver = Driver(workers, objective, mixing, device, world, config.deterministic, clocks)
+    halves = halves_of(config, device)
+    driver = Driver(workers, objective, mixing, device, world, config.deterministic, clocks, halves)
     codec = None
     if config.algorithm.uses_compress:
         codec = config.compress.bind(objective.layout, config.dtype, device, config.seed)
         codec = codec if numbers else HollowCodec(codec, device)
     context = Context(workers, driver.hosted, steps, config.optimizer, config.schedule, device, objective.layout,
-                      config.seed, codec, mixing)
+                      config.seed, codec, mixing, halves is not None)
     slots = (MODEL, *config.algorithm.bound_slots(context), *config.optimizer.slots, *period.slots)
     unused = ("checkpoint", "survive") if simulated else ("compute", "network")
     config = msgspec.structs.replace(config, **dict.fromkeys(unused))

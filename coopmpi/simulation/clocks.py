@@ -53,7 +53,7 @@ class Clocks:
         self._transfers += 1
         if traffic.kind == "exchange":
             return self._exchange(departure, traffic)
-        if traffic.kind in ("reduce", "gather"):
+        if traffic.kind in ("reduce", "gather", "reduce and gather"):
             return self._all_to_all(departure, traffic)
         return self._average(departure, traffic)
 
@@ -74,8 +74,9 @@ class Clocks:
 
     def _all_to_all(self, departure, traffic):
         # everybody needs something of everybody: the most that one has to send or to receive, over the slowest link
-        workers, most = len(departure), max(traffic.sent.max(), np.max(traffic.nbytes))
-        done = np.full(workers, (departure + self._jitter(workers)).max() + self.network.all_to_all(workers, most))
+        workers, most = len(departure), max(traffic.sent.max(), traffic.nbytes.max())
+        rounds = 2 if traffic.kind == "reduce and gather" else 1
+        done = np.full(workers, (departure + self._jitter(workers)).max() + self.network.all_to_all(workers, rounds, most))
         if self.network.egress:
             self._free[:] = done
         return done

@@ -52,8 +52,8 @@ class Network(Part, frozen=True, kw_only=True):
         raise NotImplementedError
 
 
-    def all_to_all(self, workers: int, nbytes: float) -> float:
-        """Seconds in which everybody has a message from everybody; nbytes: the most that a worker sends or receives in all."""
+    def all_to_all(self, workers: int, rounds: int, nbytes: float) -> float:
+        """Seconds of so many rounds in which everybody sends to everybody; nbytes: the most that one sends or receives in all."""
         raise NotImplementedError
 
 
@@ -70,7 +70,7 @@ class Delay(Network, frozen=True, kw_only=True):
     def average(self, workers: int, group: int, nbytes: float) -> np.ndarray:
         return np.full(workers // group, self.seconds)
 
-    def all_to_all(self, workers: int, nbytes: float) -> float:
+    def all_to_all(self, workers: int, rounds: int, nbytes: float) -> float:
         return self.seconds
 
 
@@ -90,9 +90,9 @@ class Wires(Network, frozen=True, kw_only=True):
         rate = np.minimum(bandwidth, self.egress or bandwidth)
         return ALLREDUCE[self.allreduce](group, latency, nbytes / rate) * np.ones(len(first))
 
-    def all_to_all(self, workers: int, nbytes: float) -> float:
+    def all_to_all(self, workers: int, rounds: int, nbytes: float) -> float:
         latency, bandwidth = self.slowest(np.array([0]), np.array([workers - 1]))
-        return float(np.max(latency + nbytes / np.minimum(bandwidth, self.egress or bandwidth)))
+        return float(np.max(rounds * latency + nbytes / np.minimum(bandwidth, self.egress or bandwidth)))
 
 
 @register("network", "links")

@@ -13,14 +13,15 @@ class Context:
     """The parts that a step was put together with, and where the run stands. b workers live on this rank.
 
     workers: m; hosted: the b workers' indices; steps: length of the run; tensors: (name, shape, offset) of each tensor
-    in the flat model; codec, mixing: where the algorithm uses them, else None.
+    in the flat model; codec, mixing: where the algorithm uses them, else None. halves: do whole vectors travel as 16-bit
+    numbers? Then a Mean of models is better told what they are `near`.
     """
 
     def __init__(self, workers: int, hosted: range, steps: int, optimizer, schedule, device, tensors, seed: int,
-                 codec=None, mixing=None):
+                 codec=None, mixing=None, halves=False):
         self.workers, self.hosted, self.steps = workers, hosted, steps
         self.optimizer, self.schedule, self.device = optimizer, schedule, device
-        self.tensors, self.seed, self.codec, self.mixing = tensors, seed, codec, mixing
+        self.tensors, self.seed, self.codec, self.mixing, self.halves = tensors, seed, codec, mixing, halves
         self.rounds = None  # where the run stands between two rounds; set when there is a state
 
     def at(self, k: int):

@@ -58,11 +58,15 @@ class Mix(NamedTuple):
 class Mean(NamedTuple):
     """Answer: the mean of x over all workers, (1, n).
 
-    group: the mean over each group of so many consecutive workers instead; a row for each worker, (b, n).
+    group: the mean over each group of so many consecutive workers instead; a row for each worker, (b, n). near: (1, n), what
+    all workers know and x is close to; exact: whether x may not be rounded. Where whole vectors travel as 16-bit numbers,
+    x - near does.
     """
 
     x: Array  # (b, n)
     group: int | None = None
+    near: Array | None = None
+    exact: bool = False
 
     def traffic(self, wiring) -> Traffic:
         return wiring.average(row_bytes(self.x), self.group)

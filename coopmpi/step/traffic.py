@@ -18,9 +18,9 @@ class Traffic(NamedTuple):
 
     kind: "exchange": a message along every link; "average": all workers add up vectors, as a ring all-reduce counts
     it; "group average": the same among `group` consecutive workers; "reduce" and "gather": every worker sends to all others,
-    part of a packet or what it owns.
+    part of a packet or what it owns; "reduce and gather": one after the other.
     nbytes: of one message, a number or (b,), 0 for silent workers (exchange); what each local worker receives, (b,) (reduce,
-    gather); of one worker's vector (averages).
+    gather, both); of one worker's vector (averages).
     sent: bytes that each local worker sends in all, (b,) float64.
     """
 
@@ -50,3 +50,9 @@ def reduce(sizes: np.ndarray, local: slice) -> Traffic:
 def gather(sizes: np.ndarray, local: slice) -> Traffic:
     """Every owner sends its part, of sizes (m,) bytes, to all others."""
     return Traffic("gather", (sizes.sum() - sizes)[local], ((len(sizes) - 1) * sizes)[local], group=len(sizes))
+
+
+def reduce_and_gather(sizes: np.ndarray, local: slice) -> Traffic:
+    """The parts of all packets to their owners, and what these make of them to all."""
+    up, down = reduce(sizes, local), gather(sizes, local)
+    return Traffic("reduce and gather", up.nbytes + down.nbytes, up.sent + down.sent, group=len(sizes))

@@ -92,10 +92,10 @@ class World:
     def moving(self):
         return Mover(self._silent) if MPI.Query_thread() == MPI.THREAD_MULTIPLE else nullcontext()
 
-    def exchange(self, sends, receives, device, number):
+    def exchange(self, sends, receives, device, number, part=0):
         if not sends and not receives:
             return self.done
-        return Rows(self._rows, 2 * number % MOST_TAGS, sends, receives, device, MPI.Status())
+        return Rows(self._rows, 2 * number % MOST_TAGS + part, sends, receives, device, MPI.Status())
 
     def group_sum(self, rows, members, out, device, number, ordered):
         tags = 2 * number % MOST_TAGS, 2 * number % MOST_TAGS + 1
