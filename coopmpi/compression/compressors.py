@@ -12,7 +12,7 @@ from msgspec import Meta
 from numpy.typing import DTypeLike
 
 from coopmpi.compression.codec import Codec
-from coopmpi.compression.selection import largest, scatter
+from coopmpi.compression.selection import largest
 from coopmpi.compression.wire import Field, Integers, Numbers, index_width
 from coopmpi.device.host import Host
 from coopmpi.device.pool import Array
@@ -63,6 +63,12 @@ class Compressor(Part, frozen=True, kw_only=True):
                 out: Array) -> None:
         """out (b, n) = C(x), from the arrays that `compress` gave."""
         raise NotImplementedError
+
+    def add(self, device: Host, values: Sequence[Array], shape: tuple[int, ...], drawn: Array | None, out: Array) -> None:
+        """out (b, n) += C(x): to be written where that takes less than `restore` and a sum."""
+        restored = device.empty(out.shape, out.dtype)
+        self.restore(device, values, shape, drawn, restored)
+        device.xp.add(out, restored, out=out)
 
 
 @register("compress", "none")
@@ -149,6 +155,18 @@ class Sparse(Compressor, frozen=True, kw_only=True):
         """k."""
         return max(1, round(self.fraction * prod(shape)))
 
+    def numbers(self, device: Host, values: Sequence[Array], drawn: Array | None, dtype: np.dtype) -> tuple[Array, Array]:
+        """The numbers (b, k) and their indices (b, k), from the arrays that `compress` gave."""
+        raise NotImplementedError
+
+    def restore(self, device: Host, values: Sequence[Array], shape: tuple[int, ...], drawn: Array | None,
+                out: Array) -> None:
+        out[...] = 0
+        device.scatter(*self.numbers(device, values, drawn, out.dtype), out)
+
+    def add(self, device: Host, values: Sequence[Array], shape: tuple[int, ...], drawn: Array | None, out: Array) -> None:
+        device.scatter_add(*self.numbers(device, values, drawn, out.dtype), out)
+
 
 @register("compress", "topk")
 class TopK(Sparse, frozen=True, kw_only=True):
@@ -162,12 +180,11 @@ class TopK(Sparse, frozen=True, kw_only=True):
 
     def compress(self, device: Host, x: Array, shape: tuple[int, ...], drawn: Array | None) -> list[Array]:
         indices = largest(device, x, self.kept(shape))
-        return [indices, device.xp.take_along_axis(x, indices, axis=1)]
+        return [indices, device.gather(x, indices)]
 
-    def restore(self, device: Host, values: Sequence[Array], shape: tuple[int, ...], drawn: Array | None,
-                out: Array) -> None:
+    def numbers(self, device: Host, values: Sequence[Array], drawn: Array | None, dtype: np.dtype) -> tuple[Array, Array]:
         indices, numbers = values
-        scatter(device, indices, numbers, out)
+        return numbers, indices
 
 
 @register("compress", "randk")
@@ -189,11 +206,10 @@ class RandK(Sparse, frozen=True, kw_only=True):
         out[:] = generator.choice(prod(shape), out.size, replace=False, shuffle=False)
 
     def compress(self, device: Host, x: Array, shape: tuple[int, ...], drawn: Array | None) -> list[Array]:
-        return [device.xp.take_along_axis(x, drawn, axis=1)]
+        return [device.gather(x, drawn)]
 
-    def restore(self, device: Host, values: Sequence[Array], shape: tuple[int, ...], drawn: Array | None,
-                out: Array) -> None:
-        scatter(device, drawn, values[0], out)
+    def numbers(self, device: Host, values: Sequence[Array], drawn: Array | None, dtype: np.dtype) -> tuple[Array, Array]:
+        return values[0], drawn
 
 
 @register("compress", "sign")
@@ -211,7 +227,16 @@ class Sign(Compressor, frozen=True, kw_only=True):
 
     def restore(self, device: Host, values: Sequence[Array], shape: tuple[int, ...], drawn: Array | None,
                 out: Array) -> None:
-        signed(device.xp, *values, out)
+        positive, scale = values
+        for span in device.spans(out.shape[1]):
+            signed(device.xp, positive[:, span], scale, out[:, span])
+
+    def add(self, device: Host, values: Sequence[Array], shape: tuple[int, ...], drawn: Array | None, out: Array) -> None:
+        positive, scale = values
+        for span in device.spans(out.shape[1]):
+            part = out[:, span]
+            step = signed(device.xp, positive[:, span], scale, device.empty(part.shape, part.dtype))
+            device.xp.add(part, step, out=part)
 
 
 @register("compress", "sign-topk")
@@ -226,14 +251,12 @@ class SignTopK(Sparse, frozen=True, kw_only=True):
 
     def compress(self, device: Host, x: Array, shape: tuple[int, ...], drawn: Array | None) -> list[Array]:
         indices = largest(device, x, self.kept(shape))
-        numbers = device.xp.take_along_axis(x, indices, axis=1)
+        numbers = device.gather(x, indices)
         return [indices, numbers >= 0, mean_magnitude(device, numbers)]
 
-    def restore(self, device: Host, values: Sequence[Array], shape: tuple[int, ...], drawn: Array | None,
-                out: Array) -> None:
+    def numbers(self, device: Host, values: Sequence[Array], drawn: Array | None, dtype: np.dtype) -> tuple[Array, Array]:
         indices, positive, scale = values
-        numbers = signed(device.xp, positive, scale, device.empty(positive.shape, out.dtype))
-        scatter(device, indices, numbers, out)
+        return signed(device.xp, positive, scale, device.empty(positive.shape, dtype)), indices
 
 
 @register("compress", "qsgd")
@@ -282,8 +305,9 @@ class QSGD(Compressor, frozen=True, kw_only=True):
     def restore(self, device: Host, values: Sequence[Array], shape: tuple[int, ...], drawn: Array | None,
                 out: Array) -> None:
         positive, level, step = values
-        signed(device.xp, positive, step, out)
-        device.xp.multiply(out, level, out=out)
+        for span in device.spans(out.shape[1]):
+            part = signed(device.xp, positive[:, span], step, out[:, span])
+            device.xp.multiply(part, level[:, span], out=part)
 
 
 @register("compress", "lowrank")
@@ -349,5 +373,6 @@ def mean_magnitude(device: Host, x: Array) -> Array:
 
 def signed(xp: Any, positive: Array, scale: Array, out: Array) -> Array:
     """out (b, n) = +scale where the bit is set, -scale elsewhere; positive (b, n) bits, scale (b, 1), xp: numpy or cupy."""
-    xp.multiply(positive, 2 * scale, out=out)
+    out[...] = positive
+    xp.multiply(out, 2 * scale, out=out)
     return xp.subtract(out, scale, out=out)

@@ -189,6 +189,9 @@ class HollowCodec:
     def decode(self, packed, workers, round, out):
         return out
 
+    def add(self, packed, workers, round, out):
+        return out
+
 
 class HollowProblem:
     """Losses and gradients without numbers, in place of a problem; outline: that problem without its data."""

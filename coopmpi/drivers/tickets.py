@@ -77,7 +77,7 @@ class AdvanceTicket(Exchange):
         for copies, rows, workers in ((self.copies[:b], self.packed.rows, schedule.hosted),
                                       (self.copies[b:], self.arrived, schedule.remote)):
             if len(workers):
-                copies += self.driver.unpack(self.packed, rows, workers)
+                self.packed.codec.add(rows, workers, self.packed.round, copies)
         return self.copies
 
 
@@ -137,12 +137,11 @@ class PackedMeanTicket(Ticket):
 
     def value(self):
         self.driver.wait(self.transfer)
-        driver, device = self.driver, self.driver.device
-        total = None
-        for worker in range(driver.workers):
-            row = driver.unpack(self.packed, self.rows[worker:worker + 1], [worker])
-            total = row if total is None else device.xp.add(total, row, out=total)
-        return device.xp.multiply(total, 1 / driver.workers, out=total)
+        driver, packed = self.driver, self.packed
+        total = driver.unpack(packed, self.rows[:1], [0])
+        for worker in range(1, driver.workers):
+            packed.codec.add(self.rows[worker:worker + 1], [worker], packed.round, total)
+        return driver.device.xp.multiply(total, 1 / driver.workers, out=total)
 
 
 class Several:
