@@ -72,13 +72,20 @@ class Codec:
 
         A packet of zeros is the zero vector.
         """
+        return self._unpack(self.compressor.restore, packed, workers, round, out)
+
+    def add(self, packed: Array, workers: Sequence[int], round: int, out: Array) -> Array:
+        """What `decode` gives, added to `out` (k, d), which is returned."""
+        return self._unpack(self.compressor.add, packed, workers, round, out)
+
+    def _unpack(self, into, packed, workers, round, out):
         for rows in self._blocks(packed.shape[0]):
             random = self._random(workers[rows], round) if self.compressor.random == "both" else None
             for tensor in self._tensors:
                 drawn = None if random is None else random[:, tensor.drawn]
                 values = [field.unpack(self.device, packed[rows, place])
                           for field, place in zip(tensor.fields, tensor.places)]
-                self.compressor.restore(self.device, values, tensor.shape, drawn, out[rows, tensor.span])
+                into(self.device, values, tensor.shape, drawn, out[rows, tensor.span])
         return out
 
     def _blocks(self, rows):

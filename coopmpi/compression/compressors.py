@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike
 
 from coopmpi.compression.codec import Codec
 from coopmpi.compression.ranges import Ranges
-from coopmpi.compression.selection import largest, scatter
+from coopmpi.compression.selection import largest
 from coopmpi.compression.wire import Field, Integers, Numbers, index_width
 from coopmpi.device.host import Host
 from coopmpi.device.pool import Array
@@ -75,6 +75,12 @@ class Compressor(Part, frozen=True, kw_only=True):
                 out: Array) -> None:
         """out (b, n) = C(x), from the arrays that `compress` gave."""
         raise NotImplementedError
+
+    def add(self, device: Host, values: Sequence[Array], shape: tuple[int, ...], drawn: Array | None, out: Array) -> None:
+        """out (b, n) += C(x): to be written where that takes less than `restore` and a sum."""
+        restored = device.empty(out.shape, out.dtype)
+        self.restore(device, values, shape, drawn, restored)
+        device.xp.add(out, restored, out=out)
 
 
 @register("compress", "none")
@@ -163,6 +169,18 @@ class Sparse(Compressor, frozen=True, kw_only=True):
         """k."""
         return max(1, round(self.fraction * prod(shape)))
 
+    def numbers(self, device: Host, values: Sequence[Array], drawn: Array | None, dtype: np.dtype) -> tuple[Array, Array]:
+        """The numbers (b, k) and their indices (b, k), from the arrays that `compress` gave."""
+        raise NotImplementedError
+
+    def restore(self, device: Host, values: Sequence[Array], shape: tuple[int, ...], drawn: Array | None,
+                out: Array) -> None:
+        out[...] = 0
+        device.scatter(*self.numbers(device, values, drawn, out.dtype), out)
+
+    def add(self, device: Host, values: Sequence[Array], shape: tuple[int, ...], drawn: Array | None, out: Array) -> None:
+        device.scatter_add(*self.numbers(device, values, drawn, out.dtype), out)
+
 
 @register("compress", "topk")
 class TopK(Sparse, frozen=True, kw_only=True):
@@ -176,12 +194,11 @@ class TopK(Sparse, frozen=True, kw_only=True):
 
     def compress(self, device: Host, x: Array, shape: tuple[int, ...], drawn: Array | None) -> list[Array]:
         indices = largest(device, x, self.kept(shape))
-        return [indices, device.xp.take_along_axis(x, indices, axis=1)]
+        return [indices, device.gather(x, indices)]
 
-    def restore(self, device: Host, values: Sequence[Array], shape: tuple[int, ...], drawn: Array | None,
-                out: Array) -> None:
+    def numbers(self, device: Host, values: Sequence[Array], drawn: Array | None, dtype: np.dtype) -> tuple[Array, Array]:
         indices, numbers = values
-        scatter(device, indices, numbers, out)
+        return numbers, indices
 
 
 @register("compress", "randk")
@@ -203,11 +220,10 @@ class RandK(Sparse, frozen=True, kw_only=True):
         out[:] = generator.choice(prod(shape), out.size, replace=False, shuffle=False)
 
     def compress(self, device: Host, x: Array, shape: tuple[int, ...], drawn: Array | None) -> list[Array]:
-        return [device.xp.take_along_axis(x, drawn, axis=1)]
+        return [device.gather(x, drawn)]
 
-    def restore(self, device: Host, values: Sequence[Array], shape: tuple[int, ...], drawn: Array | None,
-                out: Array) -> None:
-        scatter(device, drawn, values[0], out)
+    def numbers(self, device: Host, values: Sequence[Array], drawn: Array | None, dtype: np.dtype) -> tuple[Array, Array]:
+        return values[0], drawn
 
 
 @register("compress", "sign")
@@ -225,7 +241,16 @@ class Sign(Compressor, frozen=True, kw_only=True):
 
     def restore(self, device: Host, values: Sequence[Array], shape: tuple[int, ...], drawn: Array | None,
                 out: Array) -> None:
-        signed(device.xp, *values, out)
+        positive, scale = values
+        for span in device.spans(out.shape[1]):
+            signed(device.xp, positive[:, span], scale, out[:, span])
+
+    def add(self, device: Host, values: Sequence[Array], shape: tuple[int, ...], drawn: Array | None, out: Array) -> None:
+        positive, scale = values
+        for span in device.spans(out.shape[1]):
+            part = out[:, span]
+            step = signed(device.xp, positive[:, span], scale, device.empty(part.shape, part.dtype))
+            device.xp.add(part, step, out=part)
 
 
 @register("compress", "sign-topk")
@@ -240,14 +265,12 @@ class SignTopK(Sparse, frozen=True, kw_only=True):
 
     def compress(self, device: Host, x: Array, shape: tuple[int, ...], drawn: Array | None) -> list[Array]:
         indices = largest(device, x, self.kept(shape))
-        numbers = device.xp.take_along_axis(x, indices, axis=1)
+        numbers = device.gather(x, indices)
         return [indices, numbers >= 0, mean_magnitude(device, numbers)]
 
-    def restore(self, device: Host, values: Sequence[Array], shape: tuple[int, ...], drawn: Array | None,
-                out: Array) -> None:
+    def numbers(self, device: Host, values: Sequence[Array], drawn: Array | None, dtype: np.dtype) -> tuple[Array, Array]:
         indices, positive, scale = values
-        numbers = signed(device.xp, positive, scale, device.empty(positive.shape, out.dtype))
-        scatter(device, indices, numbers, out)
+        return signed(device.xp, positive, scale, device.empty(positive.shape, dtype)), indices
 
 
 @register("compress", "qsgd")
@@ -296,8 +319,9 @@ class QSGD(Compressor, frozen=True, kw_only=True):
     def restore(self, device: Host, values: Sequence[Array], shape: tuple[int, ...], drawn: Array | None,
                 out: Array) -> None:
         positive, level, step = values
-        signed(device.xp, positive, step, out)
-        device.xp.multiply(out, level, out=out)
+        for span in device.spans(out.shape[1]):
+            part = signed(device.xp, positive[:, span], step, out[:, span])
+            device.xp.multiply(part, level[:, span], out=part)
 
 
 @register("compress", "lowrank")
@@ -360,11 +384,22 @@ class LowRank(Compressor, frozen=True, kw_only=True):
 
 def mean_magnitude(device: Host, x: Array) -> Array:
     """||x||_1 / n of each row, (b, 1)."""
-    size = device.xp.abs(x, out=device.empty(x.shape, x.dtype))
-    return device.xp.mean(size, axis=1, keepdims=True)
+    mean = device.empty((len(x), 1), x.dtype)
+    mean[...] = _sum_of_magnitudes(device, x) / np.float64(x.shape[1])
+    return mean
+
+
+def _sum_of_magnitudes(device, x):
+    n = x.shape[1]
+    if n > max(device.chunk, 128):
+        # halves, of which NumPy's own sums are made down to 128 numbers
+        half = n // 16 * 8
+        return _sum_of_magnitudes(device, x[:, :half]) + _sum_of_magnitudes(device, x[:, half:])
+    return device.xp.sum(device.xp.abs(x, out=device.empty(x.shape, x.dtype)), axis=1, keepdims=True)
 
 
 def signed(xp: Any, positive: Array, scale: Array, out: Array) -> Array:
     """out (b, n) = +scale where the bit is set, -scale elsewhere; positive (b, n) bits, scale (b, 1), xp: numpy or cupy."""
-    xp.multiply(positive, 2 * scale, out=out)
+    out[...] = positive
+    xp.multiply(out, 2 * scale, out=out)
     return xp.subtract(out, scale, out=out)

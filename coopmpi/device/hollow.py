@@ -193,6 +193,9 @@ class HollowCodec:
     def decode(self, packed, workers, round, out):
         return out
 
+    def add(self, packed, workers, round, out):
+        return out
+
 
 class HollowRanges(HollowCodec):
     """In place of coopmpi.compression.ranges.Ranges."""

@@ -91,7 +91,7 @@ class AdvanceTicket(Exchange):
         for copies, rows, workers in ((self.copies[:b], self.packed.rows, schedule.hosted),
                                       (self.copies[b:], self.arrived, schedule.remote)):
             if len(workers):
-                copies += self.driver.unpack(self.packed, rows, workers)
+                self.packed.codec.add(rows, workers, self.packed.round, copies)
         return self.copies
 
 
@@ -165,12 +165,22 @@ class ReduceTicket(Ticket):
         for row, owner in zip(out, hosted):
             codec, span, place = ranges.codecs[owner], ranges.spans[owner], ranges.places[owner]
             n, place = span.stop - span.start, slice(place.start - self.start, place.stop - self.start)
-            arrived = [codec.decode(self.parts[rank][:, place], self.layout.hosted(rank), self.packed.round,
-                                    device.empty((len(self.layout.hosted(rank)), n), ranges.dtype)) for rank in sorted(self.parts)]
+            row[:] = 0
             # in ascending order of the workers, wherever they live
-            device.sum([values for rows in arrived for values in rows], row[None, :n])
-            row[n:] = 0
+            for rank, part in sorted(self.parts.items()):
+                self._add(codec, part[:, place], self.layout.hosted(rank), row[:n])
         return out
+
+    def _add(self, codec, packets, workers, row):
+        """row (n,) += what the workers' packets hold, one after the other; many short ones are unpacked at once."""
+        device, at_once = self.driver.device, max(1, self.driver.device.chunk // max(1, len(row)))
+        for start in range(0, len(workers), at_once):
+            some, who = packets[start:start + at_once], workers[start:start + at_once]
+            if at_once == 1:
+                codec.add(some, who, self.packed.round, row[None])
+            else:
+                values = codec.decode(some, who, self.packed.round, device.empty((len(who), len(row)), row.dtype))
+                row[...] = device.sum([row, *values], device.empty((1, len(row)), row.dtype))[0]
 
 
 class GatherTicket(Ticket):
