@@ -91,5 +91,6 @@ def _workspace(assembly, b, in_ranges):
     x = np.zeros((b, assembly.driver.task.dimension), config.dtype)
     packed = codec.encode(x, range(b), 0)
     codec.decode(packed, range(b), 0, x)
-    codec.add(packed, range(b), 0, x)
+    if not in_ranges:
+        codec.add(packed, range(b), 0, x)
     return device.pool.nbytes_of(lambda array: array is not packed)
