@@ -221,37 +221,44 @@ class HalvesMeanTicket(Ticket):
     """The mean over all workers, (1, n): x - near travels as 16-bit numbers to the owners of ranges, and so do their means."""
 
     def __init__(self, driver, x: Array, near: Array | None, ranges):
-        device, self.near, self.ranges, self.number = driver.device, near, ranges, driver.posted
+        device, self.near = driver.device, near
         if near is not None:
             x = device.combine((1.0, -1.0), (x, near), device.empty(x.shape, x.dtype))
-        self.up, self.down = ReduceTicket(driver, Packed(ranges, ranges.encode(x, driver.hosted, 0), 0)), None
-        super().__init__(driver, self)
+        packed = Packed(ranges, ranges.encode(x, driver.hosted, 0), 0)
+        super().__init__(driver, ThroughOwners(driver, ReduceTicket(driver, packed)))
 
     def value(self):
         self.driver.wait(self)
-        away, device = self.down.model(), self.driver.device
-        return away if self.near is None else device.xp.add(away, self.near, out=away)
+        away = self.transfer.down.model()
+        return away if self.near is None else self.driver.device.xp.add(away, self.near, out=away)
 
-    # as its own transfer
+
+class ThroughOwners:
+    """Transfers of a mean: what the owners of the ranges have added up, they pack and send on."""
+
+    def __init__(self, driver, up: ReduceTicket):
+        self._driver, self._up, self._number = driver, up, driver.posted
+        self.down: GatherTicket | None = None
+
     def progress(self):
-        (self.down or self.up).transfer.progress()
-        if self.down is None and self.up.transfer.arrived:
+        (self.down or self._up).transfer.progress()
+        if self.down is None and self._up.transfer.arrived:
             self._send_on()
 
     def wait(self):
-        self.up.transfer.wait()
+        self._up.transfer.wait()
         if self.down is None:
             self._send_on()
         self.down.transfer.wait()
 
     def missing(self):
-        return (self.down or self.up).transfer.missing()
+        return (self.down or self._up).transfer.missing()
 
     def _send_on(self):
-        driver, total = self.driver, self.up.total()
+        driver, total, packed = self._driver, self._up.total(), self._up.packed
         driver.device.xp.multiply(total, 1 / driver.workers, out=total)
-        packed = Packed(self.ranges.own, self.ranges.own.encode(total, driver.hosted, 0), 0)
-        self.down = GatherTicket(driver, packed, self.number, part=1)
+        own = packed.codec.own
+        self.down = GatherTicket(driver, Packed(own, own.encode(total, driver.hosted, 0), 0), self._number, part=1)
 
 
 def _flat(device, block):
