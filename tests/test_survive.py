@@ -104,6 +104,24 @@ def test_several_losses_down_to_one_rank(folder, steps):
     check(folder, 1 if steps[0][1] == steps[-1][1] else len(steps))
 
 
+def test_what_a_damaged_checkpoint_has_filled_is_forgotten(folder):
+    """No snapshot yet, and of the checkpoints only the first rows can be read: the run starts again from its start."""
+    given = tables("local-sgd", steps=[[1, 37]], pause=0.01, damage=True) | {"survive": {"every_seconds": 1000.0},
+                                                                            "checkpoint": {"every_steps": 10, "keep": 9}}
+    whole(folder, given)
+    status, err = survive(folder, given)
+    assert status == 0, err
+    event, = check(folder, 1)
+    assert "from step 0: " in event
+
+
+def test_a_users_mistake_is_not_tried_again(folder):
+    status, _, err = coopmpi("train", "-n", 4, "--survive", "--restarts", 3, "--quiet", "-o", "run.h5", "--set=workers=2", cwd=folder,
+                             limit=60)
+    assert status == 2 and "more ranks than workers" in err and "restarts are left" not in err, err
+    assert not (folder / "run.h5").exists()
+
+
 PHASES = {
     "before the file is created": [[0, "coopmpi.record.writer:Writer.open", 1, False]],
     "when the file was created": [[0, "coopmpi.record.writer:Writer.open", 1, True]],
