@@ -19,7 +19,7 @@ def largest(device: Host, x: Array, k: int) -> Array:
     indices = device.empty((len(bits), k), "int64")
     for row, kept in zip(bits, indices):
         few = _candidates(device, row, k)
-        kept[...] = few[_of_all_rows(device, row[few][None], k)[0]]
+        kept[...] = few if len(few) == k else few[_of_all_rows(device, row[few][None], k)[0]]
     return indices
 
 
