@@ -225,6 +225,14 @@ class Reference:
             x, h = self.gossip(x, h, self.ws[k % len(self.ws)], gamma)
         return x, z
 
+    def overlap_choco_sgd(self, x, z, gamma=0.3):
+        h = np.zeros_like(x)
+        for k in range(STEPS):
+            x = x - self.lr * self.direction(x, self.gradient(x, k))
+            x = x + gamma * (self.ws[k % len(self.ws)] @ h - h)
+            h = h + self.compressed(x - h)
+        return x, z
+
     def squarm_sgd(self, x, z, gamma=0.3, threshold=0.0):
         h = np.zeros_like(x)
 

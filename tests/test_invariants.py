@@ -39,6 +39,7 @@ def drift():
 PRESERVE_THE_MEAN = [
     {"kind": "sync-sgd"}, {"kind": "local-sgd"}, {"kind": "dpa"}, {"kind": "d-psgd"}, {"kind": "overlap-dpa"},
     {"kind": "cocod-sgd"}, {"kind": "gradient-tracking"}, {"kind": "d2"}, {"kind": "choco-sgd", "gamma": 0.3},
+    {"kind": "overlap-choco-sgd", "gamma": 0.3},
     {"kind": "squarm-sgd", "threshold": 150.0}, {"kind": "sparq-sgd", "growth": 50.0, "growth_every": 4},
     {"kind": "deepsqueeze"},
 ]
