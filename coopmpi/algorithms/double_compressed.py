@@ -40,9 +40,12 @@ class DoubleCompressed(Algorithm, frozen=True, kw_only=True):
         if context.round_due:
             away = context.combine((1.0, -1.0), (state.common, state.x))
             up = compress_with_feedback(context.codec, away, state.left_out, context.hosted, context.round)
+            d = state.x.shape[1]
+            context.work(unpack=d, mix=2 * d)  # of the feedback
             mean = yield Mean(Packed(context.codec, up.packed, context.round))
             # the way back draws the random numbers of a worker m that does not exist
             down = compress_with_feedback(context.codec, mean, state.left_out_down, (context.workers,), context.round)
+            context.work(compress=d, unpack=d, mix=2 * d)
             state.left_out, state.left_out_down, move = up.memory, down.memory, down.value
             # xhat <- xhat - Q, or with block momentum u <- beta u + Q; xhat <- xhat - u
             if self.momentum == "block":

@@ -129,6 +129,8 @@ class Driver:
     def recall(self, request: Recall) -> Array:
         self._require_mixing(request)
         b, copies = len(self.hosted), request.copies
+        if self.clocks:
+            self.clocks.work(mix=copies.shape[1] * self.clocks.rows(self.wiring.schedule(request.round).links))
         out = self.device.empty((b, copies.shape[1]), copies.dtype)
         return self.device.mix(copies[:b], copies[b:], self.wiring.recalled(request.round), out)
 
@@ -167,7 +169,9 @@ class Driver:
         ticket = self._posts[type(request)](request, traffic)
         ticket.traffic = traffic
         if self.clocks:
-            ticket.due = self.clocks.post(traffic)
+            row = request.packed if type(request) is Advance else request.x
+            packed = type(row) is Packed
+            ticket.due = self.clocks.post(traffic, self.task.dimension if packed else row.shape[1], packed)
         return ticket
 
     def _post_mix(self, request, traffic):

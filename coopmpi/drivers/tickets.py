@@ -11,7 +11,7 @@ class Ticket:
     traffic: Traffic
     posted = 0.0  # when, on the driver's wall clock
     waited = 0.0  # seconds for which it has blocked the rank so far
-    due = None  # when it arrives, by the virtual clocks
+    due = None  # when it arrives by the virtual clocks, and what work follows
 
     def __init__(self, driver, transfer):
         self.driver, self.transfer = driver, transfer
