@@ -104,5 +104,6 @@ class Cooperative(Algorithm, frozen=True, kw_only=True):
 def _add(context, rows, weights, z):
     """rows[i] + sum_c weights[i, c] z_c in a fresh array."""
     n = len(rows)
+    context.work(mix=(1 + len(z)) * z.shape[1])
     sums = [([i, *range(n, n + len(z))], [1.0, *own]) for i, own in enumerate(weights.tolist())]
     return context.device.mix(rows, z, sums, context.device.empty((n, z.shape[1]), z.dtype))

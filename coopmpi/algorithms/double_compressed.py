@@ -46,10 +46,13 @@ class DoubleCompressed(Algorithm, frozen=True, kw_only=True):
             # p_i = (xhat - x_i) + e_i;  q_i = C(p_i);  e_i <- p_i - q_i
             away = context.combine((1.0, -1.0), (state.common, state.x))
             up = compress_with_feedback(ranges, away, state.left_out, context.hosted, round)
+            d, n = state.x.shape[1], ranges.width
+            context.work(unpack=d, mix=2 * d)  # of the feedback
             total = yield Reduce(Packed(ranges, up.packed, round))
             # P = mean q_i + E;  Q = C(P);  E <- P - Q
             mean = context.combine((1 / context.workers,), (total,))
             down = compress_with_feedback(ranges.own, mean, state.left_out_down, context.hosted, round)
+            context.work(unpack=n, mix=2 * n)
             move = yield Gather(Packed(ranges.own, down.packed, round))
             state.left_out, state.left_out_down = up.memory, down.memory
             # xhat <- xhat - Q, or with block momentum u <- beta u + Q; xhat <- xhat - u

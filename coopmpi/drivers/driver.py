@@ -131,6 +131,8 @@ class Driver:
     def recall(self, request: Recall) -> Array:
         self._require_mixing(request)
         b, copies = len(self.hosted), request.copies
+        if self.clocks:
+            self.clocks.work(mix=copies.shape[1] * self.clocks.rows(self.wiring.schedule(request.round).links))
         out = self.device.empty((b, copies.shape[1]), copies.dtype)
         return self.device.mix(copies[:b], copies[b:], self.wiring.recalled(request.round), out)
 
@@ -172,7 +174,9 @@ class Driver:
         ticket = self._post_halves(request) if halves else self._posts[type(request)](request, traffic)
         ticket.traffic, ticket.asked_by = traffic, type(request).__name__
         if self.clocks:
-            ticket.due = self.clocks.post(traffic)
+            row = request.x if type(request) in (Mix, Mean) else request.packed
+            numbers = self.task.dimension if type(row) is Packed else row.shape[1]
+            ticket.due = self.clocks.post(traffic, numbers, halves or type(row) is Packed)
         return ticket
 
     def _as_halves(self, request) -> bool:

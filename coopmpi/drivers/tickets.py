@@ -12,7 +12,7 @@ class Ticket:
     posted = 0.0  # when, on the driver's wall clock
     waited = 0.0  # seconds for which it has blocked the rank so far
     asked_by = "an evaluation"  # or the name of a request
-    due = None  # when it arrives, by the virtual clocks
+    due = None  # when it arrives by the virtual clocks, and what work follows
 
     def __init__(self, driver, transfer):
         self.driver, self.transfer = driver, transfer

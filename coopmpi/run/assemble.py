@@ -94,7 +94,7 @@ def assemble(config: Config, world, mode="train") -> Assembly:
         return mixing, device
 
     mixing, device = together(world, parts)
-    compute = together(world, lambda: config.compute.bind(workers, config.seed, read_numbers)) if simulated else None
+    clocks = together(world, lambda: _clocks(config, workers)) if simulated else None
     hosted = RankLayout(workers, world.size).hosted(world.rank)
     place = Place(workers, hosted, config.seed, config.dtype, device, world)
     objective = together(world, lambda: _objective(config.task, place, numbers))
@@ -103,7 +103,6 @@ def assemble(config: Config, world, mode="train") -> Assembly:
     if config.epochs is not None:
         steps = objective.steps(config.epochs)
     config = msgspec.structs.replace(config, workers=workers, steps=steps, epochs=None)
-    clocks = Clocks(workers, compute, config.network, config.seed) if simulated else None
     halves = halves_of(config, device)
     driver = Driver(workers, objective, mixing, device, world, config.deterministic, clocks, halves)
     codec = None
@@ -111,12 +110,19 @@ def assemble(config: Config, world, mode="train") -> Assembly:
         codec = config.compress.bind(objective.layout, config.dtype, device, config.seed)
         codec = codec if numbers else HollowCodec(codec, device)
     context = Context(workers, driver.hosted, steps, config.optimizer, config.schedule, device, objective.layout,
-                      config.seed, codec, mixing, halves is not None)
+                      config.seed, codec, mixing, halves is not None, clocks)
     slots = (MODEL, *config.algorithm.bound_slots(context), *config.optimizer.slots, *period.slots)
     unused = ("checkpoint", "survive") if simulated else ("compute", "network")
     config = msgspec.structs.replace(config, **dict.fromkeys(unused))
     eval_every = config.record.eval_every or max(1, steps // 20)
     return Assembly(mode, config, context, driver, slots, eval_every, clocks, _notes(config, objective))
+
+
+def _clocks(config, workers):
+    compute, algorithm = config.compute, config.algorithm
+    prices = compute.prices(config.compress.name if algorithm.uses_compress else algorithm.compresses_like)
+    seconds = compute.bind(workers, config.seed, read_numbers)
+    return Clocks(workers, seconds, config.network.bind(workers, read_numbers), config.seed, prices)
 
 
 def _objective(task, place, numbers):

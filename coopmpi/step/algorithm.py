@@ -25,6 +25,7 @@ class Algorithm(Part, frozen=True, kw_only=True):
     uses_mixing: ClassVar[bool] = False
     uses_compress: ClassVar[bool] = False
     per_tensor: ClassVar[bool] = False  # does it treat every tensor of the model by itself?
+    compresses_like: ClassVar[str | None] = None  # what it does without [compress] costs as much as this kind of it
     needs_agreement: ClassVar[bool] = True  # must X <- W X make all agree? False: x moves only partly to W x
     needs_contraction: ClassVar[bool] = False  # of the compressor: what it leaves out is sent later
     takes_halves: ClassVar[bool] = True  # may whole vectors travel as 16-bit numbers?
