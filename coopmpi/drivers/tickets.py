@@ -1,23 +1,32 @@
 """Communications under way: each has its Traffic, and turns what has arrived into the answer of its request."""
 
+from time import perf_counter
+
 from coopmpi.drivers.exchange_schedule import ExchangeSchedule, RowWeights
 from coopmpi.step.requests import Array, Packed
 from coopmpi.step.traffic import Traffic
 
 
 class Ticket:
-    """Base. traffic: what it moves; transfer: the messages under way; `value` waits for them."""
+    """Base. traffic: what it moves; transfer: the messages under way."""
 
     traffic: Traffic
-    posted = 0.0  # when, on the driver's wall clock
+    posted = 0.0  # when, on the driver's stopwatch
+    paused = 0.0  # what that had been paused by then
+    completed: float | None = None  # when, by perf_counter, it was found complete
     waited = 0.0  # seconds for which it has blocked the rank so far
     due = None  # when it arrives, by the virtual clocks
 
     def __init__(self, driver, transfer):
         self.driver, self.transfer = driver, transfer
 
+    def progress(self):
+        """Let the transfer move on, and see whether it is complete."""
+        if self.completed is None and self.transfer.progress():
+            self.completed = perf_counter()
+
     def value(self) -> Array:
-        """The answer of the request; waits for what it needs."""
+        """The answer of the request, once the transfer is complete."""
         raise NotImplementedError
 
 
@@ -44,7 +53,6 @@ class MixTicket(Exchange):
         self.weights = weights
 
     def value(self):
-        self.driver.wait(self.transfer)
         device, x = self.driver.device, self.rows
         return device.mix(x, self.arrived, self.weights, device.empty(x.shape, x.dtype))
 
@@ -57,7 +65,6 @@ class PackedMixTicket(Exchange):
         self.packed, self.weights = packed, weights
 
     def value(self):
-        self.driver.wait(self.transfer)
         device, packed, schedule = self.driver.device, self.packed, self.schedule
         local = self.driver.unpack(packed, packed.rows, schedule.hosted)
         arrived = self.driver.unpack(packed, self.arrived, schedule.remote)
@@ -72,7 +79,6 @@ class AdvanceTicket(Exchange):
         self.copies, self.packed = copies, packed
 
     def value(self):
-        self.driver.wait(self.transfer)
         schedule, b = self.schedule, len(self.schedule.hosted)
         for copies, rows, workers in ((self.copies[:b], self.packed.rows, schedule.hosted),
                                       (self.copies[b:], self.arrived, schedule.remote)):
@@ -100,7 +106,6 @@ class MeanTicket(Ticket):
         super().__init__(driver, transfer)
 
     def value(self):
-        self.driver.wait(self.transfer)
         device = self.driver.device
         device.xp.multiply(self.out, 1 / self.driver.workers, out=self.out)
         return device.repeat(self.out, self.copies)
@@ -116,7 +121,6 @@ class GroupMeanTicket(Ticket):
         super().__init__(driver, Several(transfers))
 
     def value(self):
-        self.driver.wait(self.transfer)
         device = self.driver.device
         device.xp.multiply(self.out, 1 / self.size, out=self.out)
         if len(self.x) == 1:
@@ -136,7 +140,6 @@ class PackedMeanTicket(Ticket):
         super().__init__(driver, transfer)
 
     def value(self):
-        self.driver.wait(self.transfer)
         driver, device = self.driver, self.driver.device
         total = None
         for worker in range(driver.workers):
@@ -152,8 +155,7 @@ class Several:
         self._transfers = transfers
 
     def progress(self):
-        for transfer in self._transfers:
-            transfer.progress()
+        return all([transfer.progress() for transfer in self._transfers])
 
     def wait(self):
         for transfer in self._transfers:
