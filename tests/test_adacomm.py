@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from coopmpi import config
 from coopmpi.drivers.solo import Solo
+from coopmpi.drivers.stopwatch import Stopwatch
 from coopmpi.errors import NumericalFailure, UserError
 from coopmpi.local.periods import AdaComm
 from coopmpi.run.assemble import assemble
@@ -51,6 +52,10 @@ def test_losses_without_a_ratio_change_nothing(loss, first):
 
 
 # on a clock of the test's own: a step takes a second
+class StepCounter(Stopwatch):
+    seconds = 0.0
+
+
 class Scripted(Problem):
     """Losses as given, those of each of the workers shifted by what cancels out in the mean."""
 
@@ -77,8 +82,9 @@ def taus(tables):
     """(tau in force at each step, the Trainer) of a lock-step run whose clock counts steps."""
     assembly = assemble(config.resolve(tables), Solo())
     trainer, found = Trainer(assembly, Sink()), []
+    trainer.driver.stopwatch = StepCounter()
     for k in range(tables["steps"]):
-        trainer.driver.wall_time = lambda: k + 1.0
+        trainer.driver.stopwatch.seconds = k + 1.0
         found.append(trainer.context.tau)
         trainer.driver.step(trainer.algorithm, trainer.state, trainer.context, k)
     trainer.driver.drive(trainer.algorithm.finish(trainer.state, trainer.context))

@@ -5,7 +5,7 @@ differs is the world (coopmpi.drivers.solo or coopmpi.drivers.mpi.world), which 
 device, which may hold arrays that have a shape only (coopmpi.device.hollow).
 """
 
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from time import perf_counter
 from types import GeneratorType
@@ -17,6 +17,7 @@ import coopmpi
 
 from coopmpi.drivers import tickets
 from coopmpi.drivers.rank_layout import Group, RankLayout
+from coopmpi.drivers.stopwatch import Stopwatch
 from coopmpi.drivers.tickets import Ticket
 from coopmpi.drivers.wiring import Wiring
 from coopmpi.errors import Misuse, UserError, located
@@ -47,7 +48,8 @@ class Driver:
         self.wiring = Wiring(self.rank_layout, world.rank, mixing)
 
         # time, and what is under way
-        self.wall_time = perf_counter  # the trainer puts its own clock here
+        self.stopwatch = Stopwatch()
+        self._ahead = 0.0  # seconds by which it was moved forward since the ranks met: others have not waited for them
         self.posted = 0  # communications, the same number on all ranks
         self.waiting: Waiting | None = None
         self._under_way = []
@@ -126,7 +128,7 @@ class Driver:
         return loss, gradient
 
     def now(self, request: Now) -> float:
-        return self.clocks.time if self.clocks else self.wall_time()
+        return self.clocks.time if self.clocks else self.stopwatch.seconds
 
     def recall(self, request: Recall) -> Array:
         self._require_mixing(request)
@@ -141,9 +143,7 @@ class Driver:
         return self._value(self.post(request))
 
     def start(self, request: Start) -> Ticket:
-        posted = self.wall_time()
         ticket = self.post(request.request)
-        ticket.posted = posted
         self._under_way.append(ticket)
         return ticket
 
@@ -154,7 +154,7 @@ class Driver:
         self._under_way.remove(ticket)
         value = self._value(ticket)
         ticket.waited += self.waited - before
-        self.rounds.append((ticket.posted, self.wall_time(), ticket.waited, ticket.traffic.sent.sum()))
+        self.rounds.append((ticket.posted, self.stopwatch.seconds, ticket.waited, ticket.traffic.sent.sum()))
         return value
 
     def post(self, request: Mix | Mean | Reduce | Gather | Advance) -> Ticket:
@@ -171,8 +171,10 @@ class Driver:
         traffic = self._traffic_of_halves(request) if halves else request.traffic(self.wiring)
         self.traffics.append(traffic)
         self.posted += 1
+        posted, paused = self.stopwatch.seconds, self.stopwatch.paused
         ticket = self._post_halves(request) if halves else self._posts[type(request)](request, traffic)
         ticket.traffic, ticket.asked_by = traffic, type(request).__name__
+        ticket.posted, ticket.paused = posted, paused
         if self.clocks:
             row = request.x if type(request) in (Mix, Mean) else request.packed
             numbers = self.task.dimension if type(row) is Packed else row.shape[1]
@@ -221,10 +223,26 @@ class Driver:
         return tickets.AdvanceTicket(self, request.copies, request.packed, self.wiring.audience)
 
     def _value(self, ticket):
-        value = ticket.value()
+        begin = perf_counter()
+        self._complete(ticket)
+        end = perf_counter()
+        # it took completed - begun, so it is due that long after it was posted, whatever was paused meanwhile:
+        # late = posted + (completed - begun) - seconds = (paused since it was posted) - (now - completed)
+        late = max(0.0, self.stopwatch.paused - ticket.paused - (end - ticket.completed))
+        self.stopwatch.advance(late)
+        self._ahead += late
+        self.waited += end - begin + late
         if self.clocks:
             self.clocks.wait(ticket.due)
-        return value
+        return ticket.value()
+
+    def _complete(self, ticket):
+        """Block until a transfer is complete."""
+        self.waiting = Waiting(perf_counter(), self.k, ticket)
+        ticket.transfer.wait()
+        self.waiting = None
+        if ticket.completed is None:
+            ticket.completed = perf_counter()
 
     # what requests may ask
     def _require_rows(self, request, x, columns=None):
@@ -262,19 +280,11 @@ class Driver:
             packed.codec.decode(rows, workers, packed.round, out)
         return out
 
-    def wait(self, ticket):
-        """Block until a ticket's transfer is complete, on the account of this step."""
-        begin = perf_counter()
-        self.waiting = Waiting(begin, self.k, ticket)
-        ticket.transfer.wait()
-        self.waiting = None
-        self.waited += perf_counter() - begin
-
     def progress(self):
         """Let transfers that are under way move on: MPI moves data only while it is called."""
         for ticket in self._under_way:
             begin = perf_counter()
-            ticket.transfer.progress()
+            ticket.progress()
             seconds = perf_counter() - begin
             ticket.waited += seconds
             self.waited += seconds
@@ -283,7 +293,38 @@ class Driver:
     def mean(self, x: Array) -> Array:
         """The mean over all workers, (1, n), outside of any step: on nobody's account."""
         self.posted += 1
-        return tickets.MeanTicket(self, x).value()
+        ticket = tickets.MeanTicket(self, x)
+        self._complete(ticket)
+        return ticket.value()
+
+    @contextmanager
+    def pause(self):
+        """The clock stands still in here. Transfers under way go on, so it is seen which were complete before."""
+        for ticket in self._under_way:
+            ticket.progress()
+        with self.stopwatch.pause():
+            yield
+            for ticket in self._under_way:
+                ticket.progress()
+
+    def meet(self):
+        """Wait for the other ranks, and until transfers under way have left the network to an evaluation.
+
+        Only the waiting for the last rank is training time; a rank counts as having come later by what its clock is ahead.
+        """
+        self.device.synchronize()
+        with self.pause():
+            begin = perf_counter()
+            for ticket in self._under_way:
+                self._complete(ticket)
+            self.waiting = Waiting(begin, self.k)
+            self.world.sum([0.0])
+            here = perf_counter() - begin - self._ahead
+            of_the_last = -self.world.vote([-here])()[0]
+            self.waiting = None
+        self.stopwatch.advance(here - of_the_last)
+        self.waited += here - of_the_last
+        self._ahead = 0.0
 
     def nothing_left(self, algorithm: str):
         """UserError if a transfer was started that nobody has finished at the end of the run."""

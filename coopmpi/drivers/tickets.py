@@ -1,15 +1,19 @@
 """Communications under way: each has its Traffic, and turns what has arrived into the answer of its request."""
 
+from time import perf_counter
+
 from coopmpi.drivers.exchange_schedule import ExchangeSchedule, RowWeights
 from coopmpi.step.requests import Array, Packed
 from coopmpi.step.traffic import Traffic
 
 
 class Ticket:
-    """Base. traffic: what it moves; transfer: the messages under way; `value` waits for them."""
+    """Base. traffic: what it moves; transfer: the messages under way."""
 
     traffic: Traffic
-    posted = 0.0  # when, on the driver's wall clock
+    posted = 0.0  # when, on the driver's stopwatch
+    paused = 0.0  # what that had been paused by then
+    completed: float | None = None  # when, by perf_counter, it was found complete
     waited = 0.0  # seconds for which it has blocked the rank so far
     asked_by = "an evaluation"  # or the name of a request
     due = None  # when it arrives by the virtual clocks, and what work follows
@@ -17,8 +21,13 @@ class Ticket:
     def __init__(self, driver, transfer):
         self.driver, self.transfer = driver, transfer
 
+    def progress(self):
+        """Let the transfer move on, and see whether it is complete."""
+        if self.completed is None and self.transfer.progress():
+            self.completed = perf_counter()
+
     def value(self) -> Array:
-        """The answer of the request; waits for what it needs."""
+        """The answer of the request, once the transfer is complete."""
         raise NotImplementedError
 
 
@@ -45,7 +54,6 @@ class MixTicket(Exchange):
         self.weights = weights
 
     def value(self):
-        self.driver.wait(self)
         device, x = self.driver.device, self.rows
         return device.mix(x, self.arrived, self.weights, device.empty(x.shape, x.dtype))
 
@@ -58,7 +66,6 @@ class PackedMixTicket(Exchange):
         self.packed, self.weights = packed, weights
 
     def value(self):
-        self.driver.wait(self)
         device, packed, schedule = self.driver.device, self.packed, self.schedule
         local = self.driver.unpack(packed, packed.rows, schedule.hosted)
         arrived = self.driver.unpack(packed, self.arrived, schedule.remote)
@@ -86,7 +93,6 @@ class AdvanceTicket(Exchange):
         self.copies, self.packed = copies, packed
 
     def value(self):
-        self.driver.wait(self)
         schedule, b = self.schedule, len(self.schedule.hosted)
         for copies, rows, workers in ((self.copies[:b], self.packed.rows, schedule.hosted),
                                       (self.copies[b:], self.arrived, schedule.remote)):
@@ -114,7 +120,6 @@ class MeanTicket(Ticket):
         super().__init__(driver, transfer)
 
     def value(self):
-        self.driver.wait(self)
         device = self.driver.device
         device.xp.multiply(self.out, 1 / self.driver.workers, out=self.out)
         return device.repeat(self.out, self.copies)
@@ -130,7 +135,6 @@ class GroupMeanTicket(Ticket):
         super().__init__(driver, Several(transfers))
 
     def value(self):
-        self.driver.wait(self)
         device = self.driver.device
         device.xp.multiply(self.out, 1 / self.size, out=self.out)
         if len(self.x) == 1:
@@ -155,11 +159,6 @@ class ReduceTicket(Ticket):
         super().__init__(driver, driver.world.exchange(sends, receives, driver.device, driver.posted))
 
     def value(self):
-        self.driver.wait(self)
-        return self.total()
-
-    def total(self) -> Array:
-        """The sums (b, width), when all has arrived."""
         device, ranges, hosted = self.driver.device, self.packed.codec, self.driver.hosted
         out = device.empty((len(hosted), ranges.width), ranges.dtype)
         for row, owner in zip(out, hosted):
@@ -201,11 +200,6 @@ class GatherTicket(Ticket):
                                                 [(rank, self.arrived[rank][0]) for rank in others], device, number, part))
 
     def value(self):
-        self.driver.wait(self)
-        return self.model()
-
-    def model(self) -> Array:
-        """The model (1, d), when all has arrived."""
         own, layout = self.packed.codec, self.driver.rank_layout
         spans, places = own.ranges.spans, own.ranges.places
         out = self.driver.device.empty((1, spans[-1].stop), own.dtype)
@@ -228,8 +222,7 @@ class HalvesMeanTicket(Ticket):
         super().__init__(driver, ThroughOwners(driver, ReduceTicket(driver, packed)))
 
     def value(self):
-        self.driver.wait(self)
-        away = self.transfer.down.model()
+        away = self.transfer.down.value()
         return away if self.near is None else self.driver.device.xp.add(away, self.near, out=away)
 
 
@@ -241,13 +234,13 @@ class ThroughOwners:
         self.down: GatherTicket | None = None
 
     def progress(self):
-        (self.down or self._up).transfer.progress()
-        if self.down is None and self._up.transfer.arrived:
+        if self.down is None and self._up.transfer.progress():
             self._send_on()
+        return self.down is not None and self.down.transfer.progress()
 
     def wait(self):
-        self._up.transfer.wait()
         if self.down is None:
+            self._up.transfer.wait()
             self._send_on()
         self.down.transfer.wait()
 
@@ -255,7 +248,7 @@ class ThroughOwners:
         return (self.down or self._up).transfer.missing()
 
     def _send_on(self):
-        driver, total, packed = self._driver, self._up.total(), self._up.packed
+        driver, total, packed = self._driver, self._up.value(), self._up.packed
         driver.device.xp.multiply(total, 1 / driver.workers, out=total)
         own = packed.codec.own
         self.down = GatherTicket(driver, Packed(own, own.encode(total, driver.hosted, 0), 0), self._number, part=1)
@@ -275,8 +268,7 @@ class Several:
         self._transfers = transfers
 
     def progress(self):
-        for transfer in self._transfers:
-            transfer.progress()
+        return all([transfer.progress() for transfer in self._transfers])
 
     def wait(self):
         for transfer in self._transfers:

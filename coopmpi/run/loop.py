@@ -5,6 +5,7 @@ from math import inf
 from time import perf_counter
 
 from coopmpi.drivers.driver import Waiting
+from coopmpi.drivers.stopwatch import Stopwatch
 from coopmpi.errors import RankLost
 from coopmpi.run.ballot import Ballot
 from coopmpi.run.deadline import Deadline
@@ -12,7 +13,6 @@ from coopmpi.run.evaluation import evaluate
 from coopmpi.run.saving import Saver
 from coopmpi.run.snapshots import Snapshots
 from coopmpi.run.step_log import StepLog
-from coopmpi.run.stopwatch import Stopwatch
 from coopmpi.run.time_log import TimeLog
 
 
@@ -39,14 +39,13 @@ class Trainer:
         self.save_seconds = 60 * checkpoint.every_minutes if by_time else inf
         self.save_steps = checkpoint.every_steps if saver else None
         self.saved_at, self.snapshots = perf_counter(), snapshots
-        self.stopwatch = Stopwatch()
+        self.stopwatch = self.driver.stopwatch
         self.figures = {}  # of the last evaluation
 
     def train(self):
         """Run all steps; raises Interrupted or NumericalFailure, on all ranks alike."""
         driver, context, state = self.driver, self.context, self.state
-        self.stopwatch = stopwatch = Stopwatch(self.trained)
-        driver.wall_time = lambda: stopwatch.seconds
+        self.stopwatch = driver.stopwatch = stopwatch = Stopwatch(self.trained)
         if not self.done:
             self.evaluate()
         for k in range(self.done, context.steps):
@@ -62,9 +61,10 @@ class Trainer:
             if ends or saves or outcome.snapshot:
                 self.finish_transfers()
             if pauses:
-                self.meet()
+                # it counts as training time now: an evaluation does not
+                driver.meet()
             self.trained = stopwatch.seconds
-            with stopwatch.pause():
+            with driver.pause():
                 self.log.add(loss, self.trained, tau)
                 if saves or outcome.snapshot:
                     self.log.hand_over()
@@ -80,7 +80,7 @@ class Trainer:
                 self.snapshot()
             if ends:
                 break
-        with stopwatch.pause():
+        with driver.pause():
             self.log.close(self.done, state.x)
         self.ballot.agree(self.done, context.steps)
 
@@ -117,19 +117,10 @@ class Trainer:
         self.driver.drive(self.context.rounds.finish(self.state, self.context))
         self.driver.nothing_left(self.algorithm.name)
 
-    def meet(self):
-        """Wait for the other ranks now, while it counts as training time: an evaluation does not."""
-        self.driver.device.synchronize()
-        begin = perf_counter()
-        self.driver.waiting = Waiting(begin, self.done - 1)
-        self.driver.world.sum([0.0])
-        self.driver.waiting = None
-        self.driver.waited += perf_counter() - begin
-
     def evaluate(self):
         """Figures of the mean model, recorded and shown; without numbers there is the time alone."""
         wall_time = self.stopwatch.seconds
-        with self.stopwatch.pause():
+        with self.driver.pause():
             self.figures = evaluate(self.driver, self.state.x) if self.numbers else {"virtual_time": self.clocks.time}
             self.feed.evaluation(self.done, wall_time, self.figures)
 

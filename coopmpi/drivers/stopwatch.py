@@ -5,14 +5,14 @@ from time import perf_counter
 
 
 class Stopwatch:
-    """seconds: training time so far; already: of an earlier part of the run."""
+    """seconds: training time so far; paused: time that does not count; already: seconds of an earlier part of the run."""
 
     def __init__(self, already: float = 0.0):
-        self._started, self._paused = perf_counter() - already, 0.0
+        self._started, self.paused = perf_counter() - already, 0.0
 
     @property
     def seconds(self) -> float:
-        return perf_counter() - self._started - self._paused
+        return perf_counter() - self._started - self.paused
 
     @contextmanager
     def pause(self):
@@ -21,4 +21,8 @@ class Stopwatch:
         try:
             yield
         finally:
-            self._paused += perf_counter() - begin
+            self.paused += perf_counter() - begin
+
+    def advance(self, seconds: float):
+        """So much of what was paused counts after all."""
+        self.paused -= seconds
