@@ -26,9 +26,7 @@ class Exchange(Ticket):
 
     def __init__(self, driver, rows: Array, schedule: ExchangeSchedule, silent=()):
         self.rows, self.schedule = rows, schedule
-        # a silent worker's message is empty, and stands for zeros
-        sends = [(peer, rows[i, :0] if i in silent else rows[i])
-                 for peer, local in schedule.sends.items() for i in local]
+        sends = [(peer, rows[i], i in silent) for peer, local in schedule.sends.items() for i in local]
         remote = len(schedule.remote)
         self.arrived = driver.device.empty((remote, rows.shape[1]), rows.dtype) if remote else rows[:0]
         sources = [peer for peer, workers in schedule.receives.items() for _ in workers]
