@@ -31,7 +31,7 @@ class Echo(Solo):
 
     size = 3
 
-    def exchange(self, sends, receives, device, number):
+    def exchange(self, sends, receives, device, number, part=0):
         for _, row in receives:
             row[...] = sends[0][1]
         return self.done

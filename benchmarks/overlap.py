@@ -7,16 +7,14 @@ given share of the tau local steps between two rounds.
 
 import argparse
 import os
-import signal
 import subprocess
 import sys
-import tempfile
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
+from contextlib import nullcontext
 from time import perf_counter, sleep
 
 import numpy as np
 
+from benchmarks.hosts import hosts
 from benchmarks.timing import table
 from coopmpi.device.host import Host
 from coopmpi.drivers.mpi.launch import mpirun
@@ -40,14 +38,13 @@ def main(arguments):
     parser.add_argument("--gradients", choices=tuple(GRADIENTS), default="elsewhere", help="(default: %(default)s)")
     parser.add_argument("--shared", nargs=2, type=float, metavar=("MB", "TAU"), default=(32, 2), help="(default: 32 2)")
     parser.add_argument("--tcp", nargs=2, type=float, metavar=("MB", "TAU"), default=(2, 8), help="(default: 2 8)")
-    parser.add_argument("--rate", default="400mbit", help="of each host's link (default: %(default)s)")
+    parser.add_argument("--rate", type=int, default=400, help="Mbit/s of each host's link (default: %(default)s)")
     parser.add_argument("--no-thread", action="store_true", help="transfers move on only between gradients")
     parser.add_argument("--rank", nargs=2, type=float, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.rank:
         _measure(*options.rank, GRADIENTS[options.gradients], options.rounds, not options.no_thread)
         return
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # hosts are removed all the same
     rank = [sys.executable, "-m", "benchmarks", "overlap", "--rounds", str(options.rounds),
             "--gradients", options.gradients]
     rank += ["--no-thread"] * options.no_thread
@@ -56,8 +53,9 @@ def main(arguments):
         _run("shared memory", [*command, *rank], environment, options.shared)
     if options.only != "shared":
         try:
-            with two_hosts(options.rate) as (command, environment):
-                _run(f"TCP, {options.rate}", [*command, *rank], environment, options.tcp)
+            with hosts(2, options.rate) as network:
+                command, environment = network.mpirun()
+                _run(f"TCP, {options.rate} Mbit/s", [*command, *rank], environment, options.tcp)
         except PermissionError as error:
             print(f"TCP left out: {error}")
 
@@ -67,51 +65,6 @@ def _run(title, command, environment, sizes):
     command = [*command, "--rank", *map(str, sizes)]
     subprocess.run(command, env=environment | {"OMP_NUM_THREADS": "1"}, check=True)
     print(f"load {os.getloadavg()[0]:.1f} after", flush=True)
-
-
-@contextmanager
-def two_hosts(rate):
-    """(command, environment) that start a rank on each of two hosts joined by links of that rate.
-
-    PermissionError where network namespaces cannot be made.
-    """
-    if os.geteuid():
-        raise PermissionError("network namespaces take root")
-    bridge, hosts = f"cm{os.getpid()}", [f"cm{os.getpid()}{side}" for side in "ab"]
-    net = f"10.77.{os.getpid() % 250}"
-    try:
-        _do(f"ip link add {bridge} type bridge", f"ip addr add {net}.254/24 dev {bridge}", f"ip link set {bridge} up")
-        for i, host in enumerate(hosts, start=1):
-            limit = f"root tbf rate {rate} burst 128kb latency 100ms"
-            _do(f"ip netns add {host}", f"ip link add v{host} type veth peer name eth0 netns {host}",
-                f"ip link set v{host} master {bridge} up", f"ip -n {host} addr add {net}.{i}/24 dev eth0",
-                f"ip -n {host} link set eth0 up", f"ip -n {host} link set lo up",
-                f"tc -n {host} qdisc add dev eth0 {limit}", f"tc qdisc add dev v{host} {limit}")
-        with tempfile.TemporaryDirectory() as folder:
-            agent = Path(folder, "agent")
-            # in place of ssh: drops the options, takes the name of the host, and runs the rest there
-            agent.write_text('#!/bin/sh\nwhile [ "${1#-}" != "$1" ]; do shift; done\nhost=$1; shift\n'
-                             'exec ip netns exec "$host" unshare --uts sh -c "hostname $host; $*"\n')
-            agent.chmod(0o700)
-            (program, *_), environment = mpirun(2, lambda text: None)
-            options = (f"--prtemca plm_ssh_agent {agent} --prtemca prte_if_include {net}.0/24 -n 2 --bind-to none "
-                       f"--host {hosts[0]}:1,{hosts[1]}:1 --mca pml ob1 --mca btl tcp,self "
-                       f"--mca btl_tcp_if_include {net}.0/24 -x PATH -x OMP_NUM_THREADS")
-            yield [program, *options.split()], environment
-    finally:
-        for host in hosts:
-            left = subprocess.run(["ip", "netns", "pids", host], capture_output=True, text=True, check=False).stdout
-            for process in left.split():
-                os.kill(int(process), signal.SIGKILL)
-        for thing in (*(f"link del v{host}" for host in hosts), *(f"netns del {host}" for host in hosts), f"link del {bridge}"):
-            subprocess.run(["ip", *thing.split()], capture_output=True, check=False)
-
-
-def _do(*commands):
-    for command in commands:
-        done = subprocess.run(command.split(), capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise PermissionError(f"{command}: {done.stderr.strip()}")
 
 
 class Elsewhere:

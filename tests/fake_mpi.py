@@ -125,11 +125,15 @@ class Network:
 
 
 class Comm:
+    """messages: {rank: numbers in each message sent to it}."""
+
     def __init__(self, network, rank, size):
         self.network, self.rank, self.size = network, rank, size
+        self.messages = defaultdict(list)
 
     def Isend(self, array, dest, tag):
         network = self.network
+        self.messages[dest].append(array.size)
         return network.post(self.rank, Send(network, array), (self.rank, dest, tag), network.sends, network.receives)
 
     def Irecv(self, array, source, tag):

@@ -133,7 +133,7 @@ RENDEZVOUS = """
     world, n = connect(), 1 << 22
     row, arrived = np.full(n, world.rank, np.float32), np.full(n, -1, np.float32)
     world.sum([0.0])
-    transfer = world.exchange([(1 - world.rank, row)], [(1 - world.rank, arrived)], Host(), 1)
+    transfer = world.exchange([(1 - world.rank, row, False)], [(1 - world.rank, arrived)], Host(), 1)
     with world.moving:
         time.sleep(1.0)  # no call of MPI in here
     there = bool((arrived == 1 - world.rank).all())

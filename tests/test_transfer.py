@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from coopmpi.device.host import Host
 from coopmpi.drivers.exchange_schedule import ExchangeSchedule
+from coopmpi.drivers.mpi import transfer as messages
 from coopmpi.drivers.mpi.transfer import Collective, GroupSum, Rows
 from coopmpi.drivers.rank_layout import RankLayout
 from coopmpi.topology.mixing import mixing_table
@@ -50,6 +51,12 @@ class Slow(Host):
 DEVICES = {"host": Host, "staged": Slow}
 
 
+@pytest.fixture(params=[1, 104, 10_000], ids=lambda nbytes: f"pieces of {nbytes}")
+def pieces(request, monkeypatch):
+    """Rows of 320 bytes are cut into numbers, into four pieces, or not at all."""
+    monkeypatch.setattr(messages, "PIECE", request.param)
+
+
 def spoil(device, *arrays):
     """What a program may do once a transfer is complete: write over what it sent, and use recycled memory."""
     for array in arrays:
@@ -59,21 +66,27 @@ def spoil(device, *arrays):
             device.empty((rows, columns), "f8")[...] = np.nan
 
 
+def node(rank):
+    """The ranks beside this one: two to a node."""
+    return {rank, rank ^ 1}
+
+
 def numbers(rank, rows):
     return np.random.default_rng(rank).standard_normal((rows, D))
 
 
+@pytest.mark.usefixtures("pieces")
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("looks", [0, 1, 7])
+@pytest.mark.parametrize("looks", [0, 1, 7, 100])
 @pytest.mark.parametrize("ranks", [2, 3, 4])
 def test_rows_arrive_and_no_request_is_left_open(device, looks, ranks):
     def work(comm):
         own, place = numbers(comm.rank, 2), DEVICES[device]()
         others = [rank for rank in range(ranks) if rank != comm.rank]
         arrived = np.full((2 * len(others), D), np.nan)
-        sends = [(peer, row) for peer in others for row in own]
+        sends = [(peer, row, False) for peer in others for row in own]
         receives = [(others[i // 2], row) for i, row in enumerate(arrived)]
-        transfer = Rows(comm, 5, sends, receives, place, Status())
+        transfer = Rows(comm, 5, sends, receives, place, Status(), node(comm.rank))
         for _ in range(looks):
             transfer.progress()
         transfer.wait()
@@ -85,19 +98,43 @@ def test_rows_arrive_and_no_request_is_left_open(device, looks, ranks):
         assert np.array_equal(arrived, np.concatenate([numbers(rank, 2) for rank in others]))
 
 
-def test_a_silent_worker_stands_for_zeros():
+@pytest.mark.usefixtures("pieces")
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("silent", [(0,), (1,), (0, 1)], ids=str)
+@pytest.mark.parametrize("looks", [0, 2, 100])
+def test_a_silent_worker_sends_no_bytes_and_stands_for_zeros(device, silent, looks):
     def work(comm):
-        row, arrived = numbers(comm.rank, 1)[0], np.full((1, D), np.nan)
-        silent = row[:0] if comm.rank == 0 else row
-        transfer = Rows(comm, 1, [(1 - comm.rank, silent)], [(1 - comm.rank, arrived[0])], Host(), Status())
+        rows, arrived, place = numbers(comm.rank, 2), np.full((2, D), np.nan), DEVICES[device]()
+        sends = [(1 - comm.rank, row, comm.rank == 0 and i in silent) for i, row in enumerate(rows)]
+        transfer = Rows(comm, 1, sends, [(1 - comm.rank, row) for row in arrived], place, Status(), near=())
+        for _ in range(looks):
+            transfer.progress()
         transfer.wait()
         assert comm.open_requests() == []
-        return arrived[0]
+        return arrived, sum(comm.messages[1 - comm.rank])
 
-    to_first, to_second = Network(2).run(work)
-    assert np.array_equal(to_first, numbers(1, 1)[0]) and not to_second.any()
+    (to_first, few), (to_second, all_numbers) = Network(2).run(work)
+    spoken = numbers(0, 2)
+    spoken[list(silent)] = 0
+    assert np.array_equal(to_first, numbers(1, 2)) and np.array_equal(to_second, spoken)
+    assert all_numbers == 2 * D and few == (2 - len(silent)) * D
 
 
+def test_rows_to_other_nodes_are_cut_and_others_are_not(monkeypatch):
+    monkeypatch.setattr(messages, "PIECE", 104)  # 13 numbers
+
+    def work(comm):
+        arrived = np.zeros((2, D))
+        others = [rank for rank in range(3) if rank != comm.rank]
+        sends = [(rank, row, False) for rank in others for row in numbers(comm.rank, 1)]
+        Rows(comm, 1, sends, list(zip(others, arrived)), Host(), Status(), node(comm.rank)).wait()
+        return comm.messages
+
+    cut, whole = [13, 13, 13, 1], [D]
+    assert Network(3).run(work) == [{1: whole, 2: cut}, {0: whole, 2: cut}, {0: cut, 1: cut}]
+
+
+@pytest.mark.usefixtures("pieces")
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("ordered", [True, False])
 @pytest.mark.parametrize("counts", [(1, 1), (2, 1, 3), (1, 2, 2, 1)], ids=str)
@@ -106,7 +143,7 @@ def test_sums_of_groups_and_no_request_is_left_open(device, ordered, counts, loo
     def work(comm):
         place, own = DEVICES[device](), numbers(comm.rank, counts[comm.rank])
         out = np.full(D, np.nan)
-        transfer = GroupSum(comm, (4, 5), own, list(enumerate(counts)), out, place, Status(), ordered)
+        transfer = GroupSum(comm, (4, 5), own, list(enumerate(counts)), out, place, Status(), node(comm.rank), ordered)
         for _ in range(looks):
             transfer.progress()
         transfer.wait()
@@ -125,6 +162,7 @@ def test_sums_of_groups_and_no_request_is_left_open(device, ordered, counts, loo
         assert np.array_equal(total, expected)
 
 
+@pytest.mark.usefixtures("pieces")
 def test_two_communications_under_way_do_not_mix():
     def work(comm):
         other = 1 - comm.rank
@@ -132,7 +170,7 @@ def test_two_communications_under_way_do_not_mix():
         arrived = np.zeros((2, D))
         # posted in another order on the other rank
         tags = [(1, first, arrived[0]), (2, second, arrived[1])]
-        transfers = [Rows(comm, tag, [(other, row)], [(other, into)], Host(), Status())
+        transfers = [Rows(comm, tag, [(other, row, False)], [(other, into)], Host(), Status(), near=())
                      for tag, row, into in (tags if comm.rank else tags[::-1])]
         for transfer in transfers:
             transfer.progress()

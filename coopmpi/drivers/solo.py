@@ -30,10 +30,10 @@ class Solo:
     moving = nullcontext()  # a context in which transfers under way go on while the main thread computes
 
     def exchange(self, sends, receives, device, number, part=0):
-        """Send rows [(rank, row)] and receive into rows [(rank, row)]: a transfer under way.
+        """Send rows [(rank, row, silent)] and receive into rows [(rank, row)]: a transfer under way.
 
-        number: of the communication, the same on all ranks and another for each that is under way; part: 0 or 1, where it
-        consists of two exchanges.
+        silent: is its worker silent, so that the row arrives as zeros? number: of the communication, the same on all ranks
+        and another for each that is under way; part: 0 or 1, where it consists of two exchanges.
         """
         return self.done
 

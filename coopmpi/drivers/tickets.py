@@ -36,9 +36,7 @@ class Exchange(Ticket):
 
     def __init__(self, driver, rows: Array, schedule: ExchangeSchedule, silent=()):
         self.rows, self.schedule = rows, schedule
-        # a silent worker's message is empty, and stands for zeros
-        sends = [(peer, rows[i, :0] if i in silent else rows[i])
-                 for peer, local in schedule.sends.items() for i in local]
+        sends = [(peer, rows[i], i in silent) for peer, local in schedule.sends.items() for i in local]
         remote = len(schedule.remote)
         self.arrived = driver.device.empty((remote, rows.shape[1]), rows.dtype) if remote else rows[:0]
         sources = [peer for peer, workers in schedule.receives.items() for _ in workers]
@@ -152,7 +150,7 @@ class ReduceTicket(Ticket):
         self.packed, self.layout = packed, driver.rank_layout
         rows, mine = packed.rows, driver.wiring.bytes_of(packed.codec, driver.world.rank)
         others = [rank for rank in range(driver.world.size) if rank != driver.world.rank]
-        sends = [(rank, _flat(driver.device, rows[:, driver.wiring.bytes_of(packed.codec, rank)])) for rank in others]
+        sends = [(rank, _flat(driver.device, rows[:, driver.wiring.bytes_of(packed.codec, rank)]), False) for rank in others]
         self.parts = {rank: driver.device.empty((len(self.layout.hosted(rank)), mine.stop - mine.start), "uint8") for rank in others}
         receives = [(rank, part.reshape(-1)) for rank, part in self.parts.items()]
         self.parts[driver.world.rank], self.start = rows[:, mine], mine.start
@@ -196,7 +194,7 @@ class GatherTicket(Ticket):
             place = own.ranges.places[owner]
             mine[0, place.start - start:place.stop - start] = row[:place.stop - place.start]
         others = [rank for rank in self.arrived if rank != world.rank]
-        super().__init__(driver, world.exchange([(rank, mine[0]) for rank in others],
+        super().__init__(driver, world.exchange([(rank, mine[0], False) for rank in others],
                                                 [(rank, self.arrived[rank][0]) for rank in others], device, number, part))
 
     def value(self):

@@ -16,7 +16,7 @@ class Tracked:
 
     def __init__(self, comm):
         self.comm, self.rank, self.size = comm, comm.rank, comm.size
-        self._open = []
+        self._open, self._many = [], 100
 
     def Isend(self, *arguments, **options):
         return self._kept(self.comm.Isend(*arguments, **options))
@@ -34,7 +34,9 @@ class Tracked:
         return self.comm.Iprobe(*arguments, **options)
 
     def _kept(self, request):
-        self._open = [other for other in self._open if other]  # a completed request is false
+        if len(self._open) == self._many:
+            self._open = [other for other in self._open if other]  # a completed request is false
+            self._many = 100 + 2 * len(self._open)
         self._open.append(request)
         return request
 

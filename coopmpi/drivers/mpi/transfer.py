@@ -5,26 +5,39 @@ import time
 from collections import deque
 
 PACE = 2e-4  # seconds between two MPI calls of a Mover: a socket's buffer holds what arrives meanwhile
+PIECE = 32768  # bytes that Open MPI and MPICH send over TCP without asking the receiver first
 
 
 class Rows:
-    """A neighbour exchange: rows sent to and received from other ranks."""
+    """A neighbour exchange: rows sent to and received from other ranks.
 
-    def __init__(self, comm, tag, sends, receives, device, status):
-        self._comm, self._tag, self._device, self._status = comm, tag, device, status
+    Rows to other nodes travel in pieces: of two large messages that go opposite ways between two ranks, MPI moves one after
+    the other over TCP. sends: (rank, row, whether its worker is silent, so that its messages are empty); receives: (rank, row);
+    near: ranks on this node.
+    """
+
+    def __init__(self, comm, tag, sends, receives, device, status, near):
+        self._comm, self._tag, self._device, self._status, self._near = comm, tag, device, status, near
         # receives are posted first, so that no message has to be buffered
-        incoming = [(peer, device.incoming(row), row) for peer, row in receives]
-        self._waiting = deque((comm.Irecv(buffer, source=peer, tag=tag), buffer, row, peer) for peer, buffer, row in incoming)
-        self._outgoing = [(peer, device.outgoing(row)) for peer, row in sends]
-        self._sends = []
+        incoming = [(device.incoming(row), row, peer) for peer, row in receives]
+        self._waiting = deque((deque(comm.Irecv(piece, source=peer, tag=tag) for piece in self._pieces(buffer, peer)),
+                               buffer, row, peer) for buffer, row, peer in incoming)
+        self._outgoing = [(device.outgoing(row), peer, silent) for peer, row, silent in sends]
+        self._posted, self._sends = 0, deque()
         self._post_ready()
 
+    def _pieces(self, buffer, peer):
+        size = buffer.nbytes if peer in self._near else PIECE
+        step = max(1, size // buffer.itemsize)
+        return [buffer[start:start + step] for start in range(0, len(buffer), step)]
+
     def _post_ready(self):
-        while len(self._sends) < len(self._outgoing):
-            peer, row = self._outgoing[len(self._sends)]
+        for row, peer, silent in self._outgoing[self._posted:]:
             if not row.ready:
                 break
-            self._sends.append(self._comm.Isend(row.buffer, dest=peer, tag=self._tag))
+            self._posted += 1
+            self._sends += [self._comm.Isend(piece[:0] if silent else piece, dest=peer, tag=self._tag)
+                            for piece in self._pieces(row.buffer, peer)]
 
     @property
     def arrived(self):
@@ -33,17 +46,18 @@ class Rows:
 
     def progress(self):
         self._post_ready()
-        while self._waiting and self._waiting[0][0].Test(self._status):
+        while self._waiting and self._complete(self._waiting[0][0]):
             self._receive()
-        sent = all([request.Test() for request in self._sends])
-        return not self._waiting and sent and len(self._sends) == len(self._outgoing)
+        sent = self._complete(self._sends)
+        return not self._waiting and sent and self._posted == len(self._outgoing)
 
     def wait(self):
-        for _, row in self._outgoing[len(self._sends):]:
+        for row, *_ in self._outgoing[self._posted:]:
             row.wait()
         self._post_ready()
         while self._waiting:
-            self._waiting[0][0].Wait(self._status)
+            for request in self._waiting[0][0]:
+                request.Wait(self._status)
             self._receive()
         for request in self._sends:
             request.Wait()
@@ -51,7 +65,14 @@ class Rows:
     def missing(self):
         return sorted({peer for *_, peer in tuple(self._waiting)})
 
+    def _complete(self, requests):
+        """Are they all complete? Those that are need no further look."""
+        while requests and requests[0].Test(self._status):
+            requests.popleft()
+        return not requests
+
     def _receive(self):
+        """Take in a row; the status is that of its last message."""
         _, buffer, row, _ = self._waiting.popleft()
         if self._status.count:
             self._device.arrived(buffer, row)
@@ -60,16 +81,16 @@ class Rows:
 
 
 class GroupSum:
-    """out (n,) = the sum of rows that several ranks hold, in two messages per pair of ranks.
+    """out (n,) = the sum of rows that several ranks hold, in two rounds of messages between all of them.
 
     Every rank adds up one range of the numbers, in ascending order of the ranks, and sends the result to the others.
     members: (rank, how many rows it contributes), ascending. ordered: rows are added one by one, so that the sum does
     not depend on which rank holds which; otherwise each rank contributes the sum of its own. tags: of the two rounds
-    of messages.
+    of messages; near: ranks on this node.
     """
 
-    def __init__(self, comm, tags, rows, members, out, device, status, ordered):
-        self._comm, self._tags, self._out, self._device, self._status = comm, tags, out, device, status
+    def __init__(self, comm, tags, rows, members, out, device, status, near, ordered):
+        self._comm, self._tags, self._out, self._device, self._status, self._near = comm, tags, out, device, status, near
         if not ordered and len(rows) > 1:
             rows = device.sum(rows, device.empty((1, out.shape[0]), out.dtype))
         n, d = len(members), out.shape[0]
@@ -90,8 +111,8 @@ class GroupSum:
                 parts, rest = rest[:count], rest[count:]
                 self._parts += parts
                 receives += [(rank, part) for part in parts]
-        sends = [(rank, row[span]) for rank, span in self._peers if rank != comm.rank for row in rows]
-        self._first, self._second = Rows(comm, tags[0], sends, receives, device, status), None
+        sends = [(rank, row[span], False) for rank, span in self._peers if rank != comm.rank for row in rows]
+        self._first, self._second = Rows(comm, tags[0], sends, receives, device, status, near), None
 
     def progress(self):
         self._first.progress()
@@ -114,8 +135,8 @@ class GroupSum:
         total = self._device.empty((1, own.shape[0]), own.dtype)
         own[...] = self._device.sum(self._parts, total)[0]
         others = [(rank, self._out[span]) for rank, span in self._peers if rank != self._comm.rank]
-        sends = [(rank, total[0]) for rank, _ in others]
-        self._second = Rows(self._comm, self._tags[1], sends, others, self._device, self._status)
+        sends = [(rank, total[0], False) for rank, _ in others]
+        self._second = Rows(self._comm, self._tags[1], sends, others, self._device, self._status, self._near)
 
 
 class Collective:

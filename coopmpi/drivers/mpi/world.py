@@ -45,11 +45,13 @@ class World:
         else:
             # what belongs to this process stays with it
             self.local_rank, self.local_size, self._silent = before.local_rank, before.local_size, before._silent
+            self._node = before._node  # of the ranks at the start
             self.node_data, self.losses = before.node_data, before.losses + 1
         self._comms = comms
         # rows, averages and bookkeeping each have a communicator, so that their order never mixes
         self._rows, self._averages, self._control, self._record = map(survivors.Tracked, comms) if tolerant else comms
         self.rank, self.size = comms[0].rank, comms[0].size
+        self._near = frozenset(survivors.ranks_in(self._node, comms[0]))  # on this node
         self.name = MPI.Get_library_version().split(",")[0].strip().splitlines()[0]
         self.lost = []  # ranks of the world before that are gone
         self._pending, self._loads = [], 0
@@ -95,11 +97,11 @@ class World:
     def exchange(self, sends, receives, device, number, part=0):
         if not sends and not receives:
             return self.done
-        return Rows(self._rows, 2 * number % MOST_TAGS + part, sends, receives, device, MPI.Status())
+        return Rows(self._rows, 2 * number % MOST_TAGS + part, sends, receives, device, MPI.Status(), self._near)
 
     def group_sum(self, rows, members, out, device, number, ordered):
         tags = 2 * number % MOST_TAGS, 2 * number % MOST_TAGS + 1
-        return GroupSum(self._rows, tags, rows, members, out, device, MPI.Status(), ordered)
+        return GroupSum(self._rows, tags, rows, members, out, device, MPI.Status(), self._near, ordered)
 
     def all_sum(self, source, target, device):
         """target = sum over the ranks of source: a transfer under way."""
