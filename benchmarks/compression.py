@@ -32,12 +32,11 @@ class Echo(Solo):
     size = 3
 
     def exchange(self, sends, receives, device, number, part=0):
+        sent = sends[0][1]
         for _, row in receives:
-            row[...] = sends[0][1]
-        return self.done
-
-    def all_gather(self, source, target, rank_layout, device):
-        target[...] = source
+            # ranges of a model may differ by a byte
+            n = min(len(row), len(sent))
+            row[:n], row[n:] = sent[:n], 0
         return self.done
 
 

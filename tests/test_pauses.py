@@ -64,8 +64,8 @@ class Far(Solo):
         return Travelling(self.clock, self.travel)
 
     def exchange(self, sends, receives, device, number, part=0):
-        for (_, row), (_, into) in zip(sends, receives):
-            into[...] = row if row.size else 0
+        for (_, row, silent), (_, into) in zip(sends, receives):
+            into[...] = 0 if silent else row
         return self.transfer()
 
     def all_sum(self, source, target, device):
