@@ -1,4 +1,4 @@
-"""Seconds per step of overlapped algorithms, with and without evaluations, during which transfers go on but the clock stands.
+"""Seconds per step of overlapped algorithms with and without evaluations, in which transfers go on while the clock stands.
 
 Two ranks on two hosts made of network namespaces (root only), with a slow link between them. Gradients leave the core
 idle, as those on a GPU do; in one case transfers hide behind them, in the other these last several times as long.
@@ -56,10 +56,13 @@ def main(arguments):
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # hosts are removed all the same
     with two_hosts(options.rate) as (command, environment), tempfile.TemporaryDirectory() as folder:
-        rows = ((algorithm, case, *_case(command, environment, Path(folder, "run.h5"), algorithm, gradient, options))
-                for algorithm in ([options.only] if options.only else ALGORITHMS) for case, gradient in GRADIENTS.items())
-        evaluated = [f"evaluated every {every} steps" for every in OFTEN]
-        table(("algorithm", "transfers", "ms per step", *evaluated, "ratios"), rows)
+        rows = []
+        for algorithm in [options.only] if options.only else ALGORITHMS:
+            for case, gradient in GRADIENTS.items():
+                found = _case(command, environment, Path(folder, "run.h5"), algorithm, gradient, options)
+                rows.append((algorithm, case, *found))
+                print(*rows[-1], file=sys.stderr, flush=True)
+    table(("algorithm", "transfers", "ms per step", *(f"evaluated every {every}" for every in OFTEN), "ratios"), rows)
 
 
 def _case(command, environment, output, algorithm, gradient, options):
@@ -78,7 +81,7 @@ def _seconds_per_step(command, environment, output, algorithm, gradient, every, 
             "task.function": "benchmarks.pauses:Idle",
             "task.options": f"{{seconds = {gradient}, evaluation = {options.evaluation}}}"} | ALGORITHMS[algorithm]
     words = [f"--set={key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in keys.items()]
-    train = ["-m", "coopmpi", "train", "--quiet", "--overwrite", "-o", str(output), *words]
-    subprocess.run([*command, "-x", "PYTHONPATH", sys.executable, *train], env=environment | {"OMP_NUM_THREADS": "1"}, check=True)
+    train = [sys.executable, "-m", "coopmpi", "train", "--quiet", "--overwrite", "-o", str(output), *words]
+    subprocess.run([*command, "-x", "PYTHONPATH", *train], env=environment | {"OMP_NUM_THREADS": "1"}, check=True)
     with h5py.File(output) as file:
         return file["train/wall_time"][-1] / options.steps

@@ -1,4 +1,4 @@
-"""The clock stands still during evaluations and writing, transfers do not: what they gain is paid for, on a scripted clock."""
+"""The clock stops for evaluations and writing, transfers do not: what they gain is paid for. On a scripted clock."""
 
 import numpy as np
 import pytest

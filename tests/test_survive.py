@@ -96,6 +96,21 @@ def test_adacomm_with_its_decisions(folder):
     check(folder, 1)
 
 
+def test_a_target_is_reached_by_those_that_are_left(folder):
+    given = tables("overlap-dpa", steps=[[1, 37]], pause=0.002)
+    whole(folder, given)
+    with h5py.File(folder / "whole.h5") as file:
+        losses = dict(zip(file["eval/step"][:], file["eval/loss"][:]))
+    assert losses[40] < losses[20]
+    (folder / "whole.h5").unlink()
+    given |= {"stop": {"loss": float(losses[40])}}
+    whole(folder, given)
+    assert survive(folder, given)[0] == 0
+    check(folder, 1)
+    with h5py.File(folder / "run.h5") as file:
+        assert file["train/step"][-1] == 40 and [step for step, _, kind, _ in file["events"][:] if kind == b"target"] == [40]
+
+
 @pytest.mark.parametrize("steps", [[[3, 20], [2, 30], [1, 40]], [[0, 20], [1, 30], [2, 40]], [[1, 25], [2, 25]], [[0, 1]]], ids=str)
 def test_several_losses_down_to_one_rank(folder, steps):
     given = tables("dpa", steps=steps, pause=0.004)

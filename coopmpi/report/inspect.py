@@ -179,7 +179,21 @@ def _overview(path, file):
             _row(table, "slowest", slowest)
         sent = _total(train["bytes_sent"], done)
         _row(table, "sent", f"{_size(sent.mean())} per worker, {_size(sent.mean() * config['workers'])} in all")
+    for text in _targets(file, config.get("stop", {}), done):
+        _row(table, "target", text)
     return table
+
+
+def _targets(file, targets, done):
+    """What it took to reach a target of [stop], for each that was; a run that was extended may have reached several."""
+    train, time = file["train"], "virtual_time" if "virtual_time" in file["train"] else "wall_time"
+    events = _read(file["events"], slice(complete_rows([file["events"]])))
+    found = {(step, text) for step, _, kind, text in events if kind == b"target" and 0 < step <= done}
+    for step, text in sorted(found):
+        seconds, sent = float(_read(train[time], step - 1)), _total(train["bytes_sent"], step).mean()
+        yield f"{text.decode(errors='replace')}, after {step} steps, {_duration(seconds)}, {_size(sent)} sent per worker"
+    if targets and not found:
+        yield f"not reached: {', '.join(f'{name} = {target:g}' for name, target in targets.items())}"
 
 
 def _status(path, file):

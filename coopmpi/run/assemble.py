@@ -11,6 +11,7 @@ from coopmpi.drivers.rank_layout import RankLayout
 from coopmpi.errors import CoopError, UserError
 from coopmpi.inputs import read_numbers
 from coopmpi.local.periods import Every
+from coopmpi.run.stop import MINUTES, Stop
 from coopmpi.simulation.clocks import Clocks
 from coopmpi.step import MODEL, Context, Slot, State
 from coopmpi.tasks.problem import Objective, Place
@@ -29,6 +30,7 @@ class Assembly:
     driver: Driver
     slots: tuple[Slot, ...]
     eval_every: int
+    stop: Stop  # looked at in evaluations
     clocks: Clocks | None  # in a simulation
     notes: tuple[str, ...]  # what the user should know of this combination
 
@@ -98,6 +100,7 @@ def assemble(config: Config, world, mode="train") -> Assembly:
     hosted = RankLayout(workers, world.size).hosted(world.rank)
     place = Place(workers, hosted, config.seed, config.dtype, device, world)
     objective = together(world, lambda: _objective(config.task, place, numbers))
+    stop = together(world, lambda: _stop(config.stop, objective, numbers))
 
     steps = config.steps or DEFAULT_STEPS
     if config.epochs is not None:
@@ -115,7 +118,7 @@ def assemble(config: Config, world, mode="train") -> Assembly:
     unused = ("checkpoint", "survive") if simulated else ("compute", "network")
     config = msgspec.structs.replace(config, **dict.fromkeys(unused))
     eval_every = config.record.eval_every or max(1, steps // 20)
-    return Assembly(mode, config, context, driver, slots, eval_every, clocks, _notes(config, objective))
+    return Assembly(mode, config, context, driver, slots, eval_every, stop, clocks, _notes(config, objective))
 
 
 def _clocks(config, workers):
@@ -139,6 +142,12 @@ def _require_fixed_requests(algorithm, period):
         if why:
             raise UserError(f"--time-only computes no numbers, but what {part.name} sends depends on them: {why}; simulate "
                             "it in full")
+
+
+def _stop(targets, objective, numbers):
+    if not numbers and set(targets) - {MINUTES}:
+        raise UserError(f"--time-only computes no numbers; [stop] may give {MINUTES} there, given {', '.join(targets)}")
+    return Stop(targets, objective.figures if objective.evaluates else {}, objective.rising)
 
 
 def _notes(config, objective):

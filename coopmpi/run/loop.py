@@ -40,7 +40,8 @@ class Trainer:
         self.save_steps = checkpoint.every_steps if saver else None
         self.saved_at, self.snapshots = perf_counter(), snapshots
         self.stopwatch = self.driver.stopwatch
-        self.figures = {}  # of the last evaluation
+        self.stop = assembly.stop
+        self.figures, self.reached = {}, ""  # of the last evaluation: figures, and the target that was reached
 
     def train(self):
         """Run all steps; raises Interrupted or NumericalFailure, on all ranks alike."""
@@ -72,17 +73,20 @@ class Trainer:
                     self.commit(outcome.saved)
             if pauses:
                 self.evaluate()
+                ends = ends or bool(self.reached)
             # what goes on from here has this step's evaluation behind it
-            if saves:
+            if saves and not ends:
                 self.saver.take(self.done, stopwatch.seconds)
                 self.saved_at = perf_counter()
             if outcome.snapshot and not ends:
                 self.snapshot()
             if ends:
                 break
+        if self.reached:
+            self.finish_transfers()
         with driver.pause():
             self.log.close(self.done, state.x)
-        self.ballot.agree(self.done, context.steps)
+        self.ballot.agree(self.done, self.done if self.reached else context.steps)
 
     def saving(self) -> tuple[bool, int, bool]:
         """Does this rank want a checkpoint; the newest step that it has written; does it want a snapshot."""
@@ -118,11 +122,17 @@ class Trainer:
         self.driver.nothing_left(self.algorithm.name)
 
     def evaluate(self):
-        """Figures of the mean model, recorded and shown; without numbers there is the time alone."""
+        """Figures of the mean model, recorded and shown; without numbers there is the time alone. Is a target reached?"""
         wall_time = self.stopwatch.seconds
         with self.driver.pause():
             self.figures = evaluate(self.driver, self.state.x) if self.numbers else {"virtual_time": self.clocks.time}
             self.feed.evaluation(self.done, wall_time, self.figures)
+            if self.stop.targets and self.done:
+                # rank 0's clock counts
+                found = self.stop.reached(self.figures, self.clocks.time if self.clocks else wall_time)
+                self.reached = self.driver.world.from_first(found)
+                if self.reached:
+                    self.feed.event(self.done, wall_time, "target", self.reached)
 
     @property
     def waiting(self) -> float:

@@ -28,6 +28,7 @@ class Outcome:
     wall_time: float  # seconds
     waiting: float  # share of that, or of the virtual time, in which rank 0 was blocked on communication
     sent: float  # bytes per worker, mean over the workers of rank 0
+    reached: str  # the target of [stop] that ended it, if one did
 
 
 def train(assembly: Assembly, world, output, sinks=(), overwrite=False, resume=False, survival=None) -> Outcome:
@@ -74,7 +75,7 @@ def train(assembly: Assembly, world, output, sinks=(), overwrite=False, resume=F
     if stopped is not None:
         raise stopped
     log, hosted = trainer.log, assembly.driver.hosted
-    return Outcome(trainer.done, trainer.figures, trainer.trained, trainer.waiting, log.sent / len(hosted))
+    return Outcome(trainer.done, trainer.figures, trainer.trained, trainer.waiting, log.sent / len(hosted), trainer.reached)
 
 
 def begin(assembly: Assembly, world, output, sinks=(), overwrite=False, resume=False, survival=None) -> Trainer:
