@@ -39,6 +39,7 @@ class Trainer:
         self.save_seconds = 60 * checkpoint.every_minutes if by_time else inf
         self.save_steps = checkpoint.every_steps if saver else None
         self.saved_at, self.snapshots = perf_counter(), snapshots
+        self.saved = []  # steps of which all ranks have written their state, and no checkpoint is complete yet
         self.stopwatch = self.driver.stopwatch
         self.stop = assembly.stop
         self.figures, self.reached = {}, ""  # of the last evaluation: figures, and the target that was reached
@@ -105,10 +106,16 @@ class Trainer:
         self.snapshots.take(self.driver, (self.state, self.own_state), self.done, self.stopwatch.seconds)
 
     def commit(self, step: int):
-        """On rank 0: a checkpoint of what all ranks have written, once the rows up to its step are in the file."""
+        """On rank 0: a checkpoint of what all ranks have written, once the rows up to its step are in the file.
+
+        step: the newest that all ranks have written; the file may be behind, and an older one is complete then.
+        """
         saver = self.saver
-        if step > saver.committed and self.driver.world.rank == 0 and self.feed.written >= step:
-            saver.commit(step)
+        if self.driver.world.rank == 0 and step > max(self.saved, default=saver.committed):
+            self.saved.append(step)
+        if self.saved and self.feed.written >= self.saved[0]:
+            saver.commit(max(saved for saved in self.saved if saved <= self.feed.written))
+            self.saved = [saved for saved in self.saved if saved > saver.committed]
         if saver.error is not None:
             text = str(saver.failure())
             print(f"coopmpi: {text}; the run goes on", file=sys.stderr, flush=True)
