@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import tomllib
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import settings as trying
 from hypothesis import strategies as st
 
 from coopmpi import __version__, config
+from coopmpi.device.host import Host
 from coopmpi.drivers.rank_layout import RankLayout
 from coopmpi.drivers.solo import Solo
 from coopmpi.errors import CoopError
@@ -20,7 +22,7 @@ from coopmpi.run.assemble import assemble
 from coopmpi.run.feed import MOST, Feed
 from coopmpi.run.resume import standing
 from coopmpi.run.session import train
-from coopmpi.run.step_log import Table
+from coopmpi.run.step_log import BLOCK, StepLog, Table
 from tests.runs import coopmpi, settings, write_quadratic
 
 D = 5
@@ -333,3 +335,15 @@ def test_a_slow_file_holds_back_a_limited_number_of_calls():
     blocked.join(10)
     feed.close("finished")
     assert feed.result.rows == list(range(MOST + 2))
+
+
+@pytest.mark.parametrize("below", [{}, {1: [1]}], ids=["a rank among others", "the first of its node"])
+def test_a_rank_keeps_nothing_of_what_it_has_handed_over(below):
+    sent = []
+    world = SimpleNamespace(rank=1, below=below, hand_over=sent.append, handed_over=lambda: ())
+    driver = SimpleNamespace(rank_layout=RankLayout(2, 2), hosted=range(1, 2), device=Host(), clocks=None, computing=(), waited=0.0,
+                             sent=np.ones(1), rounds=[(0.0, 1.0, 0.5, 8.0)], k=0, world=world)
+    log = StepLog(driver, Feed())
+    for k in range(10 * BLOCK):
+        log.add(np.ones(1, np.float32), 0.1 * k, 1)
+    assert len(sent) == 10 and all(len(kept) == 0 for kept in vars(log).values() if isinstance(kept, list))

@@ -52,9 +52,9 @@ class StepLog:
         self._losses.append(loss.copy())
         self._marks.append(computing)
         self._rest.append((waited, driver.sent))
-        self._walls.append((wall_time, tau, virtual_time))
-        if self._table is not None and not self.clocks:
-            self._rounds += [(driver.k + 1, *passage) for passage in driver.rounds]
+        if driver.world.rank == 0:
+            self._walls.append((wall_time, tau, virtual_time))
+            self._rounds += [(driver.k + 1, *passage) for passage in driver.rounds if not self.clocks]
         self.waited += waited.mean() if self.clocks else waited
         self.sent += self._rest[-1][1].sum()
         if len(self._losses) == BLOCK or perf_counter() - self._handed_over > PATIENCE:
