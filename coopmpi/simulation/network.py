@@ -3,11 +3,11 @@
 Bytes, seconds, bytes per second. A message costs its link's latency + bytes / bandwidth, and has to share ports.
 """
 
-import os
 from collections.abc import Callable
 from itertools import accumulate
 from math import ceil, log2
 from operator import mul
+from pathlib import Path
 from typing import ClassVar
 
 import msgspec
@@ -93,9 +93,9 @@ class Wires(Network, frozen=True, kw_only=True):
     ingress: Positive | None = None
 
     def __post_init__(self):
-        if isinstance(self.allreduce, str) and self.allreduce not in ALLREDUCE and not os.path.isfile(self.allreduce):
+        if isinstance(self.allreduce, str) and self.allreduce not in ALLREDUCE and not Path(self.allreduce).suffix:
             error = unknown("allreduce", self.allreduce, ALLREDUCE, where="[network] ")
-            raise UserError(f"{error}, or a file: there is none of this name")
+            raise UserError(f"{error}, or a file: .npy, .h5 or text")
 
     def bind(self, workers: int, read: Read) -> "Wires":
         if self.allreduce in ALLREDUCE:
