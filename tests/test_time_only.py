@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from coopmpi import config
+from coopmpi import config, registry
 from coopmpi.device.hollow import HollowArray
 from coopmpi.drivers.solo import Solo
 from coopmpi.errors import UserError
@@ -21,8 +21,12 @@ M = 8
 NETWORKS = {
     "links": {"jitter": 0.02, "latency": 0.1, "bandwidth": 3000.0},
     "egress": {"latency": 0.1, "bandwidth": 3000.0, "egress": 2000.0, "allreduce": "tree"},
+    "ports": {"latency": 0.1, "bandwidth": 3000.0, "egress": 7000.0, "ingress": 5000.0, "jitter": 0.01},
     "hierarchy": {"kind": "hierarchy", "groups": [2, 2], "latency": [0.01, 0.1, 0.3], "bandwidth": [1e4, 1e3, 1e2]},
 }
+
+PRICES = {"compress": {kind: 1e-3 / (i + 1) for i, kind in enumerate(registry.parts("compress"))}, "unpack": 2e-4, "mix": 1e-4,
+          "optimizer": 3e-4}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +48,7 @@ def tables(path, variant, network="links", **more):
     return {"workers": M, "steps": 45, "device": "cpu", "algorithm": EVEN_VARIANTS[variant], "period": {"tau": 4},
             "task": {"kind": "quadratic", "path": path}, "mixing": {"lazy": variant == "d2"},
             "optimizer": {} if variant == "sparq-sgd" else {"momentum": 0.9, "nesterov": True},
-            "compute": {"kind": "exponential", "shift": 0.3}, "network": NETWORKS[network]} | more
+            "compute": {"kind": "exponential", "shift": 0.3} | PRICES, "network": NETWORKS[network]} | more
 
 
 SILENT = {"squarm-sgd-share", "squarm-sgd-threshold"}  # their triggers look at numbers

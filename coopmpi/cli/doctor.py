@@ -69,7 +69,7 @@ def _measure(description, overrides, world):
     tables = together(world, lambda: config.load(description, overrides))
     resolved = together(world, lambda: config.resolve(tables if description else BUILTIN | tables))
     job.limit_threads(resolved, world.local_size)
-    what, seconds = together(world, lambda: measured(resolved))
+    what, seconds = together(world, lambda: measured(resolved, world.local_rank))
     # the mean of the ranks, which have measured at the same time
     seconds = dict(zip(seconds, world.sum(list(seconds.values())) / world.size))
     if world.rank == 0:

@@ -25,15 +25,17 @@ STEPS = 10  # that the model goes before something is measured
 LEAST, MOST, ENOUGH = 9, 1000, 5.0  # rounds, of which the median counts; seconds after which the rest is left out
 
 
-def measured(config) -> tuple[str, dict]:
+def measured(config, local_rank: int = 0) -> tuple[str, dict]:
     """(what was measured, {key of the table: seconds of a gradient, or per number}); compressors have keys (key, kind).
 
-    config: the run, of which the work of a rank with one worker is measured.
+    config: the run, of which the work of a rank with one worker is measured; local_rank: chooses a GPU of the node.
     """
     # nothing is sent: this is rank 0 of a job of which the other ranks are not there
     config = msgspec.structs.replace(config, workers=max(config.workers or 1, 2), period=Every(tau=NEVER),
                                      algorithm=registry.build("algorithm", {"kind": "local-sgd"}))
-    assembly = assemble(config, Rehearsal(0, config.workers))
+    world = Rehearsal(0, config.workers)
+    world.local_rank = local_rank
+    assembly = assemble(config, world)
     task, device = assembly.driver.task, assembly.context.device
     jobs = _jobs(assembly)
     # one after the other: caches are as cold as in a step, and what slows the machine for a while slows all jobs

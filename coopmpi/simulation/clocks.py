@@ -13,7 +13,7 @@ from coopmpi.simulation.network import Figures, Network
 from coopmpi.step.traffic import Links, Traffic
 from coopmpi.streams import Purpose, stream
 
-MOST_KEPT = 1000  # roads, of as many rounds: random graphs have many
+MOST_KEPT = 100  # roads: random graphs have another in every round
 
 
 class Due(NamedTuple):
@@ -146,26 +146,27 @@ class Clocks:
             begin = self._behind_earlier(road, begin, carried)
 
         # the first byte and the last one at the receiver
-        begin = begin + (road.latency + self._jitter(len(sources)))
-        last = self.now.copy()
-        np.maximum.at(last, targets, begin + carried)
+        first, last = np.full(len(ready), np.inf), self.now.copy()
+        begin += road.latency + self._jitter(len(sources))
+        np.minimum.at(first, targets, begin)
+        begin += carried
+        np.maximum.at(last, targets, begin)
         if not self.network.queues:
             return last
 
         # at the receiver's port
-        first = np.full(len(last), np.inf)
-        np.minimum.at(first, targets, begin)
-        into = np.bincount(targets, each * road.into, len(last))
-        receives = road.received > 0
+        into, receives = np.bincount(targets, each * road.into, len(last)), road.received > 0
         self._in = np.where(receives, np.maximum(self._in, first) + into, self._in)
         return np.where(receives, np.maximum(last, self._in), last)
 
     def _behind_earlier(self, road, begin, carried):
         """When each message starts to leave: at `begin`, but behind those of earlier rounds on its link."""
         for earlier, left in self._leaving:
-            place = np.searchsorted(earlier.key, road.key)
-            place[place == len(left)] = 0
-            begin = np.where(earlier.key[place] == road.key, np.maximum(begin, left[place]), begin)
+            if earlier is not road:
+                place = np.searchsorted(earlier.key, road.key)
+                place[place == len(left)] = 0
+                left = np.where(earlier.key[place] == road.key, left[place], 0.0)
+            begin = np.maximum(begin, left)
         now = self.now.min()
         self._leaving = [(earlier, left) for earlier, left in self._leaving if earlier is not road and left.max() > now]
         if road.queues:

@@ -101,7 +101,8 @@ class Wires(Network, frozen=True, kw_only=True):
 
     def __post_init__(self):
         if isinstance(self.allreduce, str) and self.allreduce not in ALLREDUCE and not Path(self.allreduce).suffix:
-            raise unknown("allreduce", self.allreduce, [*ALLREDUCE, "FILE.npy"], where="[network] ")
+            error = unknown("allreduce", self.allreduce, ALLREDUCE, where="[network] ")
+            raise UserError(f"{error}, or a file: .npy, .h5 or text")
 
     def bind(self, workers: int, read: Read) -> "Wires":
         if self.allreduce in ALLREDUCE:
