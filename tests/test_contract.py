@@ -323,7 +323,7 @@ class Doubling(Plain, frozen=True, kw_only=True):
         out[...] = 3 * abs(values[0])
 
 
-class Forgetful(Plain, frozen=True, kw_only=True):
+class Replacing(Plain, frozen=True, kw_only=True):
     def add(self, device, values, shape, drawn, out):
         out[...] = values[0]
 
@@ -335,7 +335,7 @@ class Dicing(Plain, frozen=True, kw_only=True):
 
 @pytest.mark.parametrize("rule, cls, words", [
     (compressor.works, Bursting, "NaN or Inf"), (compressor.decodes_the_same_everywhere, Mixing, "depends on the other"),
-    (compressor.adds_what_it_restores, Forgetful, "another sum"),
+    (compressor.adds_what_it_restores, Replacing, "another sum"),
     (compressor.leaves_models_alone, Overwriting, "writes into its argument"), (compressor.keeps_zero, Offset, "zero"),
     (compressor.contracts_if_it_says_so, Doubling, "it loses"), (compressor.draws_as_it_says, Dicing, "another packet"),
     (compressor.is_linear_and_exact_if_it_says_so, Doubling, "says `exact`"),

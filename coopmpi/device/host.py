@@ -86,11 +86,14 @@ class Host:
             for left in range(0, n, self.chunk):
                 yield [array[top:top + rows, left:left + self.chunk] for array in arrays]
 
+    def scratch(self, piece: Array) -> Array:
+        """An array of the shape and type of a piece, for an intermediate result."""
+        return self.empty((piece.size,), piece.dtype).reshape(piece.shape)
+
     def descend(self, x: Array, lr: float, direction: Array) -> None:
         """x <- x - lr direction, in place; both (b, d)."""
         for part, step in self.pieces(x, direction):
-            scaled = self.xp.multiply(step, lr, out=self.empty(step.shape, step.dtype))
-            self.xp.subtract(part, scaled, out=part)
+            self.xp.subtract(part, self.xp.multiply(step, lr, out=self.scratch(step)), out=part)
 
     def weighted_sum(self, rows: Sequence[Array], weights: Sequence[float], out: Array) -> None:
         """out = weights[0] rows[0] + weights[1] rows[1] + ..., added in that order; 1-D arrays of one dtype.

@@ -71,12 +71,12 @@ class SGD(Optimizer, frozen=True, kw_only=True):
             xp.add(v, g, out=v)
             if self.nesterov:
                 # g + momentum v
-                xp.add(g, xp.multiply(v, self.momentum, out=device.empty(v.shape, v.dtype)), out=g)
+                xp.add(g, xp.multiply(v, self.momentum, out=device.scratch(v)), out=g)
         return gradient if self.nesterov else state.velocity
 
     def _decay(self, g, x, device):
         """g <- g + weight_decay x"""
-        device.xp.add(g, device.xp.multiply(x, self.weight_decay, out=device.empty(x.shape, x.dtype)), out=g)
+        device.xp.add(g, device.xp.multiply(x, self.weight_decay, out=device.scratch(x)), out=g)
 
 
 @register("optimizer", "adam")
@@ -100,7 +100,7 @@ class Adam(Optimizer, frozen=True, kw_only=True):
     def direction(self, state: State, x: Array, gradient: Array, context: Context) -> Array:
         xp, t = context.device.xp, context.k + 1
         for g, at, m, v in context.device.pieces(gradient, x, state.first_moment, state.second_moment):
-            work = context.device.empty(g.shape, g.dtype)
+            work = context.device.scratch(g)
             if self.weight_decay:
                 xp.add(g, xp.multiply(at, self.weight_decay, out=work), out=g)
 

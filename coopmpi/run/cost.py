@@ -49,7 +49,6 @@ def estimate(assembly) -> Cost:
     # the same run with shapes in place of numbers
     real, config = assembly.driver, assembly.config
     algorithm, device, tau = config.algorithm.unconditional(), Hollow(), period_of(config).tau_from(0)
-    device.chunk = real.device.chunk
     rehearsed = min(tau, LONGEST_PERIOD)
     mixing = real.wiring.mixing
     problem = HollowProblem(real.task, config.dtype)
