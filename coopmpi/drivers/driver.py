@@ -164,7 +164,9 @@ class Driver:
         traffic = request.traffic(self.wiring)
         self.traffics.append(traffic)
         self.posted += 1
-        posted, paused = self.stopwatch.seconds, self.stopwatch.paused
+        posted = self.stopwatch.seconds
+        # it travels behind those under way, so what they are late is added to its way
+        paused = self.stopwatch.paused - max([self._late(other) for other in self._under_way], default=0.0)
         ticket = self._posts[type(request)](request, traffic)
         ticket.traffic, ticket.posted, ticket.paused = traffic, posted, paused
         if self.clocks:
@@ -191,16 +193,22 @@ class Driver:
     def _value(self, ticket):
         begin = perf_counter()
         self._complete(ticket)
-        end = perf_counter()
-        # it took completed - begun, so it is due that long after it was posted, whatever was paused meanwhile:
-        # late = posted + (completed - begun) - seconds = (paused since it was posted) - (now - completed)
-        late = max(0.0, self.stopwatch.paused - ticket.paused - (end - ticket.completed))
+        late = self._late(ticket)
         self.stopwatch.advance(late)
         self._ahead += late
-        self.waited += end - begin + late
+        self.waited += perf_counter() - begin + late
         if self.clocks:
             self.clocks.wait(ticket.due)
         return ticket.value()
+
+    def _late(self, ticket):
+        """How far ahead of the clock the moment lies at which a transfer is due, if it is complete now.
+
+        It took completed - begun, so it is due that long after it was posted, whatever was paused meanwhile:
+        posted + (completed - begun) - seconds = (paused since it was posted) - (now - completed)
+        """
+        ago = 0.0 if ticket.completed is None else perf_counter() - ticket.completed
+        return max(0.0, self.stopwatch.paused - ticket.paused - ago)
 
     def _complete(self, ticket):
         """Block until a transfer is complete."""
