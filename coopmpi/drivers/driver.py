@@ -277,10 +277,13 @@ class Driver:
         """The clock stands still in here. Transfers under way go on, so it is seen which were complete before."""
         for ticket in self._under_way:
             ticket.progress()
-        with self.stopwatch.pause():
+        begin = perf_counter()
+        try:
             yield
             for ticket in self._under_way:
                 ticket.progress()
+        finally:
+            self.stopwatch.paused += perf_counter() - begin
 
     def meet(self):
         """Wait for the other ranks, and until transfers under way have left the network to an evaluation.
