@@ -49,15 +49,15 @@ class Idle:
 def main(arguments):
     parser = argparse.ArgumentParser(prog="python -m benchmarks pauses", description=__doc__)
     parser.add_argument("--rate", default="100mbit", help="of each host's link (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=120, help="(default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=80, help="(default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="(default: %(default)s)")
     parser.add_argument("--evaluation", type=float, default=0.1, help="seconds (default: %(default)s)")
-    parser.add_argument("--only", choices=tuple(ALGORITHMS))
+    parser.add_argument("--only", nargs="+", choices=tuple(ALGORITHMS), default=tuple(ALGORITHMS))
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # hosts are removed all the same
     with two_hosts(options.rate) as (command, environment), tempfile.TemporaryDirectory() as folder:
         rows = []
-        for algorithm in [options.only] if options.only else ALGORITHMS:
+        for algorithm in options.only:
             for case, gradient in GRADIENTS.items():
                 found = _case(command, environment, Path(folder, "run.h5"), algorithm, gradient, options)
                 rows.append((algorithm, case, *found))

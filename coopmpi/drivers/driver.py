@@ -171,7 +171,9 @@ class Driver:
         traffic = self._traffic_of_halves(request) if halves else request.traffic(self.wiring)
         self.traffics.append(traffic)
         self.posted += 1
-        posted, paused = self.stopwatch.seconds, self.stopwatch.paused
+        posted = self.stopwatch.seconds
+        # it travels behind those under way, so what they are late is added to its way
+        paused = self.stopwatch.paused - max([self._late(other) for other in self._under_way], default=0.0)
         ticket = self._post_halves(request) if halves else self._posts[type(request)](request, traffic)
         ticket.traffic, ticket.asked_by = traffic, type(request).__name__
         ticket.posted, ticket.paused = posted, paused
@@ -225,16 +227,22 @@ class Driver:
     def _value(self, ticket):
         begin = perf_counter()
         self._complete(ticket)
-        end = perf_counter()
-        # it took completed - begun, so it is due that long after it was posted, whatever was paused meanwhile:
-        # late = posted + (completed - begun) - seconds = (paused since it was posted) - (now - completed)
-        late = max(0.0, self.stopwatch.paused - ticket.paused - (end - ticket.completed))
+        late = self._late(ticket)
         self.stopwatch.advance(late)
         self._ahead += late
-        self.waited += end - begin + late
+        self.waited += perf_counter() - begin + late
         if self.clocks:
             self.clocks.wait(ticket.due)
         return ticket.value()
+
+    def _late(self, ticket):
+        """How far ahead of the clock the moment lies at which a transfer is due, if it is complete now.
+
+        It took completed - begun, so it is due that long after it was posted, whatever was paused meanwhile:
+        posted + (completed - begun) - seconds = (paused since it was posted) - (now - completed)
+        """
+        ago = 0.0 if ticket.completed is None else perf_counter() - ticket.completed
+        return max(0.0, self.stopwatch.paused - ticket.paused - ago)
 
     def _complete(self, ticket):
         """Block until a transfer is complete."""
@@ -302,10 +310,13 @@ class Driver:
         """The clock stands still in here. Transfers under way go on, so it is seen which were complete before."""
         for ticket in self._under_way:
             ticket.progress()
-        with self.stopwatch.pause():
+        begin = perf_counter()
+        try:
             yield
             for ticket in self._under_way:
                 ticket.progress()
+        finally:
+            self.stopwatch.paused += perf_counter() - begin
 
     def meet(self):
         """Wait for the other ranks, and until transfers under way have left the network to an evaluation.

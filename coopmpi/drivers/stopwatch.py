@@ -1,6 +1,5 @@
 """The clock of a training run: it stands still during evaluations and writing."""
 
-from contextlib import contextmanager
 from time import perf_counter
 
 
@@ -13,15 +12,6 @@ class Stopwatch:
     @property
     def seconds(self) -> float:
         return perf_counter() - self._started - self.paused
-
-    @contextmanager
-    def pause(self):
-        """What is done in here does not count."""
-        begin = perf_counter()
-        try:
-            yield
-        finally:
-            self.paused += perf_counter() - begin
 
     def advance(self, seconds: float):
         """So much of what was paused counts after all."""

@@ -12,7 +12,7 @@ class Ticket:
 
     traffic: Traffic
     posted = 0.0  # when, on the driver's stopwatch
-    paused = 0.0  # what that had been paused by then
+    paused = 0.0  # the pauses of that which do not delay it
     completed: float | None = None  # when, by perf_counter, it was found complete
     waited = 0.0  # seconds for which it has blocked the rank so far
     asked_by = "an evaluation"  # or the name of a request
