@@ -15,7 +15,7 @@ from coopmpi.drivers.solo import Solo
 from coopmpi.errors import UserError
 from coopmpi.run import measure
 from coopmpi.run.assemble import assemble
-from coopmpi.step import Finish, Mean, Mix, Start
+from coopmpi.step import Finish, Mix, Packed, Reduce, Start
 from coopmpi.tasks.problem import Objective
 from tests.runs import coopmpi, write_quadratic
 from tests.test_simulate import clocks, record, tables
@@ -69,14 +69,18 @@ def test_workers_pay_for_the_rows_that_they_receive(path):
     assert found == approx([work(mix=8, optimizer=1)] + [work(mix=2, optimizer=1)] * 7, rel=1e-12)
 
 
-@pytest.mark.parametrize("request_of", [lambda x: Mix(x, 0), Mean], ids=["mix", "mean"])
+REQUESTS = {"mix": lambda context, x: Mix(context.pack(x, 0), 0),
+            "reduce": lambda context, x: Reduce(Packed(context.ranges, context.ranges.encode(x, range(M), 0), 0))}
+
+
+@pytest.mark.parametrize("request_of", REQUESTS)
 def test_a_packet_leaves_when_it_is_made_and_is_unpacked_when_it_is_there(path, request_of):
     """Both overlap with nothing, the transfer overlaps with what the worker does meanwhile."""
     times = []
 
     def step(task):
         context = assembly.context
-        ticket = yield Start(request_of(context.pack(np.zeros((M, D)), 0)))
+        ticket = yield Start(REQUESTS[request_of](context, np.zeros((M, D))))
         times.append(assembly.clocks.now[0])
         context.work(mix=2.0)  # 2 seconds of something else
         times.append(assembly.clocks.now[0])
@@ -87,8 +91,8 @@ def test_a_packet_leaves_when_it_is_made_and_is_unpacked_when_it_is_there(path, 
     given = described(path, "choco-sgd", compute=COMPUTE | prices, network={"kind": "delay", "seconds": 4.0})
     assembly = assemble(config.resolve(given), Solo(), mode="simulate")
     assembly.driver.drive(step(assembly.driver.task))
-    # packed at 3, there at 7; 3 packets on the ring, 8 for the mean of all
-    assert times == approx([3, 5, 7 + 5 * (3 if request_of is not Mean else M)])
+    # packed at 3, there at 7; 3 packets on the ring; an owner unpacks its range of all packets, which make up one
+    assert times == approx([3, 5, 7 + 5 * {"mix": 3, "reduce": 1}[request_of]])
 
 
 def test_other_work_is_neither_computing_nor_waiting(path, tmp_path):
@@ -99,8 +103,9 @@ def test_other_work_is_neither_computing_nor_waiting(path, tmp_path):
 
 def test_double_compression_pays_in_both_directions(path):
     found = clocks(described(path, "double-compressed", compress={"kind": "sign"})).time
-    # up: 2 rows, packet, what is left out; 8 packets; down: the same alone. xhat - x, xhat - Q, and a copy
-    assert found == approx(work(compress=2, unpack=1 + 8 + 1, mix=2 + 2 + 2 + 2 + 1, optimizer=1), rel=1e-12)
+    # xhat - x, packet, what is left out; the owned range of 8 packets, which make up one; of the range, one number of the 5: mean,
+    # packet, what is left out; all ranges; xhat - Q, and a copy
+    assert found == approx(work(compress=1 + 1 / 8, unpack=1 + 1 + 1 / 5 + 1, mix=2 + 2 + (1 + 2) / 5 + 2 + 1, optimizer=1), rel=1e-12)
 
 
 def test_powersgd_pays_as_lowrank_does(path):
