@@ -15,7 +15,7 @@ from coopmpi.drivers.solo import Solo
 from coopmpi.errors import UserError
 from coopmpi.run import measure
 from coopmpi.run.assemble import assemble
-from coopmpi.step import Finish, Mix, Packed, Reduce, Start
+from coopmpi.step import Finish, Mean, Mix, Packed, Reduce, Start
 from coopmpi.tasks.problem import Objective
 from tests.runs import coopmpi, write_quadratic
 from tests.test_simulate import clocks, record, tables
