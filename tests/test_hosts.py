@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
+from benchmarks import wire
 from benchmarks.hosts import hosts
 from coopmpi import config
 from coopmpi.drivers.solo import Solo
@@ -67,3 +68,10 @@ def test_a_rank_is_lost_while_pieces_travel(network, tmp_path, variant):
     whole(tmp_path, given)
     run(network, ("--with-ft", "ulfm"), "-m", "coopmpi", "train", "--survive", "--quiet", "-o", "run.h5", *settings(given), cwd=tmp_path)
     check(tmp_path, 1)
+
+
+@pytest.mark.parametrize("algorithm, kind", [("d-psgd", "none"), ("local-sgd", "none"), ("local-sgd", "fp16"), ("choco-sgd", "topk"),
+                                            ("double-compressed", "sign")])
+def test_bytes_are_those_on_the_wire(network, tmp_path, algorithm, kind):
+    counted, sent = wire.measured(network, tmp_path, wire.described(algorithm, kind))
+    assert 0.98 < sent / counted / wire.HEADERS < 1.05

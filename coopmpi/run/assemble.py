@@ -123,7 +123,8 @@ def assemble(config: Config, world, mode="train") -> Assembly:
 
 def _clocks(config, workers):
     compute, algorithm = config.compute, config.algorithm
-    prices = compute.prices(config.compress.name if algorithm.uses_compress else algorithm.compresses_like)
+    packs = algorithm.uses_compress or config.compress.halves
+    prices = compute.prices(config.compress.name if packs else algorithm.compresses_like)
     seconds = compute.bind(workers, config.seed, read_numbers)
     return Clocks(workers, seconds, config.network.bind(workers, read_numbers), config.seed, prices)
 
