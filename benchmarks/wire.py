@@ -32,15 +32,16 @@ def main(arguments):
                 continue
             for kind in PACKED if algorithm.uses_compress else DENSE if algorithm.takes_halves else ("none",):
                 counted, wire = measured(network, folder, described(name, kind))
-                rows.append((name, kind, f"{counted:,.0f}", f"{wire:,.0f}", f"{wire / counted:.3f}", f"{wire / counted / HEADERS:.3f}"))
+                ratio = wire / counted
+                rows.append((name, kind, f"{counted:,.0f}", f"{wire:,.0f}", f"{ratio:.3f}", f"{ratio / HEADERS:.3f}"))
                 print("|", *(f"{cell} |" for cell in rows[-1]), flush=True)
     table(("algorithm", "[compress]", "counted, bytes per worker and step", "on the interfaces", "ratio", "without headers"), rows)
 
 
 def described(algorithm, kind):
     """A worker on each host; models of 407,000 numbers."""
-    return {"workers": HOSTS, "device": "cpu", "record.eval_every": 10**6, "task.data": "teacher", "task.features": 784, "task.classes": 10,
-            "task.samples": 1000, "task.hidden": [512], "task.batch": 8, "algorithm.kind": algorithm, "compress.kind": kind,
+    return {"workers": HOSTS, "device": "cpu", "record.eval_every": 10**6, "task.data": "teacher", "task.features": 784,
+            "task.classes": 10, "task.samples": 1000, "task.hidden": [512], "task.batch": 8, "algorithm.kind": algorithm, "compress.kind": kind,
             "period.tau": 2, "mixing.lazy": True, "checkpoint.every_minutes": 0}
 
 

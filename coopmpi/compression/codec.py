@@ -28,8 +28,8 @@ class Codec:
     """A compressor at work on a model: flat vectors to packets of a fixed size, and back.
 
     compressor: a coopmpi.compression.compressors.Compressor; entries: (name, shape, offset) of the model's tensors. part: of
-    a model that is cut into ranges, each has random numbers of its own.
-    dimension: numbers of the model; nbytes: what one worker's packet takes on the wire; bits: the payload in it, without filling up to bytes.
+    a model that is cut into ranges, each has random numbers of its own. dimension: numbers of the model; nbytes: what one
+    worker's packet takes on the wire; bits: the payload in it, without filling up to bytes.
     A packet decodes to the same bits everywhere: the result is a function of packet, seed, worker and round.
     """
 

@@ -148,20 +148,21 @@ class ReduceTicket(Ticket):
 
     def __init__(self, driver, packed: Packed):
         self.packed, self.layout = packed, driver.rank_layout
-        rows, mine = packed.rows, driver.wiring.bytes_of(packed.codec, driver.world.rank)
-        others = [rank for rank in range(driver.world.size) if rank != driver.world.rank]
-        sends = [(rank, _flat(driver.device, rows[:, driver.wiring.bytes_of(packed.codec, rank)]), False) for rank in others]
-        self.parts = {rank: driver.device.empty((len(self.layout.hosted(rank)), mine.stop - mine.start), "uint8") for rank in others}
+        device, world, places = driver.device, driver.world, driver.wiring.bytes_of
+        mine, others = places(packed.codec, world.rank), [rank for rank in range(world.size) if rank != world.rank]
+        sends = [(rank, _flat(device, packed.rows[:, places(packed.codec, rank)]), False) for rank in others]
+        # (workers of a rank, bytes of the ranges that are owned here)
+        self.parts = {rank: device.empty((len(self.layout.hosted(rank)), mine.stop - mine.start), "uint8") for rank in others}
         receives = [(rank, part.reshape(-1)) for rank, part in self.parts.items()]
-        self.parts[driver.world.rank], self.start = rows[:, mine], mine.start
-        super().__init__(driver, driver.world.exchange(sends, receives, driver.device, driver.posted))
+        self.parts[world.rank] = packed.rows[:, mine]
+        super().__init__(driver, world.exchange(sends, receives, device, driver.posted))
 
     def value(self):
         device, ranges, hosted = self.driver.device, self.packed.codec, self.driver.hosted
         out = device.empty((len(hosted), ranges.width), ranges.dtype)
         for row, owner in zip(out, hosted):
-            codec, span, place = ranges.codecs[owner], ranges.spans[owner], ranges.places[owner]
-            n, place = span.stop - span.start, slice(place.start - self.start, place.stop - self.start)
+            codec, span, place = ranges.codecs[owner], ranges.spans[owner], _within(ranges, hosted, owner)
+            n = span.stop - span.start
             row[:] = 0
             # in ascending order of the workers, wherever they live
             for rank, part in sorted(self.parts.items()):
@@ -184,28 +185,25 @@ class GatherTicket(Ticket):
     """The model that the owners of the ranges have packed: one message from rank to rank."""
 
     def __init__(self, driver, packed: Packed, number: int, part: int = 0):
-        self.packed, own, device, world = packed, packed.codec, driver.device, driver.world
-        self.arrived = {}
+        self.packed, ranges, world, self.arrived = packed, packed.codec.ranges, driver.world, {}
         for rank in range(world.size):
-            place = driver.wiring.bytes_of(own.ranges, rank)
-            self.arrived[rank] = device.empty((1, place.stop - place.start), "uint8")
-        mine, start = self.arrived[world.rank], driver.wiring.bytes_of(own.ranges, world.rank).start
+            place = driver.wiring.bytes_of(ranges, rank)
+            self.arrived[rank] = driver.device.empty((1, place.stop - place.start), "uint8")
+        mine = self.arrived[world.rank]
         for row, owner in zip(packed.rows, driver.hosted):
-            place = own.ranges.places[owner]
-            mine[0, place.start - start:place.stop - start] = row[:place.stop - place.start]
+            place = _within(ranges, driver.hosted, owner)
+            mine[0, place] = row[:place.stop - place.start]
         others = [rank for rank in self.arrived if rank != world.rank]
         super().__init__(driver, world.exchange([(rank, mine[0], False) for rank in others],
-                                                [(rank, self.arrived[rank][0]) for rank in others], device, number, part))
+                                                [(rank, self.arrived[rank][0]) for rank in others], driver.device, number, part))
 
     def value(self):
-        own, layout = self.packed.codec, self.driver.rank_layout
-        spans, places = own.ranges.spans, own.ranges.places
-        out = self.driver.device.empty((1, spans[-1].stop), own.dtype)
+        own, layout, ranges = self.packed.codec, self.driver.rank_layout, self.packed.codec.ranges
+        out = self.driver.device.empty((1, ranges.spans[-1].stop), own.dtype)
         for rank, packets in self.arrived.items():
-            owners = layout.hosted(rank)
-            for owner in owners:
-                place, start = places[owner], places[owners.start].start
-                own.decode_range(packets[:, place.start - start:place.stop - start], owner, self.packed.round, out[:, spans[owner]])
+            for owner in layout.hosted(rank):
+                packet = packets[:, _within(ranges, layout.hosted(rank), owner)]
+                own.decode_range(packet, owner, self.packed.round, out[:, ranges.spans[owner]])
         return out
 
 
@@ -250,6 +248,12 @@ class ThroughOwners:
         driver.device.xp.multiply(total, 1 / driver.workers, out=total)
         own = packed.codec.own
         self.down = GatherTicket(driver, Packed(own, own.encode(total, driver.hosted, 0), 0), self._number, part=1)
+
+
+def _within(ranges, owners, owner):
+    """Where the packet of one owner lies among those of all owners on its rank."""
+    place, start = ranges.places[owner], ranges.places[owners.start].start
+    return slice(place.start - start, place.stop - start)
 
 
 def _flat(device, block):

@@ -116,9 +116,10 @@ class AdaComm(Period, frozen=True, kw_only=True):
 
         tau_l = ceil( sqrt( (lr_0 / lr_l)^p F_l / F_0 ) tau_0 ),  but ceil( fallback tau_{l-1} ) if that is not smaller
 
-    F_0: loss of all workers at the first step, before any training; F_l: their mean loss since the round before; p = coupling: 0 leaves the learning rate out, 1 is the
-    tempered rule used in practice, 3 the one from the bound. `interval` is in seconds of the wall clock, in a simulation
-    of the virtual one; `interval_steps` in steps, which repeats exactly. Block momentum on top is `bmuf`.
+    F_0: loss of all workers at the first step, before any training; F_l: their mean loss since the round before; p =
+    coupling: 0 leaves the learning rate out, 1 is the tempered rule used in practice, 3 the one from the bound. `interval`
+    is in seconds of the wall clock, in a simulation of the virtual one; `interval_steps` in steps, which repeats exactly.
+    Block momentum on top is `bmuf`.
     Source: Wang & Joshi, MLSys 2019, sec. 4 (rules 17 to 20).
     """
 

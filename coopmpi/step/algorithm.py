@@ -48,8 +48,8 @@ class Algorithm(Part, frozen=True, kw_only=True):
                             "never agree: it has more than one eigenvalue of modulus 1. Set lazy = true in [mixing], "
                             "which takes (I + W) / 2")
         if config.compress.halves and not (self.uses_compress or self.takes_halves):
-            raise UserError(f"[compress] kind = {config.compress.name!r}: what {self.name} averages may not be rounded to 16 bits; "
-                            "leave it out, or take an algorithm that averages models or gradients")
+            raise UserError(f"[compress] kind = {config.compress.name!r}: what {self.name} averages may not be rounded to 16 "
+                            "bits; leave it out, or take an algorithm that averages models or gradients")
         if self.needs_contraction and not config.compress.contractive:
             raise UserError(f"{self.name} needs a contractive compressor, ||x - C(x)||^2 < ||x||^2, but "
                             f"{config.compress.name} says it is none; leave out the factor that frees it from bias")
