@@ -24,7 +24,8 @@ def main(arguments):
     root = str(Path(__file__).parents[1])
     environment = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
     keys = [f"workers={RANKS}", "steps=100000000", "record.eval_every=100", "task.kind=python",
-            "task.function=benchmarks._mortal:task", f"task.options={{pause = {PAUSE}, numbers = 100000}}", f"algorithm.kind={options.algorithm}", "compress.kind=topk",
+            "task.function=benchmarks._mortal:task", f"task.options={{pause = {PAUSE}, numbers = 100000}}",
+            f"algorithm.kind={options.algorithm}", "compress.kind=topk",
             "period.tau=8", "survive.every_seconds=5", "checkpoint.every_steps=500"]
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
