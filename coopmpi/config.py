@@ -23,6 +23,7 @@ class Record(registry.Part, frozen=True, kw_only=True):
 
     eval_every: Whole = 0  # 0: twenty times over the run
     final: Literal["all", "mean"] | None = None  # models in the file; default: all up to 1 GB
+    per_worker: Literal["all", "summary"] | None = None  # rows of every step; default: all up to 4096 workers
 
 
 class Saving(registry.Part, frozen=True, kw_only=True):
@@ -78,6 +79,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     record: Any = None
     checkpoint: Any = None
     survive: Any = None  # read under --survive only
+    stop: dict[str, float] = {}  # targets of which any ends the run: {figure of the task, or "minutes": number}
     sinks: tuple = ()  # [[sinks]]: further takers of results, coopmpi.sinks.Sink
 
 
@@ -162,18 +164,30 @@ def resolve(tables):
     _require_flat(tables)
     tables = dict(tables)
     for key, value in tables.items():
-        if key in (*_CHOICES, "mixing", "compress", "record", "checkpoint", "survive") and not isinstance(value, dict):
+        if key in (*_CHOICES, "mixing", "record", "checkpoint", "survive", "stop") and not isinstance(value, dict):
             raise UserError(f"[{key}] must be a table, given {quoted(value)}")
     built = {kind: registry.build(kind, {"kind": default} | tables.pop(kind, {})) for kind, default in _CHOICES.items()}
     built["mixing"] = mixing_table(**tables.pop("mixing", {}))
     built["record"] = registry.convert(tables.pop("record", {}), Record, "[record]")
     built["checkpoint"] = registry.convert(tables.pop("checkpoint", {}), Saving, "[checkpoint]")
     built["survive"] = registry.convert(tables.pop("survive", {}), Survive, "[survive]")
+    built["stop"] = _targets(tables.pop("stop", {}))
     built["sinks"] = tuple(_sinks(tables.pop("sinks", [])))
     config = registry.convert(tables | built, Config, "run description:")
     if config.steps is not None and config.epochs is not None:
         raise UserError(f"give steps or epochs, not both; given steps = {config.steps} and epochs = {config.epochs}")
     return config
+
+
+def _targets(table):
+    """The [stop] table; which figures there are, the task knows."""
+    for name, target in table.items():
+        if type(target) not in (int, float):
+            raise UserError(f"[stop] {name} must be a number, given {quoted(target)}")
+        registry.require_usual_numbers(target, f"[stop] {name}")
+    if table.get("minutes", 1) <= 0:
+        raise UserError(f"[stop] minutes must be more than 0, given {table['minutes']}")
+    return table
 
 
 def _sinks(tables):
@@ -188,10 +202,12 @@ def _sinks(tables):
 def dump(config):
     """The resolved TOML: every key that plays a part in this run, defaults included."""
     unused = {name for name in ("period", "mixing", "compress") if not getattr(config.algorithm, f"uses_{name}")}
+    if config.compress.halves:
+        unused -= {"compress"}
     tables = {}
     for key in config.__struct_fields__:
         value = getattr(config, key)
-        if key in unused or value is None or value == ():
+        if key in unused or value in (None, (), {}):
             continue
         if key == "sinks":
             value = [{"kind": sink.name} | _without_none(msgspec.to_builtins(sink)) for sink in value]

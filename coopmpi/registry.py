@@ -147,7 +147,7 @@ def convert(table, cls, where):
     for key, value in table.items():
         if key not in cls.__struct_fields__:
             raise unknown("key", key, cls.__struct_fields__, where=f"{where} ")
-        _require_usual_numbers(value, f"{where} {key}", key.endswith("seed"))
+        require_usual_numbers(value, f"{where} {key}", key.endswith("seed"))
     try:
         return msgspec.convert(table, cls)
     except UnicodeEncodeError as error:
@@ -160,11 +160,11 @@ def convert(table, cls, where):
         raise UserError(f"{where} {path + ': ' if path else ''}{message}{given}") from error
 
 
-def _require_usual_numbers(value, where, seed):
+def require_usual_numbers(value, where, seed=False):
     """UserError if a number, also in an array, is not finite or so large that nothing can be computed with it."""
     if isinstance(value, (list, tuple)):
         for item in value:
-            _require_usual_numbers(item, where, seed)
+            require_usual_numbers(item, where, seed)
     elif isinstance(value, float):
         if not isfinite(value):
             raise UserError(f"{where}: numbers must be finite, given {value}")

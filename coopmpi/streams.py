@@ -28,14 +28,14 @@ _generator = np.random.Generator(_bits)
 _state = _bits.state
 
 
-def stream(seed, purpose, worker=0, step=0):
-    """The generator of (seed, purpose, worker, step), at its start.
+def stream(seed, purpose, worker=0, step=0, part=0):
+    """The generator of (seed, purpose, worker, step, part), at its start.
 
     There is one generator, and each call sets it to another start (2 microseconds instead of 150 for a
     new one): draw all you need before asking for the next stream.
     """
     _state["state"]["key"][:] = seed, purpose
-    _state["state"]["counter"][:] = 0, 0, worker, step  # the low words count the draws
+    _state["state"]["counter"][:] = 0, part, worker, step  # the low word counts the draws
     _state["buffer_pos"] = 4
     _state["has_uint32"] = 0
     _bits.state = _state

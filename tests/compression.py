@@ -34,9 +34,16 @@ def through(codec, x, workers=None, round=ROUND):
     return codec.decode(packed, workers, round, np.full_like(x, np.nan))
 
 
-def compressed(kind, x, shape=None, **keys):
+def cached(chunk):
+    """The CPU with a cache of so many numbers: longer rows are worked on in pieces."""
+    device = Host()
+    device.chunk = chunk
+    return device
+
+
+def compressed(kind, x, shape=None, device=None, **keys):
     """C(x) of one tensor x (n,)."""
-    codec = bind(kind, [("x", shape or x.shape)], x.dtype, **keys)
+    codec = bind(kind, [("x", shape or x.shape)], x.dtype, device, **keys)
     return through(codec, x.reshape(1, -1))[0]
 
 

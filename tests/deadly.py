@@ -4,8 +4,10 @@ import importlib
 import os
 import signal
 import time
+from pathlib import Path
 
 from coopmpi.contract.textbook import Textbook
+from coopmpi.record import checkpoint
 from coopmpi.run import ballot, snapshots
 
 RANK = int(os.environ.get("OMPI_COMM_WORLD_RANK", 0))  # at the start: that of the process
@@ -40,8 +42,18 @@ def arm(path, call, late):
 armed = set()
 
 
-def task(place, steps=(), calls=(), pause=0.0, numbers=60):
-    """steps: [[rank, step], ...] at which that rank dies; calls: [[rank, function, which call, late], ...]."""
+def damage_checkpoints():
+    """Turn a bit in the last row of every file: what is read before it is sound."""
+    for path in Path().glob("run.h5.state/step-*/rank-*.state"):
+        content = bytearray(path.read_bytes())
+        length, _ = checkpoint.FOOT.unpack(content[-checkpoint.FOOT.size:])
+        content[-checkpoint.FOOT.size - length - 1] ^= 1
+        path.write_bytes(content)
+
+
+def task(place, steps=(), calls=(), pause=0.0, numbers=60, damage=False):
+    """steps: [[rank, step], ...] at which that rank dies; calls: [[rank, function, which call, late], ...]; damage: before it
+    dies at a step, it damages all checkpoints."""
     ballot.VOTE_SECONDS, snapshots.MOST = 0.005, 100.0  # snapshots in runs that are as short as in tests
     problem = Textbook(place, numbers, noise=0.1)
     inner = problem.gradient
@@ -52,6 +64,8 @@ def task(place, steps=(), calls=(), pause=0.0, numbers=60):
 
     def gradient(x, step):
         if [RANK, step] in [list(pair) for pair in steps]:
+            if damage:
+                damage_checkpoints()
             die()
         time.sleep(pause)
         return inner(x, step)

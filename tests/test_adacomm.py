@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from coopmpi import config
 from coopmpi.drivers.solo import Solo
+from coopmpi.drivers.stopwatch import Stopwatch
 from coopmpi.errors import NumericalFailure, UserError
 from coopmpi.local.periods import AdaComm
 from coopmpi.run.assemble import assemble
@@ -51,6 +52,10 @@ def test_losses_without_a_ratio_change_nothing(loss, first):
 
 
 # on a clock of the test's own: a step takes a second
+class StepCounter(Stopwatch):
+    seconds = 0.0
+
+
 class Scripted(Problem):
     """Losses as given, those of each of the workers shifted by what cancels out in the mean."""
 
@@ -77,8 +82,9 @@ def taus(tables):
     """(tau in force at each step, the Trainer) of a lock-step run whose clock counts steps."""
     assembly = assemble(config.resolve(tables), Solo())
     trainer, found = Trainer(assembly, Sink()), []
+    trainer.driver.stopwatch = StepCounter()
     for k in range(tables["steps"]):
-        trainer.driver.wall_time = lambda: k + 1.0
+        trainer.driver.stopwatch.seconds = k + 1.0
         found.append(trainer.context.tau)
         trainer.driver.step(trainer.algorithm, trainer.state, trainer.context, k)
     trainer.driver.drive(trainer.algorithm.finish(trainer.state, trainer.context))
@@ -95,7 +101,7 @@ def test_sequence_by_hand():
     # arrived, one round later, and followed from the round after that
     losses = [16] * 4 + [4] * 4 + [1] * 40
     found, _ = taus(job(losses, {"kind": "adacomm", "tau": 4, "interval": 4.0}, 24))
-    # t = 8: F_0 = 16, no progress yet: half of 4, from step 12 on. t = 12, where 2 comes into force: F = 4,
+    # t = 8: F_0 = 16, the loss of the first step; no progress yet: half of 4, from step 12 on. t = 12, where 2 comes into force: F = 4,
     # sqrt(1/4) 4 = 2 is not smaller: half of 2, from step 14 on
     assert changes(found) == [[0, 4], [12, 2], [14, 1]]
 
@@ -108,7 +114,7 @@ def test_nothing_changes_before_the_interval_is_over():
 
 def follow(losses, tau_0, interval, fallback, steps):
     """The periods of the rounds, once more, from a table of rounds."""
-    first, deadline, tau, rounds, end, found = None, interval, tau_0, [], 0, []
+    first, deadline, tau, rounds, end, found = losses[0], interval, tau_0, [], 0, []
     decision = tau_0
     while end < steps:
         found += [tau] * tau
@@ -116,7 +122,6 @@ def follow(losses, tau_0, interval, fallback, steps):
         end += tau
         if len(rounds) > 1:
             tau, known = decision, rounds[-2]
-            first = first or known
             if end >= deadline:
                 deadline = end + interval
                 asked = math.ceil(math.sqrt(known / first) * tau_0)
@@ -195,9 +200,9 @@ def test_wall_clock_decisions_are_refused_where_a_run_must_repeat(path):
 def test_dry_run_costs_what_the_first_period_costs(path):
     costs = [estimate(assemble(config.resolve(quadratic(path, "dpa", period)), Solo()))
              for period in ({"kind": "adacomm", "tau": 6}, {"tau": 6})]
-    # adacomm's own slot: a loss of each worker, float64
+    # adacomm's own slot: two losses of each worker, float64
     for what in ("slots", "a checkpoint being written"):
-        costs[0].memory[what] -= 4 * 8
+        costs[0].memory[what] -= 4 * 2 * 8
     assert costs[0] == costs[1]
 
 
@@ -250,3 +255,10 @@ def test_listed_periods_change_at_the_first_round_after_their_step():
 def test_listed_periods_must_ascend_from_the_start(taus):
     with pytest.raises(UserError, match="taus"):
         config.resolve({"period": {"kind": "list", "taus": taus}})
+
+
+def test_the_loss_before_training_is_the_measure():
+    """Within the first period the loss falls from 16 to 1: F_0 is 16, not the mean over the period."""
+    found, _ = taus(job([16] + [1] * 60, {"kind": "adacomm", "tau": 8, "interval": 8.0}, 40))
+    # t = 16: the mean of the first round, 23 / 8, has arrived: ceil(sqrt(23 / 8 / 16) 8) = 4, from step 24 on
+    assert changes(found)[:2] == [[0, 8], [24, 4]]

@@ -225,6 +225,14 @@ class Reference:
             x, h = self.gossip(x, h, self.ws[k % len(self.ws)], gamma)
         return x, z
 
+    def overlap_choco_sgd(self, x, z, gamma=0.3):
+        h = np.zeros_like(x)
+        for k in range(STEPS):
+            x = x - self.lr * self.direction(x, self.gradient(x, k))
+            x = x + gamma * (self.ws[k % len(self.ws)] @ h - h)
+            h = h + self.compressed(x - h)
+        return x, z
+
     def squarm_sgd(self, x, z, gamma=0.3, threshold=0.0):
         h = np.zeros_like(x)
 
@@ -250,13 +258,19 @@ class Reference:
         e, back, u = np.zeros_like(x), np.zeros((1, x.shape[1])), 0
         common = x[:1]
 
+        def compressed(x):
+            """Worker j's range of the 7 numbers is a tensor of its own: one number or none, of which the largest stays."""
+            ends = [x.shape[1] * j // M for j in range(M + 1)]
+            assert all(stop - start <= 1 for start, stop in zip(ends, ends[1:]))
+            return x
+
         def update(x, r):
             nonlocal e, back, u, common
             p = common - x + e
-            q = self.compressed(p)
+            q = compressed(p)
             e = p - q
             p = q.mean(axis=0, keepdims=True) + back
-            move = self.compressed(p)
+            move = compressed(p)
             back = p - move
             if momentum == "block":
                 u = move = beta * u + move

@@ -15,7 +15,7 @@ from coopmpi.compression.feedback import compress_with_feedback
 from coopmpi.compression.wire import Integers, Numbers
 from coopmpi.device.host import Host
 from coopmpi.tasks.nn.models import Layout
-from tests.compression import KINDS, ROUND, SEED, SHAPES, TABLES, D, bind, numbers, squared, through
+from tests.compression import KINDS, ROUND, SEED, SHAPES, TABLES, D, bind, cached, numbers, squared, through
 from tests.guarded import simulated
 
 # on the wire
@@ -57,7 +57,7 @@ def test_bytes_of_a_tensor_of_32_by_32(kind, nbytes):
     assert bind(kind, [("w", (32, 32))], **keys).nbytes == nbytes
 
 
-@pytest.mark.parametrize("width", range(22))
+@pytest.mark.parametrize("width", [*range(22), 31, 32, 33])
 @settings(max_examples=10, deadline=None)
 @given(st.data(), st.integers(1, 40), st.integers(1, 4))
 def test_integers_return_from_as_many_bits_as_they_need(width, data, count, b):
@@ -93,13 +93,29 @@ def test_workers_together_or_alone_give_the_same_bits(kind, dtype):
 
 
 @KINDS
-@pytest.mark.parametrize("chunk", [1, 2400, 10**9])
+@pytest.mark.parametrize("chunk", [1, 300, 2400, 10**9])
 def test_so_do_workers_in_blocks(kind, chunk):
-    x, device = numbers(5), Host()
-    device.chunk = chunk
-    blocks, whole = bind(kind, device=device), bind(kind)
+    shapes = [*SHAPES, ("long", (5003,))]
+    x = numbers(5, Layout(shapes).size)
+    blocks, whole = bind(kind, shapes, device=cached(chunk)), bind(kind, shapes)
     assert np.array_equal(blocks.encode(x, range(5), ROUND), whole.encode(x, range(5), ROUND))
     assert np.array_equal(through(blocks, x), through(whole, x))
+
+
+@KINDS
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("chunk", [1, 2400, 10**9])
+def test_what_is_added_is_what_is_restored(kind, dtype, chunk):
+    codec, x, before = bind(kind, dtype=dtype, device=cached(chunk)), numbers(dtype=dtype), numbers(dtype=dtype, seed=1)
+    x[1] = 0
+    x[2, ::7] = np.nan
+    packed = codec.encode(x, range(3), ROUND)
+    packed[0] = 0  # of a silent worker
+    wide = np.zeros((3, D + 9), dtype)
+    wide[:, 4:-5] = before
+    assert codec.add(packed, range(3), ROUND, wide[:, 4:-5]) is not None
+    total = before + codec.decode(packed, range(3), ROUND, np.empty_like(x))
+    assert np.array_equal(wide[:, 4:-5], total, equal_nan=True) and not wide[:, :4].any() and not wide[:, -5:].any()
 
 
 @KINDS
@@ -148,6 +164,8 @@ def test_on_a_gpu(kind, dtype):
             device_x, device_memory = codec.device.asarray(x), codec.device.asarray(memory)
             sent = compress_with_feedback(codec, device_x, device_memory, [4, 0, 2], ROUND)
             assert all(np.array_equal(one.get(), other) for one, other in zip(sent, expected))
+            added = codec.add(sent.packed, [4, 0, 2], ROUND, codec.device.asarray(x))
+            assert np.array_equal(added.get(), x + expected.value)
 
 
 def test_the_example_of_the_documentation(tmp_path, monkeypatch):

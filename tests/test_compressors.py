@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from coopmpi import registry
+from coopmpi.compression.selection import STRIDE, largest
 from coopmpi.compression.wire import Integers
 from coopmpi.device.host import Host
 from coopmpi.errors import UserError
@@ -23,6 +24,7 @@ from tests.compression import (
     D,
     bind,
     build,
+    cached,
     compressed,
     numbers,
     squared,
@@ -87,10 +89,11 @@ VECTORS = arrays("float32", st.integers(1, 40), elements=SCALED)
 
 @pytest.mark.parametrize("kind", DETERMINISTIC)
 @settings(max_examples=60, deadline=None)
-@given(VECTORS, st.sampled_from([0.02, 0.3, 0.5, 1.0]))
-def test_equals_its_definition(kind, x, fraction):
+@given(VECTORS, st.sampled_from([0.02, 0.3, 0.5, 1.0]), st.sampled_from([1, 16, 10**6]))
+def test_equals_its_definition(kind, x, fraction, chunk):
     k = max(1, round(fraction * len(x)))
-    result = compressed(kind, x, **({"fraction": fraction} if "fraction" in TABLES[kind] else {}))
+    keys = {"fraction": fraction} if "fraction" in TABLES[kind] else {}
+    result = compressed(kind, x, device=cached(chunk), **keys)
     expected = DEFINITIONS[kind](x.astype("float64"), k)
     if "sign" in kind:  # a mean of float32 is rounded
         assert np.allclose(result, expected, rtol=1e-5, atol=0)
@@ -110,6 +113,49 @@ def test_each_tensor_is_compressed_by_itself(kind, dtype):
             k = max(1, round(0.1 * entry.size))
             expected = DEFINITIONS[kind](own.astype("float32" if kind == "bf16" else dtype).astype("float64"), k)
             assert np.allclose(row, expected, rtol=1e-6 if "sign" in kind else 0, atol=0)
+
+
+# the k largest
+
+def bits_first(x, k):
+    """Of one row the k largest, by the bits of magnitudes (NaN above all), of equal ones the first; ascending."""
+    size = x.view(f"uint{8 * x.itemsize}") << 1
+    return np.sort(np.lexsort((np.arange(len(x)), ~size))[:k])
+
+
+ANY = {width: st.one_of(st.floats(width=width), st.sampled_from([0.0, -0.0, 1.0, -1.0, np.nan, np.inf])) for width in (32, 64)}
+ROWS = st.sampled_from([32, 64]).flatmap(lambda width: arrays(
+    f"float{width}", st.tuples(st.integers(1, 3), st.integers(1, 200)), elements=ANY[width], fill=st.sampled_from([0.0, 2.0])))
+
+
+@settings(max_examples=300, deadline=None)
+@given(ROWS, st.floats(0, 1), st.sampled_from([1, 64, 10**6]))
+def test_the_largest_are_found_whatever_the_numbers(x, share, chunk):
+    k = max(1, round(share * x.shape[1]))
+    found = largest(cached(chunk), x, k)
+    assert found.dtype == "int64" and np.array_equal(found, [bits_first(row, k) for row in x])
+
+
+MANY = 20_011
+PATTERNS = {
+    "random": lambda draw: draw.standard_normal(MANY),
+    "few are not zero": lambda draw: np.where(draw.random(MANY) < 0.004, draw.standard_normal(MANY), 0),
+    "all the same": lambda draw: np.full(MANY, -3.0),
+    "three magnitudes": lambda draw: draw.choice([1.0, 2.0, -2.0, 3.0], MANY, p=[0.6, 0.2, 0.15, 0.05]),
+    "large where the sample looks": lambda draw: np.where(np.arange(MANY) % STRIDE, 0.01, 1) * draw.standard_normal(MANY),
+    "large where it does not": lambda draw: np.where(np.arange(MANY) % STRIDE, 1, 0.01) * draw.standard_normal(MANY),
+    "ascending": lambda draw: np.arange(MANY) - 5.0,
+    "not a number": lambda draw: np.where(draw.random(MANY) < 0.3, np.nan, draw.standard_normal(MANY)),
+}
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("k", [1, 200, 4001, MANY - 1, MANY])
+def test_the_largest_of_a_long_row(pattern, dtype, k):
+    x = PATTERNS[pattern](np.random.default_rng(4)).astype(dtype)
+    for chunk in (4096, 10**9):
+        assert np.array_equal(largest(cached(chunk), x[None], k)[0], bits_first(x, k))
 
 
 @pytest.mark.parametrize("n, k", [(7, 3), (1000, 10), (100_000, 1000)])

@@ -113,6 +113,7 @@ DESCRIPTIONS = table(
         table(graph=st.just("random-regular"), degree=count)).filter(
             lambda keys: "graph" in keys or not {"shape", "probability", "degree"} & set(keys)),
     record=table(eval_every=st.integers(0, 99)),
+    stop=st.dictionaries(word, st.one_of(positive, count), max_size=2),
 )
 
 

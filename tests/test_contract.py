@@ -323,6 +323,11 @@ class Doubling(Plain, frozen=True, kw_only=True):
         out[...] = 3 * abs(values[0])
 
 
+class Replacing(Plain, frozen=True, kw_only=True):
+    def add(self, device, values, shape, drawn, out):
+        out[...] = values[0]
+
+
 class Dicing(Plain, frozen=True, kw_only=True):
     def compress(self, device, x, shape, drawn):
         return [x * np.random.default_rng().random(x.shape).astype(x.dtype)]
@@ -330,6 +335,7 @@ class Dicing(Plain, frozen=True, kw_only=True):
 
 @pytest.mark.parametrize("rule, cls, words", [
     (compressor.works, Bursting, "NaN or Inf"), (compressor.decodes_the_same_everywhere, Mixing, "depends on the other"),
+    (compressor.adds_what_it_restores, Replacing, "another sum"),
     (compressor.leaves_models_alone, Overwriting, "writes into its argument"), (compressor.keeps_zero, Offset, "zero"),
     (compressor.contracts_if_it_says_so, Doubling, "it loses"), (compressor.draws_as_it_says, Dicing, "another packet"),
     (compressor.is_linear_and_exact_if_it_says_so, Doubling, "says `exact`"),
@@ -444,7 +450,7 @@ MISTAKES = {
     "forgotten return": ("state.x = context.replicate((yield Mean(state.x)), like=state.x)", 7, ["end it with `return loss`"]),
     "Mix without uses_mixing": ("state.x = yield Mix(state.x, context.k)\nreturn loss", 9, ["uses_mixing = True"]),
     "pack without uses_compress": ("yield Mean(context.pack(state.x, context.k))\nreturn loss", 9, ["uses_compress = True"]),
-    "unknown request": ("yield state.x\nreturn loss", 9, ["unknown request", "Advance, Finish, Grad, Mean, Mix"]),
+    "unknown request": ("yield state.x\nreturn loss", 9, ["unknown request", "Advance, Finish, Gather, Grad, Mean, Mix"]),
     "wrong shape of a model": ("state.x = state.x[:, :3]\nreturn loss", 9, ["shape (6, 3)", "shape (6, 60)"]),
     "wrong dtype of a model": ("state.x = state.x.astype('float64')\nreturn loss", 9, ["float64", "float32"]),
     "wrong shape of a request": ("yield Mean(state.x[0])\nreturn loss", 9, ["row for each of the 6 workers", "shape (60,)"]),
@@ -452,7 +458,7 @@ MISTAKES = {
     "undeclared slot": ("state.memo = loss\nreturn loss", 9, ["state.memo is no declared slot", 'Slot("memo"']),
     "mean without replicate": ("state.x = yield Mean(state.x)\nreturn loss", 9, ["context.replicate(value, like=state.x)"]),
     "finish twice": ("t = yield Start(Mean(context.copy(state.x)))\nyield Finish(t)\nyield Finish(t)\nreturn loss", 11, ["once"]),
-    "a started gradient": ("yield Start(Grad(state.x))\nreturn loss", 9, ["Start takes a Mix, Mean or Advance"]),
+    "a started gradient": ("yield Start(Grad(state.x))\nreturn loss", 9, ["Start takes one of Mix, Mean, Reduce, Gather, Advance"]),
     "an error of Python": ("yield Mean(state.x)\nreturn loss + undefined", 10, ["NameError", "undefined"]),
     "a group that does not divide": ("yield Mean(state.x, group=4)\nreturn loss", 9, ["group of 4", "6 workers"]),
 }

@@ -14,7 +14,7 @@ from coopmpi.errors import UserError
 from coopmpi.record import apart, reader
 from coopmpi.report import inspect
 from tests.in_process import coopmpi, refused
-from tests.test_cli_inspect import rows, start_file
+from tests.test_cli_inspect import WORKERS, rows, start_file
 
 
 @pytest.fixture
@@ -25,6 +25,9 @@ def path(tmp_path):
         writer.evaluation(step, 0.1 * step, {"loss": 2 - 0.1 * step, "consensus": 0.25})
     writer.steps(rows())
     writer.event(4, 2.5, "failed", "the loss of worker 1 became nan")
+    for worker in range(WORKERS):
+        writer.final(worker, np.ones(4, np.float32))
+    writer.final_mean(np.ones(4, np.float32))
     writer.close("finished")
     return tmp_path / "run.h5"
 
@@ -86,6 +89,13 @@ def chunk_of(path, name):
     with h5py.File(path) as file:
         info = file[name].id.get_chunk_info(0)
         return info.byte_offset
+
+
+@pytest.mark.parametrize("name", ["final/x", "final/mean", "events"])
+def test_a_wrong_number_of_a_model_or_event_is_noticed(path, name):
+    damage(path, [(chunk_of(path, name) + 2, 3)])
+    with h5py.File(path) as file, pytest.raises(OSError, match="filter returned failure"):
+        file[name][:]
 
 
 @pytest.mark.parametrize("name", ["train/loss", "train/tau", "eval/loss"])

@@ -118,7 +118,7 @@ def test_every_key_is_documented_with_its_default():
 
     graphs = [Mixing, GraphFile, *registry.parts("graph").values()]
     tables = {"task", "optimizer", "schedule", "algorithm", "period", "mixing", "compress", "record", "compute", "network",
-              "checkpoint", "survive"}
+              "checkpoint", "survive", "stop"}
     for section, cls in [*expected, *(("mixing", cls) for cls in graphs)]:
         for key, default, _ in catalogue.keys(cls):
             if (cls, key) in ((Mixing, "graph"), (GraphFile, "path")):

@@ -312,8 +312,9 @@ def test_a_slow_rank_is_recorded_in_full_and_waited_for(folder):
         np.testing.assert_allclose(train_group["loss"][:], np.repeat(losses[:, None], 4, axis=1), rtol=1e-3)
         compute, wait = train_group["compute_time"][:].sum(axis=0), train_group["wait_time"][:].sum(axis=0)
         assert train_group["wall_time"][-1] > 1.4  # 150 x 10 ms, though rank 0 has waited for much of it
-    assert (compute[2:] > 1.4).all() and (compute[:2] < 0.5).all()
-    assert (wait[:2] > 1.0).all() and (wait[2:] < 0.5).all()
+    # only differences: other programs may slow down both ranks
+    assert (compute[2:] > 1.4).all() and (compute[2:] > compute[:2] + 0.7).all()
+    assert (wait[:2] > wait[2:] + 0.7).all()
 
 
 # launchers that do not fit
@@ -351,4 +352,4 @@ def test_a_rank_that_stands_still_is_named_and_nobody_is_ended(folder):
     assert status == 0, err
     told = [line for line in our_lines(err) if "has waited for" in line]
     assert told and all(re.search(r"at step \d+ for (rank 2|all ranks|rank 0|rank 1)", line) for line in told)
-    assert any(line.endswith("for rank 2") for line in told), told
+    assert any(line.endswith("for rank 2 (Mix)") for line in told), told

@@ -144,7 +144,7 @@ NOT_SYMMETRIC = {"exponential", "one-peer-exponential", "matcha", "directed circ
 NOT_FOR = {"squarm-sgd": NOT_SYMMETRIC, "sparq-sgd": NOT_SYMMETRIC, "cooperative": NOT_SYMMETRIC,
            "d2": NOT_SYMMETRIC | {"ring", "circle", "torus", "hypercube", "best star"},
            "sgp": {"swap", "lazy swap", "best star"}, "overlap-sgp": {"swap", "lazy swap", "best star"},
-           "choco-sgd": {"lopsided"}, "deepsqueeze": {"lopsided"},
+           "choco-sgd": {"lopsided"}, "overlap-choco-sgd": {"lopsided"}, "deepsqueeze": {"lopsided"},
            **{algorithm: {"lopsided", "swap"} for algorithm in TAKE_W_ITSELF}}
 
 

@@ -1,20 +1,29 @@
 """The result file: its layout is a contract, and its numbers are what they say they are."""
 
+import subprocess
+import sys
+import threading
 import tomllib
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
+from hypothesis import settings as trying
 from hypothesis import strategies as st
 
 from coopmpi import __version__, config
+from coopmpi.device.host import Host
 from coopmpi.drivers.rank_layout import RankLayout
 from coopmpi.drivers.solo import Solo
+from coopmpi.errors import CoopError
 from coopmpi.run.assemble import assemble
+from coopmpi.run.feed import MOST, Feed
+from coopmpi.run.resume import standing
 from coopmpi.run.session import train
-from coopmpi.run.step_log import COLUMNS, Table
-from tests.runs import write_quadratic
+from coopmpi.run.step_log import BLOCK, StepLog, Table
+from tests.runs import coopmpi, settings, write_quadratic
 
 D = 5
 
@@ -192,37 +201,149 @@ def test_bytes_sent_by_each_algorithm(tmp_path, algorithm, tau, rounds, vectors)
 
 
 # rows on their way
-class Written:
-    """Takes the rows as the writer of a file would."""
-
-    def __init__(self):
-        self.rows = []
-
-    def steps(self, rows):
-        assert rows.first == len(self.rows)
-        columns = map(np.array, (rows.loss, rows.compute_time, rows.wait_time, rows.bytes_sent))
-        self.rows += list(zip(rows.wall_time, rows.tau, rows.virtual_time, *columns))
+ROW = np.dtype([("loss", "f4"), ("bytes_sent", "f8")])
 
 
 @given(st.data())
-@settings(max_examples=50)
-def test_rows_are_written_in_order_however_they_arrive(data):
+@trying(max_examples=50, deadline=None)
+def test_rows_are_handed_on_in_order_however_they_arrive(data):
     """Every rank hands over its steps in blocks of any length, ranks run ahead of each other, nothing is lost."""
     steps, ranks = data.draw(st.integers(1, 300)), data.draw(st.integers(1, 4))
     workers = data.draw(st.integers(ranks, 6))
-    rank_layout, written = RankLayout(workers, ranks), Written()
-    table = Table(rank_layout, 0)
-    full = np.arange(steps * workers * len(COLUMNS), dtype=float).reshape(steps, workers, len(COLUMNS))
+    numbers = data.draw(st.permutations(range(workers)))  # a node's ranks need not host neighbours
+    cuts = RankLayout(workers, ranks)
+    sources = {rank: sorted(numbers[i] for i in cuts.hosted(rank)) for rank in range(ranks)}
+    table, taken = Table(sources, ROW.itemsize, 0), []
+    full = np.empty((steps, workers), ROW)
+    full["loss"], full["bytes_sent"] = (np.arange(steps * workers).reshape(steps, workers) + shift for shift in (0, 2**40 + 1))
     reached = [0] * ranks
     while min(reached) < steps:
         rank = data.draw(st.sampled_from([r for r in range(ranks) if reached[r] < steps]))
         begin, end = reached[rank], min(steps, reached[rank] + data.draw(st.sampled_from([1, 7, 63, 64, 150])))
-        hosted = rank_layout.hosted(rank)
-        walls = [(k / 10, 8, k / 5) for k in range(begin, end)] if rank == 0 else ()
-        table.put(rank, begin, full[begin:end, hosted.start:hosted.stop], walls)
+        table.put(rank, begin, full[begin:end, sources[rank]].ravel())
         reached[rank] = end
-        table.write(written)
-        assert len(written.rows) == table.written == min(reached)
-    for k, (wall, tau, virtual, *columns) in enumerate(written.rows):
-        assert (wall, tau, virtual) == (k / 10, 8, k / 5)
-        assert np.array_equal(np.transpose(columns), full[k])
+        first, block = table.take()
+        assert first == len(taken)
+        taken.extend(block.view(ROW))
+        assert len(taken) == table.taken == min(reached)
+    assert np.array_equal(np.array(taken), full)
+
+
+BY_NODE = """
+from coopmpi.drivers.mpi import world
+world.on_one_node = lambda comm: comm.Split(comm.rank % {nodes})
+from coopmpi.cli import main
+main()
+"""
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("nodes", [2, 3])
+def test_rows_come_by_the_first_ranks_of_nodes(tmp_path, nodes):
+    """The ranks of a node host workers that are no neighbours; a sum of what each sends tells them apart."""
+    words = ["train", "--quiet", *settings({"workers": 7, "steps": 150, "deterministic": True, "device": "cpu",
+                                           "algorithm": {"kind": "d-psgd"}, "mixing": {"graph": "star"}})]
+    status, out, err = coopmpi(*words, "-o", "alone.h5", cwd=tmp_path)
+    assert status == 0, out + err
+    status, out, err = coopmpi(*words, "-o", "nodes.h5", ranks=5, cwd=tmp_path, main=("-c", BY_NODE.format(nodes=nodes)))
+    assert status == 0, out + err
+    with h5py.File(tmp_path / "alone.h5") as alone, h5py.File(tmp_path / "nodes.h5") as file:
+        for name in ("train/step", "train/loss", "train/bytes_sent", "final/x"):
+            assert np.array_equal(file[name][:], alone[name][:]), name
+        assert len(np.unique(file["train/bytes_sent"][0])) > 1  # the hub of a star sends more
+        assert (file["train/compute_time"][:] > 0).all()
+
+
+def test_a_summary_holds_mean_least_and_most(tmp_path):
+    path = record(tmp_path, SMALL)
+    with h5py.File(path) as file:
+        losses, sent = file["train/loss"][:], file["train/bytes_sent"][:]
+    path.unlink()
+    with h5py.File(record(tmp_path, SMALL | {"record": {"eval_every": 3, "per_worker": "summary"}})) as file:
+        assert np.array_equal(file["train/loss"], losses.mean(axis=1, dtype=float).astype("f4"))
+        assert np.array_equal(file["train/loss_min"], losses.min(axis=1))
+        assert np.array_equal(file["train/loss_max"], losses.max(axis=1))
+        assert np.array_equal(file["train/bytes_sent"], sent.mean(axis=1))
+        assert file["train/compute_time_max"].shape == (T,)
+        assert file["train/loss_max"].attrs["description"].endswith("most of all workers")
+        assert file["train/loss_min"].dims[0].keys() == ["step"]
+    status, out, err = coopmpi("inspect", path)
+    assert status == 0 and "of the time, on average" in out, out + err
+
+
+def test_a_file_that_was_not_closed_is_not_finished(tmp_path):
+    """Its writer was killed between the last word and the closing."""
+    path = record(tmp_path, SMALL)
+    assert standing(path).done
+    leave = f"import h5py, os; file = h5py.File({str(path)!r}, 'r+', libver='latest'); file.swmr_mode = True; os._exit(0)"
+    subprocess.run([sys.executable, "-c", leave], check=True)
+    assert not standing(path).done and standing(path).by_accident
+    assert coopmpi("inspect", "--status", path)[1] == "running\n"
+
+
+class Failing:
+    """A result file on a disk that is full from the second row on."""
+
+    def __init__(self):
+        self.rows, self.status = [], None
+
+    def open(self, about):
+        pass
+
+    def steps(self, row):
+        if self.rows:
+            raise CoopError("the disk is full")
+        self.rows.append(row)
+
+    def close(self, status):
+        self.status = status
+
+
+def test_what_the_writing_thread_meets_is_raised_by_a_later_call():
+    feed = Feed(Failing())
+    feed.begin(None)
+    feed.steps(1)
+    feed.settle()
+    feed.steps(2)
+    with pytest.raises(CoopError, match="full"):
+        feed.settle()
+    feed.settle()
+    feed.close("failed")
+    assert feed.result.rows == [1] and feed.result.status == "failed"
+
+
+def test_a_slow_file_holds_back_a_limited_number_of_calls():
+    """The memory of a run does not grow with a disk that does not follow."""
+    go, begun = threading.Event(), threading.Event()
+
+    class Slow(Failing):
+        def steps(self, row):
+            begun.set()
+            go.wait()
+            self.rows.append(row)
+
+    feed = Feed(Slow())
+    feed.begin(None)
+    for row in range(MOST):
+        feed.steps(row)
+    assert begun.wait(10) and feed.result.rows == []
+    blocked = threading.Thread(target=lambda: [feed.steps(MOST), feed.steps(MOST + 1)])
+    blocked.start()
+    blocked.join(0.2)
+    assert blocked.is_alive()
+    go.set()
+    blocked.join(10)
+    feed.close("finished")
+    assert feed.result.rows == list(range(MOST + 2))
+
+
+@pytest.mark.parametrize("below", [{}, {1: [1]}], ids=["a rank among others", "the first of its node"])
+def test_a_rank_keeps_nothing_of_what_it_has_handed_over(below):
+    sent = []
+    world = SimpleNamespace(rank=1, below=below, hand_over=sent.append, handed_over=lambda: ())
+    driver = SimpleNamespace(rank_layout=RankLayout(2, 2), hosted=range(1, 2), device=Host(), clocks=None, computing=(), waited=0.0,
+                             sent=np.ones(1), rounds=[(0.0, 1.0, 0.5, 8.0)], k=0, world=world)
+    log = StepLog(driver, Feed())
+    for k in range(10 * BLOCK):
+        log.add(np.ones(1, np.float32), 0.1 * k, 1)
+    assert len(sent) == 10 and all(len(kept) == 0 for kept in vars(log).values() if isinstance(kept, list))

@@ -14,7 +14,7 @@ from coopmpi import config
 from coopmpi.drivers.solo import Solo
 from coopmpi.errors import CoopError, UserError
 from coopmpi.record import checkpoint, lock
-from coopmpi.run import ballot, step_log
+from coopmpi.run import ballot, feed, step_log
 from coopmpi.run.assemble import assemble
 from coopmpi.run.resume import continued
 from coopmpi.run.session import begin, train
@@ -132,6 +132,7 @@ def states(output):
 def votes_at_every_step(monkeypatch):
     monkeypatch.setattr(ballot, "VOTE_SECONDS", 0)
     monkeypatch.setattr(step_log, "BLOCK", 1)
+    monkeypatch.setattr(feed, "MOST", 0)  # the file is hardly behind
 
 
 class Killed(BaseException):
@@ -225,7 +226,7 @@ def test_of_a_damaged_checkpoint_the_one_before_is_taken(path, tmp_path, place, 
     given = tables(path, "overlap-local-sgd", checkpoint={"every_steps": 7}, steps=200)
     run(given, tmp_path / "whole.h5")
     killed(given, tmp_path / "parts.h5", step=120)
-    older, newer = sorted(states(tmp_path / "parts.h5"))[-2:]
+    older, newer = sorted(step for step, complete in states(tmp_path / "parts.h5").items() if complete)[-2:]
     damage(checkpoint.step_folder(checkpoint.folder_of(tmp_path / "parts.h5"), newer) / "rank-00000.state", place)
     assembly = assemble(config.resolve(continued(tmp_path / "parts.h5")), Solo())
     trainer = begin(assembly, Solo(), tmp_path / "parts.h5", resume=True)
@@ -338,3 +339,18 @@ def test_a_result_that_is_removed_meanwhile_is_an_error(path, tmp_path):
 
     with pytest.raises(CoopError, match="removed or replaced"):
         run(tables(path, "dpa"), tmp_path / "run.h5", sinks=[Removes()])
+
+
+def test_a_file_that_is_behind_delays_checkpoints_but_not_all_of_them(path, tmp_path, monkeypatch):
+    """The rows come ten steps late: the newest state is always ahead of them, older ones become checkpoints."""
+    given = tables(path, "local-sgd", checkpoint={"every_steps": 4}, steps=60)
+    monkeypatch.setattr(ballot, "VOTE_SECONDS", 0)
+    trainer = begin(assemble(config.resolve(given), Solo()), Solo(), tmp_path / "run.h5")
+    committed, commit = [], trainer.saver.commit
+    monkeypatch.setattr(type(trainer.feed), "written", property(lambda self: trainer.done - 10))
+    monkeypatch.setattr(trainer.saver, "commit", lambda step: (committed.append((step, trainer.done)), commit(step)))
+    take = trainer.saver.take
+    monkeypatch.setattr(trainer.saver, "take", lambda *arguments: (take(*arguments), trainer.saver.wait()))
+    trainer.train()
+    trainer.feed.close("finished")
+    assert [step for step, _ in committed] == list(range(4, 52, 4)) and all(done - step >= 10 for step, done in committed)

@@ -163,23 +163,28 @@ def test_all_reduce_costs(tmp_path, kind, workers, egress):
     assert found.time == approx(4 + 2 * COSTS[kind](workers, 0.3, NBYTES, bandwidth), rel=1e-12)
 
 
-@pytest.mark.parametrize("graph, egress, wait", [
-    ("ring", None, 4.3), ("ring", 8.0, 10.3), ("ring", 400.0, 4.3),  # 2 neighbours: 80 bytes share the egress
-    ("hypercube", 8.0, 15.3), ("one-peer-exponential", 8.0, 5.3)])
-def test_neighbours_share_the_egress_of_a_worker(path, tmp_path, graph, egress, wait):
-    limit = {"egress": egress} if egress else {}
-    network = LINKS | limit
+@pytest.mark.parametrize("graph, limits, wait", [
+    # 2 neighbours on the ring: 80 bytes share the port, by default 10 bytes per second as its links
+    ("ring", {}, 8.3), ("ring", {"egress": 8.0}, 10.3), ("ring", {"ingress": 8.0}, 10.3),
+    ("ring", {"egress": 400.0}, 8.3), ("ring", {"ingress": 400.0}, 8.3),  # the other direction
+    ("ring", {"egress": 400.0, "ingress": 400.0}, 4.3), ("ring", {"egress": 400.0, "ingress": 16.0}, 5.3),
+    ("hypercube", {"egress": 8.0}, 15.3), ("one-peer-exponential", {}, 4.3), ("one-peer-exponential", {"egress": 8.0}, 5.3)])
+def test_neighbours_share_the_port_of_a_worker(path, tmp_path, graph, limits, wait):
+    network = LINKS | limits
     described = tables(path, "dpa", steps=3, period={"tau": 1}, network=network, mixing={"graph": graph})
     found = record(described, tmp_path)
     assert np.allclose(found["wait_time"], wait, rtol=1e-12)
 
 
-def test_the_hub_of_a_star_is_its_bottleneck(path, tmp_path):
-    network = LINKS | {"egress": 8.0}
+@pytest.mark.parametrize("limits, hub, leaf", [
+    ({}, 28.3, 28.3),  # 7 x 40 bytes at 10 bytes/s, in as out
+    ({"egress": 8.0}, 28.3, 35.3), ({"ingress": 8.0}, 35.3, 28.3),  # 7 x 40 bytes at 8 bytes/s
+    ({"ingress": 1e9}, 4.3, 28.3)])
+def test_the_hub_of_a_star_is_its_bottleneck(path, tmp_path, limits, hub, leaf):
+    network = LINKS | limits
     described = tables(path, "dpa", steps=1, period={"tau": 1}, network=network, mixing={"graph": "star"})
     found = record(described, tmp_path)
-    # the hub sends 7 x 40 bytes at 8 bytes/s; the leaves one message each
-    assert np.allclose(found["wait_time"], [[5.3] + [35.3] * 7], rtol=1e-12)
+    assert np.allclose(found["wait_time"], [[hub] + [leaf] * 7], rtol=1e-12)
 
 
 def test_where_all_average_an_exchange_is_an_all_reduce(path):
@@ -192,8 +197,9 @@ HIERARCHY = {"kind": "hierarchy", "groups": [2, 2], "latency": [1.0, 10.0, 100.0
 
 def test_links_are_as_slow_as_the_highest_level_they_cross(path, tmp_path):
     found = record(tables(path, "dpa", steps=1, period={"tau": 1}, network=HIERARCHY), tmp_path)
-    # 40 bytes: within a node 1 + 1, within a rack 10 + 2, beyond 100 + 10; on the ring 0-1 | 2-3 || 4-5 | 6-7 ||
-    assert found["wait_time"].tolist() == [[110, 12, 12, 110, 110, 12, 12, 110]]
+    # 40 bytes: within a node 1 + 1, within a rack 10 + 2, beyond 100 + 10; on the ring 0-1 | 2-3 || 4-5 | 6-7 ||.
+    # 1 sends to 0 and 2, 3 s in all; 0 sends to 1 and 7, 11 s in all: 100 + 11 from 7 to 0, 10 + 3 from 2 to 1
+    assert found["wait_time"].tolist() == [[111, 13, 13, 111, 111, 13, 13, 111]]
     network = HIERARCHY | {"egress": 16.0}
     egress = record(tables(path, "dpa", steps=1, period={"tau": 1}, network=network), tmp_path)
     # 80 bytes leave in 5 s: more than a link within a node or a rack takes, less than one beyond
@@ -209,7 +215,7 @@ def test_an_all_reduce_is_as_slow_as_the_slowest_link_in_it(tmp_path, workers, c
 
 @pytest.mark.parametrize("request_of", [lambda x: Mix(x, 0), Mean], ids=["mix", "mean"])
 @pytest.mark.parametrize("egress", [None, 5.0])
-def test_transfers_queue_behind_each_other_under_an_egress_limit(path, request_of, egress):
+def test_transfers_queue_behind_each_other(path, request_of, egress):
     def twice(task):
         x = np.zeros((M, D))
         first = yield Start(request_of(x))
@@ -221,9 +227,10 @@ def test_transfers_queue_behind_each_other_under_an_egress_limit(path, request_o
     found = alone(tables(path, "d-psgd", network=network), twice)
     if request_of is Mean:
         once = COSTS["ring"](M, 0.3, NBYTES, egress or 10.0)
-        assert found.time == approx(2 * once if egress else once, rel=1e-12)
+        assert found.time == approx(2 * once, rel=1e-12)
     else:
-        assert found.time == approx(2 * 2 * NBYTES / 5.0 + 0.3 if egress else 4.3, rel=1e-12)
+        # two transfers of a message to each of 2 neighbours
+        assert found.time == approx(2 * 2 * NBYTES / (egress or 10.0) + 0.3, rel=1e-12)
 
 
 def test_a_packed_row_costs_the_bytes_of_its_packet(path):
@@ -232,7 +239,8 @@ def test_a_packed_row_costs_the_bytes_of_its_packet(path):
     common = {"steps": 3, "network": network, "compute": {"kind": "constant", "seconds": 0.0}}
     plain = clocks(tables(path, "choco-sgd", compress={"kind": "none"}, **common)).time
     halved = clocks(tables(path, "choco-sgd", compress={"kind": "bf16"}, **common)).time
-    assert plain == approx(3 * NBYTES, rel=1e-12) and halved == approx(3 * 2 * D, rel=1e-12)
+    # to 2 neighbours in each of 3 steps
+    assert plain == approx(3 * 2 * NBYTES, rel=1e-12) and halved == approx(3 * 2 * 2 * D, rel=1e-12)
 
 
 def test_a_generator_may_ask_what_time_it_is(path):
@@ -261,7 +269,7 @@ def test_one_slow_worker_holds_up_an_average(path, tmp_path):
 @given(algorithm=st.sampled_from(["dpa", "d-psgd"]), latency=st.floats(0, 3), seed=st.integers(0, 99),
        graph=st.sampled_from(["ring", "exponential", "one-peer-exponential", "star"]))
 def test_neighbours_wait_for_neighbours_only(path, tmp_path_factory, algorithm, graph, latency, seed):
-    """Against t_i <- max(t_i, max_j over the sources of departure_j + cost), dense, for any compute times."""
+    """Against the formulas for one worker after the other, for any compute times."""
     folder = tmp_path_factory.mktemp("trace")
     compute = np.random.default_rng(seed).exponential(size=(5, M))
     np.save(folder / "times.npy", compute)
@@ -269,7 +277,7 @@ def test_neighbours_wait_for_neighbours_only(path, tmp_path_factory, algorithm, 
     found = record(tables(path, algorithm, period={"tau": 3}, mixing={"graph": graph}, network=network,
                           compute={"kind": "trace", "file": str(folder / "times.npy")}), folder)
     mixing = mixing_table(graph=graph).bind(M, 0)
-    t = np.zeros(M)
+    t, out, into, seconds = np.zeros(M), np.zeros(M), np.zeros(M), NBYTES / 100.0
     for k in range(12):
         departure = t
         t = t + compute[k % 5]
@@ -279,7 +287,12 @@ def test_neighbours_wait_for_neighbours_only(path, tmp_path_factory, algorithm, 
             round, due = k, True
         if due:
             linked = (mixing.matrix(round % mixing.cycle).toarray() != 0) & ~np.eye(M, dtype=bool)
-            t = np.maximum(t, np.where(linked, departure + latency + NBYTES / 100.0, 0).max(axis=1))
+            begin = np.maximum(departure, out)
+            out = begin + linked.sum(axis=0) * seconds
+            for i in range(M):
+                sources = np.flatnonzero(linked[i])
+                into[i] = max(into[i], min(begin[sources] + latency)) + len(sources) * seconds
+                t[i] = max(t[i], into[i], max(out[sources] + latency))
         assert found["virtual_time"][k] == approx(t.max(), rel=1e-12)
 
 

@@ -96,12 +96,45 @@ def test_adacomm_with_its_decisions(folder):
     check(folder, 1)
 
 
+def test_a_target_is_reached_by_those_that_are_left(folder):
+    given = tables("overlap-dpa", steps=[[1, 37]], pause=0.002)
+    whole(folder, given)
+    with h5py.File(folder / "whole.h5") as file:
+        losses = dict(zip(file["eval/step"][:], file["eval/loss"][:]))
+    assert losses[40] < losses[20]
+    (folder / "whole.h5").unlink()
+    given |= {"stop": {"loss": float(losses[40])}}
+    whole(folder, given)
+    assert survive(folder, given)[0] == 0
+    check(folder, 1)
+    with h5py.File(folder / "run.h5") as file:
+        assert file["train/step"][-1] == 40 and [step for step, _, kind, _ in file["events"][:] if kind == b"target"] == [40]
+
+
 @pytest.mark.parametrize("steps", [[[3, 20], [2, 30], [1, 40]], [[0, 20], [1, 30], [2, 40]], [[1, 25], [2, 25]], [[0, 1]]], ids=str)
 def test_several_losses_down_to_one_rank(folder, steps):
     given = tables("dpa", steps=steps, pause=0.004)
     whole(folder, given)
     assert survive(folder, given)[0] == 0
     check(folder, 1 if steps[0][1] == steps[-1][1] else len(steps))
+
+
+def test_what_a_damaged_checkpoint_has_filled_is_forgotten(folder):
+    """No snapshot yet, and of the checkpoints only the first rows can be read: the run starts again from its start."""
+    given = tables("local-sgd", steps=[[1, 37]], pause=0.01, damage=True) | {"survive": {"every_seconds": 1000.0},
+                                                                            "checkpoint": {"every_steps": 10, "keep": 9}}
+    whole(folder, given)
+    status, err = survive(folder, given)
+    assert status == 0, err
+    event, = check(folder, 1)
+    assert "from step 0: " in event
+
+
+def test_a_users_mistake_is_not_tried_again(folder):
+    status, _, err = coopmpi("train", "-n", 4, "--survive", "--restarts", 3, "--quiet", "-o", "run.h5", "--set=workers=2", cwd=folder,
+                             limit=60)
+    assert status == 2 and "more ranks than workers" in err and "restarts are left" not in err, err
+    assert not (folder / "run.h5").exists()
 
 
 PHASES = {

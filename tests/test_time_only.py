@@ -6,13 +6,13 @@ import h5py
 import numpy as np
 import pytest
 
-from coopmpi import config
+from coopmpi import config, registry
 from coopmpi.device.hollow import HollowArray
 from coopmpi.drivers.solo import Solo
 from coopmpi.errors import UserError
 from coopmpi.run.assemble import assemble
 from coopmpi.run.session import train
-from coopmpi.sinks import sink
+
 from coopmpi.step import Algorithm
 from coopmpi.tasks.data import sets
 from tests.runs import EVEN_VARIANTS, coopmpi, write_quadratic
@@ -21,8 +21,12 @@ M = 8
 NETWORKS = {
     "links": {"jitter": 0.02, "latency": 0.1, "bandwidth": 3000.0},
     "egress": {"latency": 0.1, "bandwidth": 3000.0, "egress": 2000.0, "allreduce": "tree"},
+    "ports": {"latency": 0.1, "bandwidth": 3000.0, "egress": 7000.0, "ingress": 5000.0, "jitter": 0.01},
     "hierarchy": {"kind": "hierarchy", "groups": [2, 2], "latency": [0.01, 0.1, 0.3], "bandwidth": [1e4, 1e3, 1e2]},
 }
+
+PRICES = {"compress": {kind: 1e-3 / (i + 1) for i, kind in enumerate(registry.parts("compress"))}, "unpack": 2e-4, "mix": 1e-4,
+          "optimizer": 3e-4}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +48,7 @@ def tables(path, variant, network="links", **more):
     return {"workers": M, "steps": 45, "device": "cpu", "algorithm": EVEN_VARIANTS[variant], "period": {"tau": 4},
             "task": {"kind": "quadratic", "path": path}, "mixing": {"lazy": variant == "d2"},
             "optimizer": {} if variant == "sparq-sgd" else {"momentum": 0.9, "nesterov": True},
-            "compute": {"kind": "exponential", "shift": 0.3}, "network": NETWORKS[network]} | more
+            "compute": {"kind": "exponential", "shift": 0.3} | PRICES, "network": NETWORKS[network]} | more
 
 
 SILENT = {"squarm-sgd-share", "squarm-sgd-threshold"}  # their triggers look at numbers
@@ -81,16 +85,16 @@ def test_on_changing_graphs_with_compression_and_other_parts(path, tmp_path, cha
         assert np.array_equal(times[name], full[name]), name
 
 
-def test_means_stand_for_many_workers(path, tmp_path, monkeypatch):
+def test_a_summary_stands_for_many_workers(path, tmp_path, monkeypatch):
     given = tables(path, "d-psgd")
     each, _ = record(given, tmp_path, "time-only")
-    for module in ("coopmpi.record.schema", "coopmpi.run.time_log"):
-        monkeypatch.setattr(f"{module}.MANY", M - 1)
-    means, _ = record(given, tmp_path, "time-only")
-    assert sink.MANY > M
+    monkeypatch.setattr("coopmpi.run.session.ALL_WORKERS", M - 1)
+    summary, _ = record(given, tmp_path, "time-only")
     for name in ("compute_time", "wait_time", "bytes_sent"):
-        assert np.array_equal(means[name], each[name].mean(axis=1))
-    assert np.array_equal(means["virtual_time"], each["virtual_time"])
+        assert np.array_equal(summary[name], each[name].mean(axis=1))
+        assert np.array_equal(summary[f"{name}_min"], each[name].min(axis=1))
+        assert np.array_equal(summary[f"{name}_max"], each[name].max(axis=1))
+    assert np.array_equal(summary["virtual_time"], each["virtual_time"])
 
 
 def test_adacomm_is_refused_with_the_reason(path, tmp_path):

@@ -25,7 +25,7 @@ class BMUF(Algorithm, frozen=True, kw_only=True):
     def step(self, state, context):
         loss = yield from context.local_step(state)
         if context.round_due:
-            mean = yield Mean(state.x)
+            mean = yield Mean(state.x, near=state.z)
             # u <- beta u + (z - mean x);  z <- z - u;  x_i <- z
             state.u = context.combine((self.beta, 1.0, -1.0), (state.u, state.z, mean))
             state.z = context.combine((1.0, -1.0), (state.z, state.u))

@@ -12,14 +12,14 @@ class ChocoSGD(Algorithm, frozen=True, kw_only=True):
 
         h_i <- h_i + C(x_i - h_i);  x_i <- x_i + gamma sum_j w_ij (h_j - h_i)
 
-    The copies are refreshed before the consensus step, as SPARQ and SQuARM do. gamma is to be tuned to the
+    The copies are refreshed before the consensus step, as SPARQ and SQuARM do; overlap-choco-sgd does it after. gamma is to be tuned to the
     compressor: about 0.3 for top 10 %, 0.05 for top 1 %, 0.5 for sign on a ring of 8. Works on changing graphs:
     whoever may ever need a copy remembers it.
     """
 
-    source = ("Koloskova, Lin, Stich & Jaggi, Decentralized deep learning with arbitrary communication compression, "
-              "ICLR 2020, Algorithm 1")
-    bibtex = ("koloskova2020decentralized",)
+    source = ("Koloskova, Stich & Jaggi, Decentralized stochastic optimization and gossip algorithms with compressed "
+              "communication, ICML 2019, Algorithm 2")
+    bibtex = ("koloskova2019choco",)
     slots = (Slot("copies", "memory", "zero", "public copies of the own and the neighbours' models"),)
     uses_mixing = True
     uses_compress = True

@@ -27,7 +27,7 @@ class CoCoDSGD(Algorithm, frozen=True, kw_only=True):
             yield from self.finish(state, context)
             # x_i <- mean(s) + (x_i - s_i)
             state.snapshot = context.combine((1.0, -1.0, 1.0), (state.x, state.snapshot, state.average))
-            state.mean = yield Start(Mean(state.snapshot))
+            state.mean = yield Start(Mean(state.snapshot, near=state.average))
             state.x = context.copy(state.snapshot)  # local steps work in place
         return loss
 

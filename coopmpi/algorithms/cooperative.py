@@ -28,6 +28,7 @@ class Cooperative(Algorithm, frozen=True, kw_only=True):
     slots = (Slot("z", "replica", "model", "the auxiliary variables, a row each"),)
     uses_period = True
     uses_mixing = True
+    takes_halves = False  # of weighted models, and within groups
 
     matrix: str | None = None
     generator: Literal["easgd", "graph-and-centre", "hierarchical"] = "graph-and-centre"
@@ -68,8 +69,8 @@ class Cooperative(Algorithm, frozen=True, kw_only=True):
         own = sparse.eye_array(workers) if self.generator == "easgd" else graph
         return cooperation.with_centre(own, self.alpha)
 
-    def bound_slots(self, mixing):
-        return (self.slots[0]._replace(rows=mixing.auxiliary),)
+    def bound_slots(self, context):
+        return (self.slots[0]._replace(rows=context.mixing.auxiliary),)
 
     def step(self, state, context):
         loss = yield from context.local_step(state)
@@ -103,5 +104,6 @@ class Cooperative(Algorithm, frozen=True, kw_only=True):
 def _add(context, rows, weights, z):
     """rows[i] + sum_c weights[i, c] z_c in a fresh array."""
     n = len(rows)
+    context.work(mix=(1 + len(z)) * z.shape[1])
     sums = [([i, *range(n, n + len(z))], [1.0, *own]) for i, own in enumerate(weights.tolist())]
     return context.device.mix(rows, z, sums, context.device.empty((n, z.shape[1]), z.dtype))

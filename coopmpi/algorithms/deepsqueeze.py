@@ -28,6 +28,7 @@ class DeepSqueeze(Algorithm, frozen=True, kw_only=True):
     def step(self, state, context):
         loss = yield from context.local_step(state)
         sent = compress_with_feedback(context.codec, state.x, state.left_out, context.hosted, context.k)
+        context.work(unpack=state.x.shape[1], mix=2 * state.x.shape[1])  # of the feedback
         mixed = yield Mix(Packed(context.codec, sent.packed, context.k), context.k)
         # x <- x + gamma (W q - q);  e <- p - q
         state.x = context.combine((1.0, self.gamma, -self.gamma), (state.x, mixed, sent.value))

@@ -26,7 +26,7 @@ class DiLoCo(Algorithm, frozen=True, kw_only=True):
     def step(self, state, context):
         loss = yield from context.local_step(state)
         if context.round_due:
-            mean = yield Mean(state.x)
+            mean = yield Mean(state.x, near=state.z)
             gradient = context.combine((1.0, -1.0), (state.z, mean))
             # u <- beta u + D;  z <- z - outer_lr (D + beta u);  x_i <- z
             state.u = context.combine((self.beta, 1.0), (state.u, gradient))

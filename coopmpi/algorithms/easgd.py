@@ -36,7 +36,7 @@ class EASGD(Algorithm, frozen=True, kw_only=True):
         if context.round_due:
             yield from self.finish(state, context)  # overlapped: the centre of the round before
             alpha = self.elasticity(context.workers)
-            state.sum = yield Start(Mean(state.x))
+            state.sum = yield Start(Mean(state.x, near=state.z))
             # x_i <- (1 - alpha) x_i + alpha z
             state.x = context.combine((1 - alpha, alpha), (state.x, state.z))
             if not self.overlap:

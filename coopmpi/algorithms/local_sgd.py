@@ -3,7 +3,7 @@
 import numpy as np
 
 from coopmpi.registry import register
-from coopmpi.step import Algorithm, Mean
+from coopmpi.step import Algorithm, Mean, Slot
 
 
 @register("algorithm", "local-sgd")
@@ -18,9 +18,15 @@ class LocalSGD(Algorithm, frozen=True, kw_only=True):
     bibtex = ("stich2019local", "wang2021cooperative")
     uses_period = True
 
+    def bound_slots(self, context):
+        return (Slot("common", "replica", "model", "the last average"),) if context.halves else ()
+
     def step(self, state, context):
         loss = yield from context.local_step(state)
-        if context.round_due:
+        if context.round_due and context.halves:
+            state.common = yield Mean(state.x, near=state.common)
+            state.x = context.spread(state.common, like=state.x)
+        elif context.round_due:
             state.x = context.replicate((yield Mean(state.x)), like=state.x)
         return loss
 

@@ -33,7 +33,7 @@ class OverlapLocalSGD(Algorithm, frozen=True, kw_only=True):
             yield from self.finish(state, context)
             # x_i <- (1 - alpha) x_i + alpha z
             pulled = context.combine((1 - self.alpha, self.alpha), (state.x, state.z))
-            state.mean = yield Start(Mean(pulled))
+            state.mean = yield Start(Mean(pulled, near=state.z))
             state.x = context.copy(pulled)  # local steps work in place
         return loss
 

@@ -24,6 +24,7 @@ class PowerSGD(Algorithm, frozen=True, kw_only=True):
              Slot("factors", "replica", "zero", "the matrices' Q, each where its matrix begins"))
 
     per_tensor = True
+    compresses_like = "lowrank"
 
     rank: Count = 2
 
@@ -38,6 +39,7 @@ class PowerSGD(Algorithm, frozen=True, kw_only=True):
         loss, gradient = yield Grad(state.x)
         target = context.combine((1.0, 1.0), (gradient, state.left_out))
         ms = thin.matrices(target)
+        context.work(compress=target.shape[1])  # P and Q_i
 
         # P = orth(mean M_i Q), and the mean of what is sent as it is
         sketches = [xp.matmul(m, q) for m, q in zip(ms, thin.views(state.factors))]
@@ -53,6 +55,7 @@ class PowerSGD(Algorithm, frozen=True, kw_only=True):
                 old[...] = q[0]
 
         # P Q^T;  e_i <- M_i - P Q_i^T
+        context.work(mix=3 * target.shape[1])
         average = device.empty((1, target.shape[1]), target.dtype)
         for out, m, p, mine, q in zip(thin.matrices(average), ms, ps, own, thin.views(factors)):
             xp.matmul(p, q.T, out=out[0])

@@ -29,7 +29,7 @@ class SlowMo(Algorithm, frozen=True, kw_only=True):
     def step(self, state, context):
         loss = yield from context.local_step(state)
         if context.round_due:
-            mean = yield Mean(state.x)
+            mean = yield Mean(state.x, near=state.z)
             if context.lr > NO_STEP:
                 # u <- beta u + (z - mean x) / lr
                 state.u = context.combine((self.beta, 1 / context.lr, -1 / context.lr), (state.u, state.z, mean))

@@ -47,7 +47,7 @@ class Triggered(Algorithm, frozen=True, kw_only=True):
         """May a worker be silent? Without a threshold everybody speaks at every round."""
         return self.share is not None or self.threshold > 0 or self.growth > 0
 
-    def bound_slots(self, mixing):
+    def bound_slots(self, context):
         return self.slots if self.share is not None else self.slots[:1]
 
     def check(self, workers, mixing, config):

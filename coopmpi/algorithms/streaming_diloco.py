@@ -43,7 +43,8 @@ class StreamingDiLoCo(Algorithm, frozen=True, kw_only=True):
         loss = yield from context.local_step(state)
         tickets = list(state.tickets or [None] * self.fragments)
         for f in self.scheduled(context.k, context.tau):
-            tickets[f] = yield Start(Mean(context.copy(state.x[:, self.span(f, state.x)])))
+            span = self.span(f, state.x)
+            tickets[f] = yield Start(Mean(context.copy(state.x[:, span]), near=state.z[:, span]))
         state.tickets = tuple(tickets)
         if context.k >= self.delay:
             due = self.scheduled(context.k - self.delay, context.tau)

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import click
 
 from coopmpi import __version__
-from coopmpi.errors import CoopError
+from coopmpi.cli import job
+from coopmpi.errors import CoopError, UserError
 
 SMALL_SHM = 128 << 20  # bytes; containers often get 64 MiB
 
@@ -25,13 +26,23 @@ class Finding(NamedTuple):
 
 
 @click.command()
-def command():
+@click.argument("description", metavar="[RUN.toml]", required=False)
+@click.option("--measure", is_flag=True, help="Measure what gradients and other work take: a [compute] table to simulate with.")
+@click.option("--set", "overrides", metavar="TABLE.KEY=VALUE", multiple=True, help="Override a key of RUN.toml; repeatable.")
+def command(description, measure, overrides):
     """Say in one screen what was found: MPI, launcher, GPUs, HDF5, threads and cores, and what to do about it.
 
     \b
-    coopmpi doctor                  this machine
-    mpirun -n 4 coopmpi doctor      this machine and how the ranks lie on it; one of them speaks
+    coopmpi doctor                       this machine
+    mpirun -n 4 coopmpi doctor           this machine and how the ranks lie on it; one of them speaks
+    coopmpi doctor --measure RUN.toml    a [compute] table for `coopmpi simulate`, measured on the model of this run;
+                                         under mpirun while all ranks are busy. Without RUN.toml: a million numbers
     """
+    if measure:
+        job.on_this_rank(lambda world: _measure(description, overrides, world))
+        return
+    if description or overrides:
+        raise UserError("RUN.toml and --set are for doctor --measure")
     from coopmpi.drivers.mpi import launch
 
     world, layout = None, None
@@ -48,6 +59,21 @@ def command():
         findings.append(ranks(world.size, layout))
     findings += [gpus(), hdf5(), result_file(), blas(), cores(), *shared_memory(), *root()]
     _print(findings, colours=world is None)
+
+
+def _measure(description, overrides, world):
+    from coopmpi import config
+    from coopmpi.run.assemble import together
+    from coopmpi.run.measure import BUILTIN, measured, table
+
+    tables = together(world, lambda: config.load(description, overrides))
+    resolved = together(world, lambda: config.resolve(tables if description else BUILTIN | tables))
+    job.limit_threads(resolved, world.local_size)
+    what, seconds = together(world, lambda: measured(resolved, world.local_rank))
+    # the mean of the ranks, which have measured at the same time
+    seconds = dict(zip(seconds, world.sum(list(seconds.values())) / world.size))
+    if world.rank == 0:
+        click.echo(table(f"{what}, {world.size} ranks at a time" if world.size > 1 else what, seconds), nl=False)
 
 
 def software():

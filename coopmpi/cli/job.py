@@ -9,6 +9,26 @@ import click
 from coopmpi.errors import CoopError, Interrupted, UserError
 
 
+TARGETS = {
+    "train_loss": "Stop when the loss of the mean model on training data is at most this.",
+    "loss": "Stop when its loss on held-out data is at most this.",
+    "accuracy": "Stop when its accuracy on held-out data is at least this, a share of 1.",
+    "minutes": "Stop after so many minutes of training, in a simulation of virtual time.",
+}
+
+
+def target_options(command):
+    """Decorator: the options that stand for keys of the [stop] table."""
+    for name, said in reversed(TARGETS.items()):
+        command = click.option(f"--{name.replace('_', '-')}", name, type=float, metavar="NUMBER", help=said)(command)
+    return command
+
+
+def with_targets(overrides, targets):
+    """The overrides, and those that {name of an option above: number, or None} stand for."""
+    return [*overrides, *(f"stop.{name}={target!r}" for name, target in targets.items() if target is not None)]
+
+
 def supervise(ranks, arguments, output, quiet=False, restarts=0, survive=False):
     """Start `coopmpi ARGUMENTS` on that many ranks, see them to their end, and exit with their status.
 
@@ -163,6 +183,8 @@ def forecast(assembly):
     click.echo(f"# model: {driver.task.dimension} parameters, {len(driver.hosted)} workers on rank 0 of {driver.world.size}")
     click.echo(f"# a round every {cost.tau} steps; per worker and round: {cost.bytes_sent / 1e6:.4g} MB sent, "
                f"{cost.messages}")
+    if assembly.stop.targets:
+        click.echo(f"# stops when {' or '.join(assembly.stop.rules())}, looked at every {assembly.eval_every} steps")
     click.echo(f"# memory of rank 0: {sum(cost.memory.values()) / 1e6:.4g} MB")
     for name, nbytes in cost.memory.items():
         click.echo(f"#   {name:<26} {nbytes / 1e6:12.4g} MB")

@@ -9,7 +9,7 @@ from coopmpi.cli import job
 @click.argument("result", metavar="RUN.h5")
 @click.option("-n", "--ranks", type=click.IntRange(min=1), help="Start this many MPI ranks with mpirun.")
 @click.option("--set", "overrides", metavar="TABLE.KEY=VALUE", multiple=True,
-              help="Change steps, optimizer.lr, or a key of [record] or [checkpoint]; repeatable.")
+              help="Change steps, optimizer.lr, or a key of [stop], [record] or [checkpoint]; repeatable.")
 @click.option("--survive", is_flag=True,
               help="Go on with the ranks that are left when some are lost (Open MPI, with fault tolerance).")
 @click.option("--allow-code", is_flag=True, help="Import the modules that a result of another user names.")

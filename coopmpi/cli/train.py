@@ -18,13 +18,14 @@ from coopmpi.errors import UserError
 @click.option("--survive", is_flag=True,
               help="Go on with the ranks that are left when some are lost (Open MPI, with fault tolerance).")
 @click.option("--set", "overrides", metavar="TABLE.KEY=VALUE", multiple=True, help="Override a key; repeatable.")
+@job.target_options
 @click.option("--dry-run", is_flag=True, help="Print the resolved run description and what it will cost, and stop.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing result file.")
 @click.option("--continue", "go_on", is_flag=True,
               help="Go on with the run in -o RUN.h5 if it was cut off; start it (again) if it has no checkpoint; do nothing if it "
                    "is finished.")
 @click.option("--quiet", is_flag=True, help="No progress, no summary.")
-def command(description, output, ranks, restarts, survive, overrides, dry_run, overwrite, go_on, quiet):
+def command(description, output, ranks, restarts, survive, overrides, dry_run, overwrite, go_on, quiet, **targets):
     """Train a model. Without RUN.toml: handwritten digits, local SGD, 4 workers.
 
     \b
@@ -33,6 +34,7 @@ def command(description, output, ranks, restarts, survive, overrides, dry_run, o
     mpirun -n 4 coopmpi train RUN.toml         4 MPI ranks, started by you
     srun coopmpi train RUN.toml                under Slurm
     """
+    overrides = job.with_targets(overrides, targets)
     if go_on:
         before = _standing(output, overwrite, dry_run)
         if before.done:

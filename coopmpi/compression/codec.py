@@ -27,14 +27,16 @@ class Tensor(NamedTuple):
 class Codec:
     """A compressor at work on a model: flat vectors to packets of a fixed size, and back.
 
-    compressor: a coopmpi.compression.compressors.Compressor; entries: (name, shape, offset) of the model's tensors.
-    nbytes: what one worker's packet takes on the wire; bits: the payload in it, without filling up to bytes.
+    compressor: a coopmpi.compression.compressors.Compressor; entries: (name, shape, offset) of the model's tensors. part: of
+    a model that is cut into ranges, each has random numbers of its own.
+    dimension: numbers of the model; nbytes: what one worker's packet takes on the wire; bits: the payload in it, without filling up to bytes.
     A packet decodes to the same bits everywhere: the result is a function of packet, seed, worker and round.
     """
 
     def __init__(self, compressor: Any, entries: Sequence[tuple[str, tuple[int, ...], int]], dtype: DTypeLike, device: Host,
-                 seed: int) -> None:
+                 seed: int, part: int = 0) -> None:
         self.compressor, self.device, self.seed, self.dtype = compressor, device, seed, np.dtype(dtype)
+        self.entries, self.part = entries, part
         shapes = [tuple(shape) for _, shape, _ in entries]
         fields = [compressor.fields(shape, self.dtype) for shape in shapes]
         place = _slices(field.nbytes for own in fields for field in own)
@@ -44,9 +46,14 @@ class Codec:
             for shape, (_, _, offset), own in zip(shapes, entries, fields)]
         self.nbytes = sum(field.nbytes for own in fields for field in own)
         self.bits = sum(field.bits for own in fields for field in own)
-        self._largest = max(prod(shape) for shape in shapes)
+        self.dimension = sum(map(prod, shapes))
+        self._largest = max(map(prod, shapes), default=1)
         self._draws = sum(compressor.draws(shape) for shape in shapes)
         self._host = Pool(np.empty)
+
+    def ranges(self, workers: int) -> Any:
+        """The same compressor on this model, cut into a range for each worker: a coopmpi.compression.ranges.Ranges."""
+        return self.compressor.bind_ranges(self.entries, workers, self.dtype, self.device, self.seed)
 
     def encode(self, x: Array, workers: Sequence[int], round: int) -> Array:
         """x (b, d) of the workers with these indices -> packets (b, nbytes) uint8."""
@@ -65,13 +72,20 @@ class Codec:
 
         A packet of zeros is the zero vector.
         """
+        return self._unpack(self.compressor.restore, packed, workers, round, out)
+
+    def add(self, packed: Array, workers: Sequence[int], round: int, out: Array) -> Array:
+        """What `decode` gives, added to `out` (k, d), which is returned."""
+        return self._unpack(self.compressor.add, packed, workers, round, out)
+
+    def _unpack(self, into, packed, workers, round, out):
         for rows in self._blocks(packed.shape[0]):
             random = self._random(workers[rows], round) if self.compressor.random == "both" else None
             for tensor in self._tensors:
                 drawn = None if random is None else random[:, tensor.drawn]
                 values = [field.unpack(self.device, packed[rows, place])
                           for field, place in zip(tensor.fields, tensor.places)]
-                self.compressor.restore(self.device, values, tensor.shape, drawn, out[rows, tensor.span])
+                into(self.device, values, tensor.shape, drawn, out[rows, tensor.span])
         return out
 
     def _blocks(self, rows):
@@ -87,7 +101,7 @@ class Codec:
             workers = (0,)
         host = self._host.empty((len(workers), self._draws), self.compressor.drawn_type)
         for row, worker in zip(host, workers):
-            generator = stream(self.seed, Purpose.COMPRESS, worker, round)
+            generator = stream(self.seed, Purpose.COMPRESS, worker, round, self.part)
             for tensor in self._tensors:
                 self.compressor.draw(generator, tensor.shape, row[tensor.drawn])
         return self.device.asarray(host)

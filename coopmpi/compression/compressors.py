@@ -12,7 +12,8 @@ from msgspec import Meta
 from numpy.typing import DTypeLike
 
 from coopmpi.compression.codec import Codec
-from coopmpi.compression.selection import largest, scatter
+from coopmpi.compression.ranges import Ranges
+from coopmpi.compression.selection import largest
 from coopmpi.compression.wire import Field, Integers, Numbers, index_width
 from coopmpi.device.host import Host
 from coopmpi.device.pool import Array
@@ -27,7 +28,8 @@ class Compressor(Part, frozen=True, kw_only=True):
     """Base: C(x) of one tensor as arrays that fit the `fields` on the wire, and back.
 
     contractive: ||x - C(x)||^2 <= (1 - delta) ||x||^2 with delta > 0, in expectation where numbers are drawn.
-    linear: C(x + y) = C(x) + C(y) for one worker and round. exact: C(x) = x.
+    linear: C(x + y) = C(x) + C(y) for one worker and round. exact: C(x) = x. halves: every number is rounded to 16 bits, as
+    all algorithms may send them.
     random: who draws numbers: "none"; "sender"; "both" sender and receiver, the same ones; "shared": the sender,
     the same ones for all workers.
     """
@@ -37,6 +39,7 @@ class Compressor(Part, frozen=True, kw_only=True):
     contractive: ClassVar[bool] = True
     linear: ClassVar[bool] = False
     exact: ClassVar[bool] = False
+    halves: ClassVar[bool] = False
     random: ClassVar[str] = "none"
     drawn_type: ClassVar[str] = "float32"
 
@@ -44,9 +47,18 @@ class Compressor(Part, frozen=True, kw_only=True):
         """The Codec of a model: entries (name, shape, offset) of its tensors in the flat vector."""
         return Codec(self, entries, dtype, device, seed)
 
+    def bind_ranges(self, entries: Sequence[tuple[str, tuple[int, ...], int]], workers: int, dtype: DTypeLike, device: Host,
+                    seed: int) -> Ranges:
+        """The Ranges of a model, one for each worker."""
+        return Ranges(self, entries, workers, dtype, device, seed)
+
     def fields(self, shape: tuple[int, ...], dtype: np.dtype) -> list[Field]:
         """What is sent of one tensor: a list of Numbers and Integers."""
         raise NotImplementedError
+
+    def unit(self, shape: tuple[int, ...]) -> int:
+        """How many numbers of a tensor stay together where a model is cut into ranges."""
+        return 1
 
     def draws(self, shape: tuple[int, ...]) -> int:
         """How many random numbers one tensor needs."""
@@ -63,6 +75,12 @@ class Compressor(Part, frozen=True, kw_only=True):
                 out: Array) -> None:
         """out (b, n) = C(x), from the arrays that `compress` gave."""
         raise NotImplementedError
+
+    def add(self, device: Host, values: Sequence[Array], shape: tuple[int, ...], drawn: Array | None, out: Array) -> None:
+        """out (b, n) += C(x): to be written where that takes less than `restore` and a sum."""
+        restored = device.empty(out.shape, out.dtype)
+        self.restore(device, values, shape, drawn, restored)
+        device.xp.add(out, restored, out=out)
 
 
 @register("compress", "none")
@@ -89,6 +107,7 @@ class Half(Compressor, frozen=True, kw_only=True):
     """Nearest float16, ties to even; beyond +-65504 that number. Contractive above 6e-8 in magnitude."""
 
     source = "IEEE 754-2008, binary16"
+    halves = True
 
     def fields(self, shape: tuple[int, ...], dtype: np.dtype) -> list[Field]:
         return [Numbers(prod(shape), np.dtype("float16"))]
@@ -111,6 +130,7 @@ class Brain(Compressor, frozen=True, kw_only=True):
     """
 
     source = "Kalamkar et al., A study of bfloat16 for deep learning training, 2019"
+    halves = True
 
     def fields(self, shape: tuple[int, ...], dtype: np.dtype) -> list[Field]:
         return [Numbers(prod(shape), np.dtype("uint16"))]
@@ -149,6 +169,18 @@ class Sparse(Compressor, frozen=True, kw_only=True):
         """k."""
         return max(1, round(self.fraction * prod(shape)))
 
+    def numbers(self, device: Host, values: Sequence[Array], drawn: Array | None, dtype: np.dtype) -> tuple[Array, Array]:
+        """The numbers (b, k) and their indices (b, k), from the arrays that `compress` gave."""
+        raise NotImplementedError
+
+    def restore(self, device: Host, values: Sequence[Array], shape: tuple[int, ...], drawn: Array | None,
+                out: Array) -> None:
+        out[...] = 0
+        device.scatter(*self.numbers(device, values, drawn, out.dtype), out)
+
+    def add(self, device: Host, values: Sequence[Array], shape: tuple[int, ...], drawn: Array | None, out: Array) -> None:
+        device.scatter_add(*self.numbers(device, values, drawn, out.dtype), out)
+
 
 @register("compress", "topk")
 class TopK(Sparse, frozen=True, kw_only=True):
@@ -162,12 +194,11 @@ class TopK(Sparse, frozen=True, kw_only=True):
 
     def compress(self, device: Host, x: Array, shape: tuple[int, ...], drawn: Array | None) -> list[Array]:
         indices = largest(device, x, self.kept(shape))
-        return [indices, device.xp.take_along_axis(x, indices, axis=1)]
+        return [indices, device.gather(x, indices)]
 
-    def restore(self, device: Host, values: Sequence[Array], shape: tuple[int, ...], drawn: Array | None,
-                out: Array) -> None:
+    def numbers(self, device: Host, values: Sequence[Array], drawn: Array | None, dtype: np.dtype) -> tuple[Array, Array]:
         indices, numbers = values
-        scatter(device, indices, numbers, out)
+        return numbers, indices
 
 
 @register("compress", "randk")
@@ -189,11 +220,10 @@ class RandK(Sparse, frozen=True, kw_only=True):
         out[:] = generator.choice(prod(shape), out.size, replace=False, shuffle=False)
 
     def compress(self, device: Host, x: Array, shape: tuple[int, ...], drawn: Array | None) -> list[Array]:
-        return [device.xp.take_along_axis(x, drawn, axis=1)]
+        return [device.gather(x, drawn)]
 
-    def restore(self, device: Host, values: Sequence[Array], shape: tuple[int, ...], drawn: Array | None,
-                out: Array) -> None:
-        scatter(device, drawn, values[0], out)
+    def numbers(self, device: Host, values: Sequence[Array], drawn: Array | None, dtype: np.dtype) -> tuple[Array, Array]:
+        return values[0], drawn
 
 
 @register("compress", "sign")
@@ -211,7 +241,16 @@ class Sign(Compressor, frozen=True, kw_only=True):
 
     def restore(self, device: Host, values: Sequence[Array], shape: tuple[int, ...], drawn: Array | None,
                 out: Array) -> None:
-        signed(device.xp, *values, out)
+        positive, scale = values
+        for span in device.spans(out.shape[1]):
+            signed(device.xp, positive[:, span], scale, out[:, span])
+
+    def add(self, device: Host, values: Sequence[Array], shape: tuple[int, ...], drawn: Array | None, out: Array) -> None:
+        positive, scale = values
+        for span in device.spans(out.shape[1]):
+            part = out[:, span]
+            step = signed(device.xp, positive[:, span], scale, device.empty(part.shape, part.dtype))
+            device.xp.add(part, step, out=part)
 
 
 @register("compress", "sign-topk")
@@ -226,14 +265,12 @@ class SignTopK(Sparse, frozen=True, kw_only=True):
 
     def compress(self, device: Host, x: Array, shape: tuple[int, ...], drawn: Array | None) -> list[Array]:
         indices = largest(device, x, self.kept(shape))
-        numbers = device.xp.take_along_axis(x, indices, axis=1)
+        numbers = device.gather(x, indices)
         return [indices, numbers >= 0, mean_magnitude(device, numbers)]
 
-    def restore(self, device: Host, values: Sequence[Array], shape: tuple[int, ...], drawn: Array | None,
-                out: Array) -> None:
+    def numbers(self, device: Host, values: Sequence[Array], drawn: Array | None, dtype: np.dtype) -> tuple[Array, Array]:
         indices, positive, scale = values
-        numbers = signed(device.xp, positive, scale, device.empty(positive.shape, out.dtype))
-        scatter(device, indices, numbers, out)
+        return signed(device.xp, positive, scale, device.empty(positive.shape, dtype)), indices
 
 
 @register("compress", "qsgd")
@@ -282,8 +319,9 @@ class QSGD(Compressor, frozen=True, kw_only=True):
     def restore(self, device: Host, values: Sequence[Array], shape: tuple[int, ...], drawn: Array | None,
                 out: Array) -> None:
         positive, level, step = values
-        signed(device.xp, positive, step, out)
-        device.xp.multiply(out, level, out=out)
+        for span in device.spans(out.shape[1]):
+            part = signed(device.xp, positive[:, span], step, out[:, span])
+            device.xp.multiply(part, level[:, span], out=part)
 
 
 @register("compress", "lowrank")
@@ -303,6 +341,9 @@ class LowRank(Compressor, frozen=True, kw_only=True):
         """(n, c) of a tensor that two factors are smaller than, or None."""
         n, c = (shape[0], prod(shape[1:])) if shape else (1, 1)
         return (n, c) if self.rank * (n + c) < n * c else None
+
+    def unit(self, shape: tuple[int, ...]) -> int:
+        return prod(shape[1:]) if self.factored(shape) else 1
 
     def fields(self, shape: tuple[int, ...], dtype: np.dtype) -> list[Field]:
         if not self.factored(shape):
@@ -343,11 +384,22 @@ class LowRank(Compressor, frozen=True, kw_only=True):
 
 def mean_magnitude(device: Host, x: Array) -> Array:
     """||x||_1 / n of each row, (b, 1)."""
-    size = device.xp.abs(x, out=device.empty(x.shape, x.dtype))
-    return device.xp.mean(size, axis=1, keepdims=True)
+    mean = device.empty((len(x), 1), x.dtype)
+    mean[...] = _sum_of_magnitudes(device, x) / np.float64(x.shape[1])
+    return mean
+
+
+def _sum_of_magnitudes(device, x):
+    n = x.shape[1]
+    if n > max(device.chunk, 128):
+        # halves, of which NumPy's own sums are made down to 128 numbers
+        half = n // 16 * 8
+        return _sum_of_magnitudes(device, x[:, :half]) + _sum_of_magnitudes(device, x[:, half:])
+    return device.xp.sum(device.xp.abs(x, out=device.empty(x.shape, x.dtype)), axis=1, keepdims=True)
 
 
 def signed(xp: Any, positive: Array, scale: Array, out: Array) -> Array:
     """out (b, n) = +scale where the bit is set, -scale elsewhere; positive (b, n) bits, scale (b, 1), xp: numpy or cupy."""
-    xp.multiply(positive, 2 * scale, out=out)
+    out[...] = positive
+    xp.multiply(out, 2 * scale, out=out)
     return xp.subtract(out, scale, out=out)

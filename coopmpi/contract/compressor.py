@@ -57,6 +57,18 @@ def decodes_the_same_everywhere(trial):
             require(np.array_equal(own[0], packed[i]), f"worker {i}'s packet depends on the other workers ({dtype})")
 
 
+def adds_what_it_restores(trial):
+    """A packet added to a model gives the sum of the model and of what the packet decodes to."""
+    for codec, dtype in trial.codecs():
+        models = trial.models(dtype)
+        before = models["ordinary"][::-1]
+        for what, x in models.items():
+            packed = codec.encode(x, range(B), 0)
+            total = before + codec.decode(packed, range(B), 0, np.empty_like(x))
+            added = codec.add(packed, range(B), 0, before.copy())
+            require(np.array_equal(added, total), f"`add` gives another sum than `restore` ({what} models, {dtype})")
+
+
 def leaves_models_alone(trial):
     """Compressing changes no model, and unpacking no packet."""
     for codec, dtype in trial.codecs():
@@ -114,5 +126,5 @@ def is_linear_and_exact_if_it_says_so(trial):
             require(off < 1e-4, f"it says `linear`, but C(x + y) - C(x) - C(y) is up to {off:.2g}")
 
 
-RULES = (works, decodes_the_same_everywhere, leaves_models_alone, keeps_zero, contracts_if_it_says_so, draws_as_it_says,
-         is_linear_and_exact_if_it_says_so)
+RULES = (works, decodes_the_same_everywhere, adds_what_it_restores, leaves_models_alone, keeps_zero, contracts_if_it_says_so,
+         draws_as_it_says, is_linear_and_exact_if_it_says_so)

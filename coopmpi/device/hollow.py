@@ -181,13 +181,41 @@ class HollowCodec:
     """Packets of the right size without content, in place of a coopmpi.compression.codec.Codec."""
 
     def __init__(self, codec, device: Hollow):
-        self.nbytes, self.dtype, self.device = codec.nbytes, codec.dtype, device
+        self.codec, self.device = codec, device
+        self.nbytes, self.dtype, self.dimension = codec.nbytes, codec.dtype, codec.dimension
+
+    def ranges(self, workers):
+        return HollowRanges(self.codec.ranges(workers), self.device)
 
     def encode(self, x, workers, round):
         return self.device.empty((len(x), self.nbytes), np.uint8)
 
     def decode(self, packed, workers, round, out):
         return out
+
+    def add(self, packed, workers, round, out):
+        return out
+
+
+class HollowRanges(HollowCodec):
+    """In place of coopmpi.compression.ranges.Ranges."""
+
+    def __init__(self, ranges, device: Hollow):
+        super().__init__(ranges, device)
+        self.spans, self.places, self.width = ranges.spans, ranges.places, ranges.width
+        self.codecs = [HollowCodec(codec, device) for codec in ranges.codecs]
+        self.own = HollowOwnRanges(self)
+
+
+class HollowOwnRanges(HollowCodec):
+    """In place of coopmpi.compression.ranges.OwnRanges."""
+
+    def __init__(self, ranges: HollowRanges):
+        super().__init__(ranges.codec.own, ranges.device)
+        self.ranges = ranges
+
+    def decode_range(self, packed, worker, round, out):
+        pass
 
 
 class HollowProblem:

@@ -1,6 +1,6 @@
 """The CPU: arrays are numpy.ndarray. Also the interface that a GPU implements (coopmpi.device.gpu)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -74,15 +74,26 @@ class Host:
     def arrived(self, buffer: Array, row: Array) -> None:
         """Bring what MPI wrote into `buffer` to the row it was meant for."""
 
+    def spans(self, n: int) -> Iterator[slice]:
+        """Slices of at most `chunk` that make up n numbers."""
+        return (slice(start, start + self.chunk) for start in range(0, n, self.chunk))
+
+    def pieces(self, *arrays: Array) -> Iterator[list[Array]]:
+        """The arrays (b, n) in pieces of at most `chunk` numbers, for a chain of operations: lists of views, one of each."""
+        b, n = arrays[0].shape
+        rows = max(1, self.chunk // n)
+        for top in range(0, b, rows):
+            for left in range(0, n, self.chunk):
+                yield [array[top:top + rows, left:left + self.chunk] for array in arrays]
+
+    def scratch(self, piece: Array) -> Array:
+        """An array of the shape and type of a piece, for an intermediate result."""
+        return self.empty((piece.size,), piece.dtype).reshape(piece.shape)
+
     def descend(self, x: Array, lr: float, direction: Array) -> None:
-        """x <- x - lr direction, in place; both (b, d), contiguous."""
-        x, direction = x.reshape(-1), direction.reshape(-1)
-        chunk = 4 * self.chunk  # there is only one intermediate array
-        scaled = self.empty((min(chunk, x.size),), x.dtype)
-        for start in range(0, x.size, chunk):
-            part, span = scaled[: x.size - start], slice(start, start + chunk)
-            self.xp.multiply(direction[span], lr, out=part)
-            self.xp.subtract(x[span], part, out=x[span])
+        """x <- x - lr direction, in place; both (b, d)."""
+        for part, step in self.pieces(x, direction):
+            self.xp.subtract(part, self.xp.multiply(step, lr, out=self.scratch(step)), out=part)
 
     def weighted_sum(self, rows: Sequence[Array], weights: Sequence[float], out: Array) -> None:
         """out = weights[0] rows[0] + weights[1] rows[1] + ..., added in that order; 1-D arrays of one dtype.
@@ -96,9 +107,13 @@ class Host:
             span = slice(start, start + self.chunk)
             total, term = out[span], scratch[: n - start]
             if common is None:
-                xp.multiply(rows[0][span], weights[0], out=total)
-                for row, weight in zip(rows[1:], weights[1:]):
-                    xp.add(total, xp.multiply(row[span], weight, out=term), out=total)
+                # no pass for a factor of 1 or -1
+                first, *others = (row[span] for row in rows)
+                so_far = first if weights[0] == 1 else xp.multiply(first, weights[0], out=total)
+                for row, weight in zip(others, weights[1:]):
+                    if abs(weight) != 1:
+                        row = xp.multiply(row, weight, out=term)
+                    so_far = (xp.subtract if weight == -1 else xp.add)(so_far, row, out=total)
             else:
                 # w (row + row + ...): one pass less
                 self._sum([row[span] for row in rows], total)
@@ -132,6 +147,23 @@ class Host:
         """out (1, n) = rows[0] + rows[1] + ..., in that order; rows of shape (n,)."""
         self.weighted_sum(list(rows), [1.0] * len(rows), out[0])
         return out
+
+    def gather(self, x: Array, indices: Array) -> Array:
+        """x[i, indices[i, j]], (b, k); x (b, n), indices (b, k)."""
+        numbers = self.empty(indices.shape, x.dtype)
+        for row, where, found in zip(x, indices, numbers):
+            found[...] = row[where]
+        return numbers
+
+    def scatter(self, numbers: Array, indices: Array, out: Array) -> None:
+        """out[i, indices[i, j]] = numbers[i, j]; out (b, n), the others (b, k)."""
+        for row, where, what in zip(out, indices, numbers):
+            row[where] = what
+
+    def scatter_add(self, numbers: Array, indices: Array, out: Array) -> None:
+        """out[i, indices[i, j]] += numbers[i, j]; out (b, n), the others (b, k), no index twice in a row but of zeros."""
+        for row, where, what in zip(out, indices, numbers):
+            self.xp.add.at(row, where, what)
 
     def squared_distance(self, row: Array, other: Array) -> float:
         """||row - other||^2 as a float; 1-D arrays."""

@@ -5,7 +5,7 @@ differs is the world (coopmpi.drivers.solo or coopmpi.drivers.mpi.world), which 
 device, which may hold arrays that have a shape only (coopmpi.device.hollow).
 """
 
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from time import perf_counter
 from types import GeneratorType
@@ -17,43 +17,47 @@ import coopmpi
 
 from coopmpi.drivers import tickets
 from coopmpi.drivers.rank_layout import Group, RankLayout
+from coopmpi.drivers.stopwatch import Stopwatch
 from coopmpi.drivers.tickets import Ticket
 from coopmpi.drivers.wiring import Wiring
 from coopmpi.errors import Misuse, UserError, located
-from coopmpi.step.requests import Advance, Array, Finish, Grad, Mean, Mix, Now, Packed, Recall, Requests, Start
+from coopmpi.step.requests import Advance, Array, Finish, Gather, Grad, Mean, Mix, Now, Packed, Recall, Reduce, Requests, Start
 
 LONG = 2e-3  # seconds of a gradient during which it is worth moving messages
 PACKAGE = str(Path(coopmpi.__file__).parent)
 
 
 class Waiting(NamedTuple):
-    """What a rank is blocked on: since when (perf_counter), at which step; None: all ranks."""
+    """What a rank is blocked on: since when (perf_counter), at which step, by which ticket; None: all ranks."""
 
     since: float
     step: int
-    transfer: Any = None
+    ticket: Any = None
 
 
 class Driver:
     """Runs the generators of an algorithm on this rank, and accounts for time and traffic."""
 
-    def __init__(self, workers: int, task, mixing, device, world, deterministic=False, clocks=None):
+    def __init__(self, workers: int, task, mixing, device, world, deterministic=False, clocks=None, halves=None):
         # who takes part
         self.workers, self.task, self.device, self.world = workers, task, device, world
         self.deterministic, self.clocks = deterministic, clocks  # virtual clocks, in a simulation
+        self.halves = halves  # coopmpi.compression.halves.Halves, where whole vectors travel as 16-bit numbers
         self.rank_layout = RankLayout(workers, world.size)
         self.hosted = self.rank_layout.hosted(world.rank)
         self.wiring = Wiring(self.rank_layout, world.rank, mixing)
 
         # time, and what is under way
-        self.wall_time = perf_counter  # the trainer puts its own clock here
+        self.stopwatch = Stopwatch()
+        self._ahead = 0.0  # seconds by which it was moved forward since the ranks met: others have not waited for them
         self.posted = 0  # communications, the same number on all ranks
         self.waiting: Waiting | None = None
         self._under_way = []
         self._gradient_seconds = 0.0  # of the host, last time
 
         # request types are told apart by these tables
-        self._posts = {Mix: self._post_mix, Mean: self._post_mean, Advance: self._post_advance}
+        self._posts = {Mix: self._post_mix, Mean: self._post_mean, Reduce: self._post_reduce, Gather: self._post_gather,
+                       Advance: self._post_advance}
         self._answers = {Grad: self.grad, Recall: self.recall, Start: self.start, Finish: self.finish, Now: self.now}
         self._answers |= {kind: self.ask for kind in self._posts}
         self.at(0)
@@ -124,22 +128,22 @@ class Driver:
         return loss, gradient
 
     def now(self, request: Now) -> float:
-        return self.clocks.time if self.clocks else self.wall_time()
+        return self.clocks.time if self.clocks else self.stopwatch.seconds
 
     def recall(self, request: Recall) -> Array:
         self._require_mixing(request)
         b, copies = len(self.hosted), request.copies
+        if self.clocks:
+            self.clocks.work(mix=copies.shape[1] * self.clocks.rows(self.wiring.schedule(request.round).links))
         out = self.device.empty((b, copies.shape[1]), copies.dtype)
         return self.device.mix(copies[:b], copies[b:], self.wiring.recalled(request.round), out)
 
     # what is communicated
-    def ask(self, request: Mix | Mean | Advance) -> Array:
+    def ask(self, request: Mix | Mean | Reduce | Gather | Advance) -> Array:
         return self._value(self.post(request))
 
     def start(self, request: Start) -> Ticket:
-        posted = self.wall_time()
         ticket = self.post(request.request)
-        ticket.posted = posted
         self._under_way.append(ticket)
         return ticket
 
@@ -150,25 +154,54 @@ class Driver:
         self._under_way.remove(ticket)
         value = self._value(ticket)
         ticket.waited += self.waited - before
-        self.rounds.append((ticket.posted, self.wall_time(), ticket.waited, ticket.traffic.sent.sum()))
+        self.rounds.append((ticket.posted, self.stopwatch.seconds, ticket.waited, ticket.traffic.sent.sum()))
         return value
 
-    def post(self, request: Mix | Mean | Advance) -> Ticket:
+    def post(self, request: Mix | Mean | Reduce | Gather | Advance) -> Ticket:
         """Start the communication that a request asks for."""
         if type(request) not in self._posts:
-            raise Misuse(f"Start takes a Mix, Mean or Advance, given {request!r:.60}")
-        if type(request) is not Mean:
+            raise Misuse(f"Start takes one of {', '.join(kind.__name__ for kind in self._posts)}; given {request!r:.60}")
+        if type(request) in (Mix, Advance):
             self._require_mixing(request)
-        if type(request) is not Advance:
+        if type(request) in (Mix, Mean):
             self._require_rows(request, request.x)
-        traffic = request.traffic(self.wiring)
+        if type(request) in (Reduce, Gather):
+            self._require_ranges(request)
+        halves = self._as_halves(request)
+        traffic = self._traffic_of_halves(request) if halves else request.traffic(self.wiring)
         self.traffics.append(traffic)
         self.posted += 1
-        ticket = self._posts[type(request)](request, traffic)
-        ticket.traffic = traffic
+        posted = self.stopwatch.seconds
+        # it travels behind those under way, so what they are late is added to its way
+        paused = self.stopwatch.paused - max([self._late(other) for other in self._under_way], default=0.0)
+        ticket = self._post_halves(request) if halves else self._posts[type(request)](request, traffic)
+        ticket.traffic, ticket.asked_by = traffic, type(request).__name__
+        ticket.posted, ticket.paused = posted, paused
         if self.clocks:
-            ticket.due = self.clocks.post(traffic)
+            row = request.x if type(request) in (Mix, Mean) else request.packed
+            numbers = self.task.dimension if type(row) is Packed else row.shape[1]
+            ticket.due = self.clocks.post(traffic, numbers, halves or type(row) is Packed)
         return ticket
+
+    def _as_halves(self, request) -> bool:
+        """Do the numbers of this request travel as 16-bit numbers?"""
+        if self.halves is None or type(request) not in (Mix, Mean) or type(request.x) is Packed:
+            return False
+        return type(request) is Mix or not (request.exact or request.group)
+
+    def _traffic_of_halves(self, request):
+        n = request.x.shape[1]
+        if type(request) is Mean:
+            return self.wiring.through_owners(self.halves.ranges(n))
+        return self.wiring.exchange(request.round, self.halves.codec(n).nbytes)
+
+    def _post_halves(self, request):
+        n, round = request.x.shape[1], getattr(request, "round", 0)
+        if type(request) is Mean:
+            return tickets.HalvesMeanTicket(self, request.x, request.near, self.halves.ranges(n))
+        codec = self.halves.codec(n)
+        packed = Packed(codec, codec.encode(request.x, self.hosted, 0), 0)
+        return tickets.HalvesMixTicket(self, request.x, packed, self.wiring.schedule(round), self.wiring.weights(round))
 
     def _post_mix(self, request, traffic):
         x, round = request
@@ -178,31 +211,63 @@ class Driver:
         return kind(self, x, self.wiring.schedule(round), self.wiring.weights(round))
 
     def _post_mean(self, request, traffic):
-        if type(request.x) is Packed:
-            return tickets.PackedMeanTicket(self, request.x)
         if request.group is not None:
             return tickets.GroupMeanTicket(self, request.x, request.group)
         return tickets.MeanTicket(self, request.x)
+
+    def _post_reduce(self, request, traffic):
+        return tickets.ReduceTicket(self, request.packed)
+
+    def _post_gather(self, request, traffic):
+        return tickets.GatherTicket(self, request.packed, self.posted)
 
     def _post_advance(self, request, traffic):
         return tickets.AdvanceTicket(self, request.copies, request.packed, self.wiring.audience)
 
     def _value(self, ticket):
-        value = ticket.value()
+        begin = perf_counter()
+        self._complete(ticket)
+        late = self._late(ticket)
+        self.stopwatch.advance(late)
+        self._ahead += late
+        self.waited += perf_counter() - begin + late
         if self.clocks:
             self.clocks.wait(ticket.due)
-        return value
+        return ticket.value()
+
+    def _late(self, ticket):
+        """How far ahead of the clock the moment lies at which a transfer is due, if it is complete now.
+
+        It took completed - begun, so it is due that long after it was posted, whatever was paused meanwhile:
+        posted + (completed - begun) - seconds = (paused since it was posted) - (now - completed)
+        """
+        ago = 0.0 if ticket.completed is None else perf_counter() - ticket.completed
+        return max(0.0, self.stopwatch.paused - ticket.paused - ago)
+
+    def _complete(self, ticket):
+        """Block until a transfer is complete."""
+        self.waiting = Waiting(perf_counter(), self.k, ticket)
+        ticket.transfer.wait()
+        self.waiting = None
+        if ticket.completed is None:
+            ticket.completed = perf_counter()
 
     # what requests may ask
     def _require_rows(self, request, x, columns=None):
         """Misuse unless x has a row for each local worker, of so many numbers."""
-        if type(x) is Packed:
+        if type(x) is Packed and type(request) is Mix:
             return
         shape = getattr(x, "shape", None)
         if shape is None or len(shape) != 2 or shape[0] != len(self.hosted) or columns not in (None, shape[1]):
             given = f"an array of shape {shape}" if shape is not None else f"{x!r:.60}"
             raise Misuse(f"{type(request).__name__} takes an array with a row for each of the {len(self.hosted)} workers on "
                          f"this rank, ({len(self.hosted)}, {columns or 'n'}); given {given}")
+
+    def _require_ranges(self, request):
+        attribute = "codecs" if type(request) is Reduce else "ranges"
+        if type(request.packed) is not Packed or not hasattr(request.packed.codec, attribute):
+            whose = "context.ranges" if type(request) is Reduce else "context.ranges.own"
+            raise Misuse(f"{type(request).__name__} takes a Packed of {whose}, given {request.packed!r:.60}")
 
     def _require_mixing(self, request):
         if self.wiring.mixing is None:
@@ -216,33 +281,18 @@ class Driver:
             return self.world.done
         return self.world.group_sum(rows, group.members, out, self.device, self.posted, self.deterministic)
 
-    def gather(self, rows: Array):
-        """(all workers' rows, the transfer that brings them)."""
-        if self.world.size == 1:
-            return rows, self.world.done
-        target = self.device.empty((self.workers, rows.shape[1]), rows.dtype)
-        return target, self.world.all_gather(rows, target, self.rank_layout, self.device.staging)
-
     def unpack(self, packed: Packed, rows: Array, workers) -> Array:
         """The dense values (k, d) of packed rows (k, nbytes) that came from `workers`."""
-        out = self.device.empty((len(workers), self.task.dimension), packed.codec.dtype)
+        out = self.device.empty((len(workers), packed.codec.dimension), packed.codec.dtype)
         if len(workers):
             packed.codec.decode(rows, workers, packed.round, out)
         return out
-
-    def wait(self, transfer):
-        """Block until a transfer is complete, on the account of this step."""
-        begin = perf_counter()
-        self.waiting = Waiting(begin, self.k, transfer)
-        transfer.wait()
-        self.waiting = None
-        self.waited += perf_counter() - begin
 
     def progress(self):
         """Let transfers that are under way move on: MPI moves data only while it is called."""
         for ticket in self._under_way:
             begin = perf_counter()
-            ticket.transfer.progress()
+            ticket.progress()
             seconds = perf_counter() - begin
             ticket.waited += seconds
             self.waited += seconds
@@ -251,7 +301,41 @@ class Driver:
     def mean(self, x: Array) -> Array:
         """The mean over all workers, (1, n), outside of any step: on nobody's account."""
         self.posted += 1
-        return tickets.MeanTicket(self, x).value()
+        ticket = tickets.MeanTicket(self, x)
+        self._complete(ticket)
+        return ticket.value()
+
+    @contextmanager
+    def pause(self):
+        """The clock stands still in here. Transfers under way go on, so it is seen which were complete before."""
+        for ticket in self._under_way:
+            ticket.progress()
+        begin = perf_counter()
+        try:
+            yield
+            for ticket in self._under_way:
+                ticket.progress()
+        finally:
+            self.stopwatch.paused += perf_counter() - begin
+
+    def meet(self):
+        """Wait for the other ranks, and until transfers under way have left the network to an evaluation.
+
+        Only the waiting for the last rank is training time; a rank counts as having come later by what its clock is ahead.
+        """
+        self.device.synchronize()
+        with self.pause():
+            begin = perf_counter()
+            for ticket in self._under_way:
+                self._complete(ticket)
+            self.waiting = Waiting(begin, self.k)
+            self.world.sum([0.0])
+            here = perf_counter() - begin - self._ahead
+            of_the_last = -self.world.vote([-here])()[0]
+            self.waiting = None
+        self.stopwatch.advance(here - of_the_last)
+        self.waited += here - of_the_last
+        self._ahead = 0.0
 
     def nothing_left(self, algorithm: str):
         """UserError if a transfer was started that nobody has finished at the end of the run."""

@@ -13,7 +13,8 @@ class Done:
         return []
 
     def progress(self):
-        pass
+        """Let it move on; is it complete, so that `wait` would return at once?"""
+        return True
 
     def wait(self):
         pass
@@ -28,11 +29,11 @@ class Solo:
     done = Done()
     moving = nullcontext()  # a context in which transfers under way go on while the main thread computes
 
-    def exchange(self, sends, receives, device, number):
+    def exchange(self, sends, receives, device, number, part=0):
         """Send rows [(rank, row, silent)] and receive into rows [(rank, row)]: a transfer under way.
 
         silent: is its worker silent, so that the row arrives as zeros? number: of the communication, the same on all ranks
-        and another for each that is under way.
+        and another for each that is under way; part: 0 or 1, where it consists of two exchanges.
         """
         return self.done
 
@@ -64,11 +65,13 @@ class Solo:
         """On rank 0, the rows (b, d) of all ranks one by one, in ascending worker index; nothing elsewhere."""
         yield from rows
 
-    def hand_over(self, first, block):
-        """Send a block of the step record, starting at step `first`, to rank 0; does not block."""
+    below = {0: [0]}  # {rank: ranks}: whose bookkeeping a message from that rank to this one holds, its own included
+
+    def hand_over(self, message):
+        """Send bytes (uint8) to the rank above, towards rank 0; does not block."""
 
     def handed_over(self):
-        """On rank 0: (rank, first, block) of what has arrived."""
+        """(rank, bytes) of what has arrived from the ranks below."""
         return ()
 
     def hand_over_done(self):

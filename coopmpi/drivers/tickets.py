@@ -1,23 +1,33 @@
 """Communications under way: each has its Traffic, and turns what has arrived into the answer of its request."""
 
+from time import perf_counter
+
 from coopmpi.drivers.exchange_schedule import ExchangeSchedule, RowWeights
 from coopmpi.step.requests import Array, Packed
 from coopmpi.step.traffic import Traffic
 
 
 class Ticket:
-    """Base. traffic: what it moves; transfer: the messages under way; `value` waits for them."""
+    """Base. traffic: what it moves; transfer: the messages under way."""
 
     traffic: Traffic
-    posted = 0.0  # when, on the driver's wall clock
+    posted = 0.0  # when, on the driver's stopwatch
+    paused = 0.0  # the pauses of that which do not delay it
+    completed: float | None = None  # when, by perf_counter, it was found complete
     waited = 0.0  # seconds for which it has blocked the rank so far
-    due = None  # when it arrives, by the virtual clocks
+    asked_by = "an evaluation"  # or the name of a request
+    due = None  # when it arrives by the virtual clocks, and what work follows
 
     def __init__(self, driver, transfer):
         self.driver, self.transfer = driver, transfer
 
+    def progress(self):
+        """Let the transfer move on, and see whether it is complete."""
+        if self.completed is None and self.transfer.progress():
+            self.completed = perf_counter()
+
     def value(self) -> Array:
-        """The answer of the request; waits for what it needs."""
+        """The answer of the request, once the transfer is complete."""
         raise NotImplementedError
 
 
@@ -42,7 +52,6 @@ class MixTicket(Exchange):
         self.weights = weights
 
     def value(self):
-        self.driver.wait(self.transfer)
         device, x = self.driver.device, self.rows
         return device.mix(x, self.arrived, self.weights, device.empty(x.shape, x.dtype))
 
@@ -55,11 +64,23 @@ class PackedMixTicket(Exchange):
         self.packed, self.weights = packed, weights
 
     def value(self):
-        self.driver.wait(self.transfer)
         device, packed, schedule = self.driver.device, self.packed, self.schedule
         local = self.driver.unpack(packed, packed.rows, schedule.hosted)
         arrived = self.driver.unpack(packed, self.arrived, schedule.remote)
         return device.mix(local, arrived, self.weights, device.empty(local.shape, local.dtype))
+
+
+class HalvesMixTicket(PackedMixTicket):
+    """x + W q - q for the local rows, q = x as 16-bit numbers: what rounding takes from x stays, and the mean is kept."""
+
+    def __init__(self, driver, x: Array, packed: Packed, schedule: ExchangeSchedule, weights: RowWeights):
+        super().__init__(driver, packed, schedule, weights)
+        self.x = x
+
+    def value(self):
+        mixed, device = super().value(), self.driver.device
+        own = self.driver.unpack(self.packed, self.packed.rows, self.schedule.hosted)
+        return device.combine((1.0, -1.0, 1.0), (self.x, own, mixed), device.empty(mixed.shape, mixed.dtype))
 
 
 class AdvanceTicket(Exchange):
@@ -70,12 +91,11 @@ class AdvanceTicket(Exchange):
         self.copies, self.packed = copies, packed
 
     def value(self):
-        self.driver.wait(self.transfer)
         schedule, b = self.schedule, len(self.schedule.hosted)
         for copies, rows, workers in ((self.copies[:b], self.packed.rows, schedule.hosted),
                                       (self.copies[b:], self.arrived, schedule.remote)):
             if len(workers):
-                copies += self.driver.unpack(self.packed, rows, workers)
+                self.packed.codec.add(rows, workers, self.packed.round, copies)
         return self.copies
 
 
@@ -98,7 +118,6 @@ class MeanTicket(Ticket):
         super().__init__(driver, transfer)
 
     def value(self):
-        self.driver.wait(self.transfer)
         device = self.driver.device
         device.xp.multiply(self.out, 1 / self.driver.workers, out=self.out)
         return device.repeat(self.out, self.copies)
@@ -114,7 +133,6 @@ class GroupMeanTicket(Ticket):
         super().__init__(driver, Several(transfers))
 
     def value(self):
-        self.driver.wait(self.transfer)
         device = self.driver.device
         device.xp.multiply(self.out, 1 / self.size, out=self.out)
         if len(self.x) == 1:
@@ -125,22 +143,120 @@ class GroupMeanTicket(Ticket):
         return rows
 
 
-class PackedMeanTicket(Ticket):
-    """The mean of packed rows: every rank gets all packets, unpacks them and adds them in ascending order."""
+class ReduceTicket(Ticket):
+    """For each local worker the range that it owns, added up from all workers' packets: one message from rank to rank."""
 
     def __init__(self, driver, packed: Packed):
-        self.packed = packed
-        self.rows, transfer = driver.gather(packed.rows)
-        super().__init__(driver, transfer)
+        self.packed, self.layout = packed, driver.rank_layout
+        rows, mine = packed.rows, driver.wiring.bytes_of(packed.codec, driver.world.rank)
+        others = [rank for rank in range(driver.world.size) if rank != driver.world.rank]
+        sends = [(rank, _flat(driver.device, rows[:, driver.wiring.bytes_of(packed.codec, rank)]), False) for rank in others]
+        self.parts = {rank: driver.device.empty((len(self.layout.hosted(rank)), mine.stop - mine.start), "uint8") for rank in others}
+        receives = [(rank, part.reshape(-1)) for rank, part in self.parts.items()]
+        self.parts[driver.world.rank], self.start = rows[:, mine], mine.start
+        super().__init__(driver, driver.world.exchange(sends, receives, driver.device, driver.posted))
 
     def value(self):
-        self.driver.wait(self.transfer)
-        driver, device = self.driver, self.driver.device
-        total = None
-        for worker in range(driver.workers):
-            row = driver.unpack(self.packed, self.rows[worker:worker + 1], [worker])
-            total = row if total is None else device.xp.add(total, row, out=total)
-        return device.xp.multiply(total, 1 / driver.workers, out=total)
+        device, ranges, hosted = self.driver.device, self.packed.codec, self.driver.hosted
+        out = device.empty((len(hosted), ranges.width), ranges.dtype)
+        for row, owner in zip(out, hosted):
+            codec, span, place = ranges.codecs[owner], ranges.spans[owner], ranges.places[owner]
+            n, place = span.stop - span.start, slice(place.start - self.start, place.stop - self.start)
+            row[:] = 0
+            # in ascending order of the workers, wherever they live
+            for rank, part in sorted(self.parts.items()):
+                self._add(codec, part[:, place], self.layout.hosted(rank), row[:n])
+        return out
+
+    def _add(self, codec, packets, workers, row):
+        """row (n,) += what the workers' packets hold, one after the other; many short ones are unpacked at once."""
+        device, at_once = self.driver.device, max(1, self.driver.device.chunk // max(1, len(row)))
+        for start in range(0, len(workers), at_once):
+            some, who = packets[start:start + at_once], workers[start:start + at_once]
+            if at_once == 1:
+                codec.add(some, who, self.packed.round, row[None])
+            else:
+                values = codec.decode(some, who, self.packed.round, device.empty((len(who), len(row)), row.dtype))
+                row[...] = device.sum([row, *values], device.empty((1, len(row)), row.dtype))[0]
+
+
+class GatherTicket(Ticket):
+    """The model that the owners of the ranges have packed: one message from rank to rank."""
+
+    def __init__(self, driver, packed: Packed, number: int, part: int = 0):
+        self.packed, own, device, world = packed, packed.codec, driver.device, driver.world
+        self.arrived = {}
+        for rank in range(world.size):
+            place = driver.wiring.bytes_of(own.ranges, rank)
+            self.arrived[rank] = device.empty((1, place.stop - place.start), "uint8")
+        mine, start = self.arrived[world.rank], driver.wiring.bytes_of(own.ranges, world.rank).start
+        for row, owner in zip(packed.rows, driver.hosted):
+            place = own.ranges.places[owner]
+            mine[0, place.start - start:place.stop - start] = row[:place.stop - place.start]
+        others = [rank for rank in self.arrived if rank != world.rank]
+        super().__init__(driver, world.exchange([(rank, mine[0], False) for rank in others],
+                                                [(rank, self.arrived[rank][0]) for rank in others], device, number, part))
+
+    def value(self):
+        own, layout = self.packed.codec, self.driver.rank_layout
+        spans, places = own.ranges.spans, own.ranges.places
+        out = self.driver.device.empty((1, spans[-1].stop), own.dtype)
+        for rank, packets in self.arrived.items():
+            owners = layout.hosted(rank)
+            for owner in owners:
+                place, start = places[owner], places[owners.start].start
+                own.decode_range(packets[:, place.start - start:place.stop - start], owner, self.packed.round, out[:, spans[owner]])
+        return out
+
+
+class HalvesMeanTicket(Ticket):
+    """The mean over all workers, (1, n): x - near travels as 16-bit numbers to the owners of ranges, and so do their means."""
+
+    def __init__(self, driver, x: Array, near: Array | None, ranges):
+        device, self.near = driver.device, near
+        if near is not None:
+            x = device.combine((1.0, -1.0), (x, near), device.empty(x.shape, x.dtype))
+        packed = Packed(ranges, ranges.encode(x, driver.hosted, 0), 0)
+        super().__init__(driver, ThroughOwners(driver, ReduceTicket(driver, packed)))
+
+    def value(self):
+        away = self.transfer.down.value()
+        return away if self.near is None else self.driver.device.xp.add(away, self.near, out=away)
+
+
+class ThroughOwners:
+    """Transfers of a mean: what the owners of the ranges have added up, they pack and send on."""
+
+    def __init__(self, driver, up: ReduceTicket):
+        self._driver, self._up, self._number = driver, up, driver.posted
+        self.down: GatherTicket | None = None
+
+    def progress(self):
+        if self.down is None and self._up.transfer.progress():
+            self._send_on()
+        return self.down is not None and self.down.transfer.progress()
+
+    def wait(self):
+        if self.down is None:
+            self._up.transfer.wait()
+            self._send_on()
+        self.down.transfer.wait()
+
+    def missing(self):
+        return (self.down or self._up).transfer.missing()
+
+    def _send_on(self):
+        driver, total, packed = self._driver, self._up.value(), self._up.packed
+        driver.device.xp.multiply(total, 1 / driver.workers, out=total)
+        own = packed.codec.own
+        self.down = GatherTicket(driver, Packed(own, own.encode(total, driver.hosted, 0), 0), self._number, part=1)
+
+
+def _flat(device, block):
+    """The numbers of a block (b, n), one row after the other."""
+    message = device.empty(block.shape, block.dtype)
+    message[...] = block
+    return message.reshape(-1)
 
 
 class Several:
@@ -150,8 +266,7 @@ class Several:
         self._transfers = transfers
 
     def progress(self):
-        for transfer in self._transfers:
-            transfer.progress()
+        return all([transfer.progress() for transfer in self._transfers])
 
     def wait(self):
         for transfer in self._transfers:

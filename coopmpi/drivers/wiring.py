@@ -2,6 +2,8 @@
 
 from functools import cached_property
 
+import numpy as np
+
 from coopmpi.drivers.exchange_schedule import ExchangeSchedule, RowWeights
 from coopmpi.drivers.rank_layout import Group, RankLayout
 from coopmpi.errors import Misuse
@@ -40,9 +42,17 @@ class Wiring:
             raise Misuse(f"Mean over a group of {group}: {self.workers} workers make no equal groups of that size")
         return traffic.average(len(self.hosted), group, nbytes, self.workers)
 
-    def packed_average(self, nbytes: float) -> Traffic:
-        """A mean of packets of nbytes over all workers."""
-        return traffic.packed_average(len(self.hosted), self.workers, nbytes)
+    def to_owners(self, ranges) -> Traffic:
+        """The parts of all workers' packets to the owners of the ranges."""
+        return traffic.reduce(_sizes(ranges), slice(self.hosted.start, self.hosted.stop))
+
+    def from_owners(self, ranges) -> Traffic:
+        """The packed ranges from their owners to all workers."""
+        return traffic.gather(_sizes(ranges), slice(self.hosted.start, self.hosted.stop))
+
+    def through_owners(self, ranges) -> Traffic:
+        """Both, one after the other."""
+        return traffic.reduce_and_gather(_sizes(ranges), slice(self.hosted.start, self.hosted.stop))
 
     # how rows move
     def schedule(self, round: int) -> ExchangeSchedule:
@@ -70,6 +80,11 @@ class Wiring:
             self._groups[size] = self.layout.groups(size, self.rank)
         return self._groups[size]
 
+    def bytes_of(self, ranges, rank: int) -> slice:
+        """Where in a packet the ranges lie that the workers of a rank own."""
+        owners = self.layout.hosted(rank)
+        return slice(ranges.places[owners.start].start, ranges.places[owners.stop - 1].stop)
+
     def _kept(self, kept, round, make):
         phase = self.mixing.phase(round)
         if phase not in kept:
@@ -77,3 +92,7 @@ class Wiring:
                 kept.clear()
             kept[phase] = make()
         return kept[phase]
+
+
+def _sizes(ranges):
+    return np.array([place.stop - place.start for place in ranges.places], float)

@@ -56,24 +56,27 @@ class SGD(Optimizer, frozen=True, kw_only=True):
             state.velocity[:] = 0
 
     def direction(self, state: State, x: Array, gradient: Array, context: Context) -> Array:
-        xp = context.device.xp
-        if self.weight_decay:
-            # g + weight_decay x
-            decay = xp.multiply(x, self.weight_decay, out=context.device.empty(x.shape, x.dtype))
-            xp.add(gradient, decay, out=gradient)
+        xp, device = context.device.xp, context.device
         if not self.momentum:
+            if self.weight_decay:
+                for g, at in device.pieces(gradient, x):
+                    self._decay(g, at, device)
             return gradient
 
-        # v <- momentum v + g
-        v = state.velocity
-        xp.multiply(v, self.momentum, out=v)
-        xp.add(v, gradient, out=v)
-        if not self.nesterov:
-            return v
+        for g, at, v in device.pieces(gradient, x, state.velocity):
+            if self.weight_decay:
+                self._decay(g, at, device)
+            # v <- momentum v + g
+            xp.multiply(v, self.momentum, out=v)
+            xp.add(v, g, out=v)
+            if self.nesterov:
+                # g + momentum v
+                xp.add(g, xp.multiply(v, self.momentum, out=device.scratch(v)), out=g)
+        return gradient if self.nesterov else state.velocity
 
-        # g + momentum v
-        ahead = xp.multiply(v, self.momentum, out=context.device.empty(v.shape, v.dtype))
-        return xp.add(gradient, ahead, out=gradient)
+    def _decay(self, g, x, device):
+        """g <- g + weight_decay x"""
+        device.xp.add(g, device.xp.multiply(x, self.weight_decay, out=device.scratch(x)), out=g)
 
 
 @register("optimizer", "adam")
@@ -95,28 +98,27 @@ class Adam(Optimizer, frozen=True, kw_only=True):
                 Slot("second_moment", "worker", "zero", "running mean of its square"))
 
     def direction(self, state: State, x: Array, gradient: Array, context: Context) -> Array:
-        xp = context.device.xp
-        work = context.device.empty(x.shape, x.dtype)
-        if self.weight_decay:
-            xp.add(gradient, xp.multiply(x, self.weight_decay, out=work), out=gradient)
+        xp, t = context.device.xp, context.k + 1
+        for g, at, m, v in context.device.pieces(gradient, x, state.first_moment, state.second_moment):
+            work = context.device.scratch(g)
+            if self.weight_decay:
+                xp.add(g, xp.multiply(at, self.weight_decay, out=work), out=g)
 
-        # v <- beta2 v + (1 - beta2) g^2
-        v = state.second_moment
-        xp.multiply(gradient, gradient, out=work)
-        xp.multiply(work, 1 - self.beta2, out=work)
-        xp.multiply(v, self.beta2, out=v)
-        xp.add(v, work, out=v)
+            # v <- beta2 v + (1 - beta2) g^2
+            xp.multiply(g, g, out=work)
+            xp.multiply(work, 1 - self.beta2, out=work)
+            xp.multiply(v, self.beta2, out=v)
+            xp.add(v, work, out=v)
 
-        # m <- beta1 m + (1 - beta1) g
-        m = state.first_moment
-        xp.multiply(gradient, 1 - self.beta1, out=gradient)
-        xp.multiply(m, self.beta1, out=m)
-        xp.add(m, gradient, out=m)
+            # m <- beta1 m + (1 - beta1) g
+            xp.multiply(g, 1 - self.beta1, out=g)
+            xp.multiply(m, self.beta1, out=m)
+            xp.add(m, g, out=m)
 
-        # (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon)
-        t = context.k + 1
-        xp.multiply(v, 1 / (1 - self.beta2**t), out=work)
-        xp.sqrt(work, out=work)
-        xp.add(work, self.epsilon, out=work)
-        xp.multiply(m, 1 / (1 - self.beta1**t), out=gradient)
-        return xp.divide(gradient, work, out=gradient)
+            # (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon)
+            xp.multiply(v, 1 / (1 - self.beta2**t), out=work)
+            xp.sqrt(work, out=work)
+            xp.add(work, self.epsilon, out=work)
+            xp.multiply(m, 1 / (1 - self.beta1**t), out=g)
+            xp.divide(g, work, out=g)
+        return gradient

@@ -116,7 +116,7 @@ class AdaComm(Period, frozen=True, kw_only=True):
 
         tau_l = ceil( sqrt( (lr_0 / lr_l)^p F_l / F_0 ) tau_0 ),  but ceil( fallback tau_{l-1} ) if that is not smaller
 
-    F_l: mean loss of all workers since the round before; p = coupling: 0 leaves the learning rate out, 1 is the
+    F_0: loss of all workers at the first step, before any training; F_l: their mean loss since the round before; p = coupling: 0 leaves the learning rate out, 1 is the
     tempered rule used in practice, 3 the one from the bound. `interval` is in seconds of the wall clock, in a simulation
     of the virtual one; `interval_steps` in steps, which repeats exactly. Block momentum on top is `bmuf`.
     Source: Wang & Joshi, MLSys 2019, sec. 4 (rules 17 to 20).
@@ -124,8 +124,8 @@ class AdaComm(Period, frozen=True, kw_only=True):
 
     slots = (*Period.slots,
              Slot("decisions", "host", "zero", "steps since the last round; F_0, lr_0; next decision; news, if any", columns=7),
-             Slot("losses", "worker", "zero", "sum of the losses since the last round", columns=1),
-             Slot("news", "ticket", "none", "mean loss and decision, on their way"))
+             Slot("losses", "worker", "zero", "sum of the losses since the last round, and the loss of the first step", columns=2),
+             Slot("news", "ticket", "none", "mean loss, decision and first loss, on their way"))
 
     tau: Count = 16  # tau_0
     interval: Positive | None = None  # seconds; default 60
@@ -169,7 +169,7 @@ class AdaComm(Period, frozen=True, kw_only=True):
 class AdaptiveRounds(Rounds):
     """The rounds of AdaComm. The rank of worker 0 decides, and all follow one round later.
 
-    At every round the workers' losses and worker 0's decision travel without blocking, as a mean of two numbers.
+    At every round the workers' losses and worker 0's decision travel without blocking, as a mean of three numbers.
     """
 
     # places in the slot `decisions`
@@ -187,6 +187,8 @@ class AdaptiveRounds(Rounds):
 
     def after_step(self, k, loss, state, context):
         state.losses[:, 0] += loss
+        if k == 0:
+            state.losses[:, 1] = loss
         self._decisions[self.STEPS] += 1
         if not self.due(k):
             return
@@ -196,8 +198,8 @@ class AdaptiveRounds(Rounds):
             tau = decision = round(self._decisions[self.TAU])
             now = (k + 1) if self.period.interval_steps else (yield Now())
             decision = self._decide(tau, context.lr, now)
-        state.news = yield Start(Mean(self._message(decision, state, context)))
-        state.losses[:] = 0
+        state.news = yield Start(Mean(self._message(decision, state, context), exact=True))
+        state.losses[:, 0] = 0
         self._decisions[[self.STEPS, self.ARRIVED]] = 0
         self._next(k, tau)
 
@@ -205,13 +207,14 @@ class AdaptiveRounds(Rounds):
         if state.news is not None:
             news = yield Finish(state.news)
             state.news = None
-            self._decisions[[self.LOSS, self.TAU]] = context.device.to_host(news)[0]
+            self._decisions[[self.LOSS, self.TAU, self.FIRST_LOSS]] = context.device.to_host(news)[0]
             self._decisions[self.ARRIVED] = 1
 
     def _message(self, decision, state, context):
-        """(b, 2): mean loss of each local worker; m times the decision from worker 0, and 0 from all others."""
-        message = context.device.xp.zeros((len(context.hosted), 2), "float64")
+        """(b, 3): mean loss of each local worker; m times the decision from worker 0, and 0 from all others; first loss."""
+        message = context.device.xp.zeros((len(context.hosted), 3), "float64")
         message[:, 0] = state.losses[:, 0] / int(self._decisions[self.STEPS])
+        message[:, 2] = state.losses[:, 1]
         if context.hosted[0] == 0:
             message[0, 1] = context.workers * decision
         return message
@@ -220,7 +223,7 @@ class AdaptiveRounds(Rounds):
         """The period to follow, from the mean loss of the last round; a new one when an interval has passed."""
         decisions = self._decisions
         if not decisions[self.FIRST_LR]:
-            decisions[[self.FIRST_LOSS, self.FIRST_LR]] = decisions[self.LOSS], lr
+            decisions[self.FIRST_LR] = lr
         if now < decisions[self.DEADLINE]:
             return tau
         decisions[self.DEADLINE] = now + self._interval

@@ -12,6 +12,7 @@ from coopmpi.record import apart, schema
 
 TRIES, PAUSE = 6, 0.01  # of reads beside a writer, which may just be writing the same chunk; seconds, growing
 MODES = ("train", "simulate", "time-only")
+PER_WORKER = ("all", "summary")
 STATUSES = ("running", "finished", "interrupted", "failed")
 
 
@@ -19,6 +20,12 @@ def run_of(path) -> str:
     """What tells the run in a result file from all others."""
     with open_run(path) as file:
         return str(file.attrs.get("run", ""))
+
+
+def status_of(file) -> str:
+    """"finished", "interrupted", "failed" or "running": the last also where its writer was killed before it had closed it."""
+    status = file.attrs["status"].decode(errors="replace")
+    return status if _closed(file.filename) else "running"
 
 
 def open_run(path):
@@ -88,7 +95,8 @@ def _check(file):
         require(isinstance(file[name], h5py.Group), f"/{name} must be a group")
         return file[name]
 
-    attributes = {name: file.attrs.get(name) for name in ("format_version", "mode", "status", "ranks", "mpi", "device")}
+    names = ("format_version", "mode", "per_worker", "status", "ranks", "mpi", "device")
+    attributes = {name: file.attrs.get(name) for name in names}
     for name, value in attributes.items():
         require(value is not None, f"the attribute {name} is missing")
     version, ranks = (np.asarray(attributes[name]) for name in ("format_version", "ranks"))
@@ -98,7 +106,8 @@ def _check(file):
             f"the attribute ranks must be a number >= 1, found {quoted(ranks.tolist())}")
     mode, status = attributes["mode"], attributes["status"]
     status = status.decode(errors="replace") if isinstance(status, bytes) else status
-    for name, value, allowed in (("mode", mode, MODES), ("status", status, STATUSES)):
+    per_worker = attributes["per_worker"]
+    for name, value, allowed in (("mode", mode, MODES), ("per_worker", per_worker, PER_WORKER), ("status", status, STATUSES)):
         require(isinstance(value, str) and value in allowed,
                 f"{name} must be one of {', '.join(allowed)}, found {quoted(value)}")
     for name in ("mpi", "device"):
@@ -111,7 +120,8 @@ def _check(file):
     dataset(file, "events", schema.EVENT, (None,))
     if "final" in file:
         group("final")
-    for name, columns in schema.groups(SimpleNamespace(mode=mode, workers=workers, figures={})).items():
+    about = SimpleNamespace(mode=mode, per_worker=per_worker == "all", figures={})
+    for name, columns in schema.groups(about).items():
         if name == "rounds" and name not in file:
             continue
         place = group(name)

@@ -4,8 +4,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from coopmpi.sinks.sink import MANY
-
 FORMAT, FORMAT_VERSION = "coopmpi-run", 1
 STATUS = "S16"  # fixed width: rewritten in place while others read the file
 EVENT = np.dtype([("step", "i8"), ("wall_time", "f8"), ("kind", "S32"), ("text", "S256")])
@@ -48,18 +46,40 @@ ROUNDS = {
 }
 
 
+# what takes the place of the columns of all workers in a summary: {end of the name: (what it is, function of (n, m))}
+SUMMARY = {"": ("mean", lambda values: values.mean(axis=1, dtype=float)),
+           "_min": ("least", lambda values: values.min(axis=1)),
+           "_max": ("most", lambda values: values.max(axis=1))}
+
+
 def groups(about) -> dict[str, dict[str, Series]]:
     """The series of a run: {group: {name: Series}}; about: a coopmpi.sinks.About."""
+    train = TRAIN if about.mode == "train" else SIMULATED
     if about.mode == "time-only":
         train = {name: series for name, series in SIMULATED.items() if name != "loss"}
-        if about.workers > MANY:
-            train = {name: series._replace(each=False, description=f"{series.description}; mean over the workers")
-                     if series.each else series for name, series in train.items()}
+    if not about.per_worker:
+        train = dict(_summarised(train))
+    if about.mode == "time-only":
         return {"train": train}
     figures = {name: Series("f8", False, *said) for name, said in about.figures.items()}
     if about.mode == "simulate":
-        return {"train": SIMULATED, "eval": EVAL | figures}
-    return {"train": TRAIN, "eval": EVAL | figures, "rounds": ROUNDS}
+        return {"train": train, "eval": EVAL | figures}
+    return {"train": train, "eval": EVAL | figures, "rounds": ROUNDS}
+
+
+def _summarised(train):
+    for name, series in train.items():
+        if not series.each:
+            yield name, series
+            continue
+        for end, (what, _) in SUMMARY.items():
+            yield name + end, series._replace(each=False, description=f"{series.description}; {what} of all workers")
+
+
+def summarised(rows) -> dict:
+    """The columns of some steps, those with a column per worker (n, m) as (n,) in the way of SUMMARY."""
+    return {name + end: function(values) for name, values in rows.items() if np.ndim(values) == 2
+            for end, (_, function) in SUMMARY.items()} | {name: values for name, values in rows.items() if np.ndim(values) < 2}
 
 
 def make_series(file, workers, series):
@@ -85,10 +105,10 @@ def make_final(file, about):
     """Room for the models at the end, and the names of their tensors. Chunks of a row cost nothing until then."""
     final = file.create_group("final")
     if about.all_models:
-        final.create_dataset("x", (about.workers, about.dimension), about.dtype, chunks=(1, about.dimension))
+        final.create_dataset("x", (about.workers, about.dimension), about.dtype, chunks=(1, about.dimension), fletcher32=True)
         final["x"].attrs["description"] = "models of the workers at the end"
         final["x"].dims[0].attach_scale(file["worker"])
-    final.create_dataset("mean", (about.dimension,), about.dtype, chunks=(about.dimension,))
+    final.create_dataset("mean", (about.dimension,), about.dtype, chunks=(about.dimension,), fletcher32=True)
     final["mean"].attrs["description"] = "mean of the workers' models at the end"
     for name in final:
         final[name].attrs["units"] = "1"

@@ -47,6 +47,7 @@ class Writer:
     def __init__(self, path, overwrite=False):
         self.path, self.overwrite = Path(path), overwrite
         self.broken = False  # a write has failed: no more rows can be added
+        self.written = 0  # steps of which the rows are in the file
         self._file = None
         self.run = secrets.token_hex(8)  # tells this run from others of the same name, in its checkpoints, too
 
@@ -63,6 +64,7 @@ class Writer:
         def copy():
             self._make_room(os.path.getsize(self.path))
             copy_rows(old, self._file, step)
+            self.written = step
 
         self._lock = Lock(self.path, PATIENCE)
         with self._unlocked_on_error(), open_run(self.path) as old:
@@ -83,7 +85,7 @@ class Writer:
             raise
 
     def _create(self, about, fill):
-        self._series = schema.groups(about)
+        self._series, self._per_worker = schema.groups(about), about.per_worker
         place = self.path.resolve()
         try:
             with self._guarded():
@@ -97,12 +99,14 @@ class Writer:
                 self._file = file = h5py.File(draft, "w", libver="latest")
                 self._make_room(len(about.config) + 8 * about.workers + 256 * len(about.layout))
                 file.attrs.update({"format": schema.FORMAT, "format_version": schema.FORMAT_VERSION,
-                                   "coopmpi": __version__, "mode": about.mode, "run": self.run})
+                                   "coopmpi": __version__, "mode": about.mode, "run": self.run,
+                                   "per_worker": "all" if about.per_worker else "summary"})
                 file.attrs.update(dict(about.attributes))
                 file.attrs["status"] = np.array("running", schema.STATUS)
                 file["config"] = about.config
                 schema.make_series(file, about.workers, self._series)
-                self._events = file.create_dataset("events", (0,), schema.EVENT, maxshape=(None,), chunks=(64,))
+                self._events = file.create_dataset("events", (0,), schema.EVENT, maxshape=(None,), chunks=(64,),
+                                                           fletcher32=True)
                 if about.mode != "time-only":
                     schema.make_final(file, about)
                 fill()
@@ -116,7 +120,10 @@ class Writer:
 
     def steps(self, rows: StepRows):
         columns = rows._asdict() | {"step": np.arange(rows.first, rows.first + len(rows.wall_time)) + 1}
+        if not self._per_worker:
+            columns = schema.summarised(columns)
         self._append("train", {name: columns[name] for name in ("step", *self._series["train"])})
+        self.written = rows.first + len(rows.wall_time)
 
     def rounds(self, rows):
         if "rounds" not in self._series:
@@ -165,6 +172,7 @@ class Writer:
 
     def cut(self, step: int):
         """Drop the rows of later steps: they are done once more."""
+        self.written = step
         with self._guarded():
             for group in self._series:
                 kept = _rows_up_to(self._file[group]["step"], step)

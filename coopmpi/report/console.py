@@ -40,6 +40,10 @@ class Log(Sink):
             self.shown = monotonic()
             print(f"{datetime.now():%Y-%m-%d %H:%M:%S} step {step}/{self.total}  {self.line()}", flush=True)
 
+    def event(self, step, wall_time, kind, text):
+        if kind == "target":
+            print(f"{datetime.now():%Y-%m-%d %H:%M:%S} step {step}/{self.total}  target reached: {text}", flush=True)
+
     def line(self):
         """Losses, figures, speed and traffic in one line."""
         parts = [f"batch loss {self.loss:.4g}"] if self.loss is not None else []
@@ -72,6 +76,10 @@ class Live(Log):
         self.done, self.wall_time = max(self.done, step), max(self.wall_time, wall_time)
         if step in (0, self.total):
             self.show()
+
+    def event(self, step, wall_time, kind, text):
+        if kind == "target":
+            self.show()  # for the last time
 
     def show(self):
         self.shown = monotonic()
@@ -156,6 +164,8 @@ def summary(assembly, world, outcome, output):
     whose = "the virtual" if assembly.clocks else "rank 0's"
     rows = {"algorithm": config.algorithm.name, "workers": f"{config.workers} on {world.size} rank{'s' * (world.size > 1)}",
             "steps": str(outcome.steps)}
+    if assembly.stop.targets:
+        rows["target"] = outcome.reached or f"not reached: {' or '.join(assembly.stop.rules())}"
     rows |= {label(name): f"{figures[name]:{form}}" for name, form in ordered(figures)}
     rows |= {"time": f"{outcome.wall_time:.2f} s", "speed": f"{outcome.steps / outcome.wall_time:.4g} steps/s",
              "waiting": f"{outcome.waiting:.1%} of {whose} time",

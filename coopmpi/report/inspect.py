@@ -10,7 +10,7 @@ import numpy as np
 from coopmpi.errors import UserError, clean, unknown
 from coopmpi.inputs import require_file
 from coopmpi.record import apart
-from coopmpi.record.reader import complete_rows, open_run, read, require_complete
+from coopmpi.record.reader import complete_rows, open_run, read, require_complete, status_of
 
 LONGEST = 86400 * 10**8  # seconds that can be told as days
 BLOCK = 1 << 20  # numbers read at once: a long run need not fit into memory
@@ -32,7 +32,7 @@ def texts(path, name=None, config=False, status=False):
         with open_run(path) as file:
             require_complete(file)
             if status:
-                yield f"{clean(file.attrs['status'].decode())}\n"
+                yield f"{clean(status_of(file))}\n"
             elif config:
                 yield clean(config_text(file))
             elif name is not None:
@@ -179,11 +179,25 @@ def _overview(path, file):
             _row(table, "slowest", slowest)
         sent = _total(train["bytes_sent"], done)
         _row(table, "sent", f"{_size(sent.mean())} per worker, {_size(sent.mean() * config['workers'])} in all")
+    for text in _targets(file, config.get("stop", {}), done):
+        _row(table, "target", text)
     return table
 
 
+def _targets(file, targets, done):
+    """What it took to reach a target of [stop], for each that was; a run that was extended may have reached several."""
+    train, time = file["train"], "virtual_time" if "virtual_time" in file["train"] else "wall_time"
+    events = _read(file["events"], slice(complete_rows([file["events"]])))
+    found = {(step, text) for step, _, kind, text in events if kind == b"target" and 0 < step <= done}
+    for step, text in sorted(found):
+        seconds, sent = float(_read(train[time], step - 1)), _total(train["bytes_sent"], step).mean()
+        yield f"{text.decode(errors='replace')}, after {step} steps, {_duration(seconds)}, {_size(sent)} sent per worker"
+    if targets and not found:
+        yield f"not reached: {', '.join(f'{name} = {target:g}' for name, target in targets.items())}"
+
+
 def _status(path, file):
-    status = file.attrs["status"].decode()
+    status = status_of(file)
     if status != "running":
         return status
     written = os.path.getmtime(path)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from coopmpi.compression.halves import Halves
 from coopmpi.config import Config
 from coopmpi.device.choice import choose
 from coopmpi.device.hollow import Hollow, HollowCodec, HollowProblem
@@ -10,6 +11,7 @@ from coopmpi.drivers.rank_layout import RankLayout
 from coopmpi.errors import CoopError, UserError
 from coopmpi.inputs import read_numbers
 from coopmpi.local.periods import Every
+from coopmpi.run.stop import MINUTES, Stop
 from coopmpi.simulation.clocks import Clocks
 from coopmpi.step import MODEL, Context, Slot, State
 from coopmpi.tasks.problem import Objective, Place
@@ -28,6 +30,7 @@ class Assembly:
     driver: Driver
     slots: tuple[Slot, ...]
     eval_every: int
+    stop: Stop  # looked at in evaluations
     clocks: Clocks | None  # in a simulation
     notes: tuple[str, ...]  # what the user should know of this combination
 
@@ -57,6 +60,15 @@ def period_of(config: Config):
     return config.period if config.algorithm.uses_period else Every(tau=1)
 
 
+def halves_of(config: Config, device) -> Halves | None:
+    """How whole vectors travel as 16-bit numbers; None: they do not, or the algorithm compresses by itself."""
+    if config.algorithm.uses_compress or not config.compress.halves:
+        return None
+    if isinstance(device, Hollow):
+        return Halves(config.compress, config.workers, config.dtype, device, lambda codec: HollowCodec(codec, device))
+    return Halves(config.compress, config.workers, config.dtype, device)
+
+
 def assemble(config: Config, world, mode="train") -> Assembly:
     """The Assembly of this rank; a UserError that any rank meets is raised on all of them.
 
@@ -84,28 +96,36 @@ def assemble(config: Config, world, mode="train") -> Assembly:
         return mixing, device
 
     mixing, device = together(world, parts)
-    compute = together(world, lambda: config.compute.bind(workers, config.seed, read_numbers)) if simulated else None
+    clocks = together(world, lambda: _clocks(config, workers)) if simulated else None
     hosted = RankLayout(workers, world.size).hosted(world.rank)
     place = Place(workers, hosted, config.seed, config.dtype, device, world)
     objective = together(world, lambda: _objective(config.task, place, numbers))
+    stop = together(world, lambda: _stop(config.stop, objective, numbers))
 
     steps = config.steps or DEFAULT_STEPS
     if config.epochs is not None:
         steps = objective.steps(config.epochs)
     config = msgspec.structs.replace(config, workers=workers, steps=steps, epochs=None)
-    clocks = Clocks(workers, compute, config.network, config.seed) if simulated else None
-    driver = Driver(workers, objective, mixing, device, world, config.deterministic, clocks)
+    halves = halves_of(config, device)
+    driver = Driver(workers, objective, mixing, device, world, config.deterministic, clocks, halves)
     codec = None
     if config.algorithm.uses_compress:
         codec = config.compress.bind(objective.layout, config.dtype, device, config.seed)
         codec = codec if numbers else HollowCodec(codec, device)
     context = Context(workers, driver.hosted, steps, config.optimizer, config.schedule, device, objective.layout,
-                      config.seed, codec, mixing)
-    slots = (MODEL, *config.algorithm.bound_slots(mixing), *config.optimizer.slots, *period.slots)
+                      config.seed, codec, mixing, halves is not None, clocks)
+    slots = (MODEL, *config.algorithm.bound_slots(context), *config.optimizer.slots, *period.slots)
     unused = ("checkpoint", "survive") if simulated else ("compute", "network")
     config = msgspec.structs.replace(config, **dict.fromkeys(unused))
     eval_every = config.record.eval_every or max(1, steps // 20)
-    return Assembly(mode, config, context, driver, slots, eval_every, clocks, _notes(config, objective))
+    return Assembly(mode, config, context, driver, slots, eval_every, stop, clocks, _notes(config, objective))
+
+
+def _clocks(config, workers):
+    compute, algorithm = config.compute, config.algorithm
+    prices = compute.prices(config.compress.name if algorithm.uses_compress else algorithm.compresses_like)
+    seconds = compute.bind(workers, config.seed, read_numbers)
+    return Clocks(workers, seconds, config.network.bind(workers, read_numbers), config.seed, prices)
 
 
 def _objective(task, place, numbers):
@@ -122,6 +142,12 @@ def _require_fixed_requests(algorithm, period):
         if why:
             raise UserError(f"--time-only computes no numbers, but what {part.name} sends depends on them: {why}; simulate "
                             "it in full")
+
+
+def _stop(targets, objective, numbers):
+    if not numbers and set(targets) - {MINUTES}:
+        raise UserError(f"--time-only computes no numbers; [stop] may give {MINUTES} there, given {', '.join(targets)}")
+    return Stop(targets, objective.figures if objective.evaluates else {}, objective.rising)
 
 
 def _notes(config, objective):

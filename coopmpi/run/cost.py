@@ -10,13 +10,13 @@ from coopmpi.device.host import Host
 from coopmpi.drivers.driver import Driver
 from coopmpi.drivers.solo import Solo
 from coopmpi.local.periods import Every
-from coopmpi.run.assemble import period_of
+from coopmpi.run.assemble import halves_of, period_of
 from coopmpi.step import Context, State
 
 LONGEST_PERIOD = 200  # steps that stand for a longer period: local steps send nothing
 RANDOM_ROUNDS = 100  # that stand for all rounds where graphs are drawn
 WORDS = {"exchange": "to neighbours", "average": "all-reduce", "group average": "all-reduce in a group",
-         "packed average": "packet to all"}
+         "reduce": "packet to the owners", "gather": "range to all", "reduce and gather": "all-reduce of 16-bit numbers"}
 
 
 class Cost(NamedTuple):
@@ -37,9 +37,6 @@ class Rehearsal(Solo):
     def all_sum(self, source, target, device):
         return self.done
 
-    def all_gather(self, source, target, rank_layout, device):
-        return self.done
-
     def group_sum(self, rows, members, out, device, number, ordered):
         others = sum(count if ordered else 1 for rank, count in members if rank != self.rank)
         own = out.shape[0] // len(members)
@@ -56,10 +53,10 @@ def estimate(assembly) -> Cost:
     mixing = real.wiring.mixing
     problem = HollowProblem(real.task, config.dtype)
     driver = Driver(config.workers, problem, mixing, device,
-                    Rehearsal(real.world.rank, real.world.size), config.deterministic)
+                    Rehearsal(real.world.rank, real.world.size), config.deterministic, halves=halves_of(config, device))
     codec = assembly.context.codec and HollowCodec(assembly.context.codec, device)
     context = Context(config.workers, driver.hosted, config.steps, config.optimizer, config.schedule, device,
-                      assembly.context.tensors, config.seed, codec, mixing)
+                      assembly.context.tensors, config.seed, codec, mixing, driver.halves is not None)
     state = State(assembly.slots, problem.initial(), driver)
     context.rounds = Every(tau=rehearsed).rounds(state)
 
@@ -76,8 +73,8 @@ def estimate(assembly) -> Cost:
     slots = sum(getattr(state, s.name).nbytes for s in assembly.slots if s.kind not in ("ticket", "host"))
     held = device.pool.nbytes_of(lambda array: array.ndim == 2)
     memory = {"slots": slots, "exchange": held - slots}
-    if codec:
-        memory["compression"] = _workspace(assembly, len(real.hosted))
+    if codec or driver.halves:
+        memory["compression"] = _workspace(assembly, len(real.hosted), "ranges" in vars(context) or driver.halves)
     saving = config.checkpoint
     if saving is not None and (saving.every_steps or saving.every_minutes):
         memory["a checkpoint being written"] = slots
@@ -86,11 +83,14 @@ def estimate(assembly) -> Cost:
     return Cost(memory, tau, sent / rounds, text)
 
 
-def _workspace(assembly, b):
+def _workspace(assembly, b, in_ranges):
     """Bytes that packing and unpacking need beside packets and models: found by doing it once."""
     device, config = Host(), assembly.config
     codec = config.compress.bind(assembly.context.tensors, config.dtype, device, config.seed)
+    codec = codec.ranges(config.workers) if in_ranges else codec
     x = np.zeros((b, assembly.driver.task.dimension), config.dtype)
     packed = codec.encode(x, range(b), 0)
     codec.decode(packed, range(b), 0, x)
+    if not in_ranges:
+        codec.add(packed, range(b), 0, x)
     return device.pool.nbytes_of(lambda array: array is not packed)

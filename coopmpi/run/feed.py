@@ -1,14 +1,21 @@
 """Hands what happens in a run to its sinks."""
 
 import sys
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 
 from coopmpi.sinks.sink import About, Sink
 
-METHODS = ("steps", "rounds", "evaluation", "event", "final", "final_mean")
+SERIES = ("steps", "rounds", "evaluation", "event")  # methods of a sink: what grows with the run
+MODELS = ("final", "final_mean")
+MOST = 32  # calls of the result file that may wait for its thread
 
 
 class Feed:
     """All sinks of a run as one, with the methods of an open Sink. Only the result file may end the run by its failure.
+
+    A thread adds to the result file, so that a slow file system does not stop the ranks; what went wrong there is raised by
+    one of the next calls.
 
     result: a coopmpi.record.writer.Writer; None on ranks other than 0, which have no sinks at all.
     """
@@ -16,6 +23,7 @@ class Feed:
     def __init__(self, result=None, others: list[Sink] = ()):
         self.result, self.others = result, list(others)
         self._step, self._wall_time = 0, 0.0
+        self._thread, self._calls = ThreadPoolExecutor(1, "coopmpi-writer"), deque()
 
     def begin(self, about: About, step: int | None = None):
         """Open the result file and the others; step: where an interrupted run goes on."""
@@ -25,8 +33,18 @@ class Feed:
             getattr(self.result, opening)(*arguments)
         self._tell_others(opening, arguments)
 
+    @property
+    def written(self) -> int:
+        """Up to which step the rows are in the result file."""
+        return self.result.written
+
+    def settle(self):
+        """Return when everything is in the result file."""
+        self._wait_for(0)
+
     def cut(self, about: About, step: int):
         """Go on from an earlier step: what was told of later ones is void."""
+        self.settle()
         self._step = step
         if self.result is not None:
             self.result.cut(step)
@@ -37,10 +55,14 @@ class Feed:
         self._tell_others("close", (status,))
         self.others = []
         if self.result is not None:
-            self.result.close(status)
+            try:
+                self.settle()
+            finally:
+                self._thread.shutdown()
+                self.result.close(status)
 
     def __getattr__(self, method):
-        if method not in METHODS:
+        if method not in (*SERIES, *MODELS):
             raise AttributeError(method)
         return lambda *arguments: self._hand_on(method, arguments)
 
@@ -48,8 +70,23 @@ class Feed:
         if method == "evaluation":
             self._step, self._wall_time = arguments[:2]
         if self.result is not None:
-            getattr(self.result, method)(*arguments)
+            call = getattr(self.result, method)
+            if method in SERIES:
+                self._wait_for(MOST)
+                self._calls.append(self._thread.submit(call, *arguments))
+            else:
+                self.settle()
+                call(*arguments)
         self._tell_others(method, arguments)
+
+    def _wait_for(self, left):
+        """Raise what a call has met that is done; wait until no more than so many are left."""
+        try:
+            while self._calls and (len(self._calls) > left or self._calls[0].done()):
+                self._calls.popleft().result()
+        except BaseException:
+            self._calls.clear()  # the file is broken: the others fail alike
+            raise
 
     def _tell_others(self, method, arguments):
         for sink in list(self.others):

@@ -5,6 +5,7 @@ from math import inf
 from time import perf_counter
 
 from coopmpi.drivers.driver import Waiting
+from coopmpi.drivers.stopwatch import Stopwatch
 from coopmpi.errors import RankLost
 from coopmpi.run.ballot import Ballot
 from coopmpi.run.deadline import Deadline
@@ -12,7 +13,6 @@ from coopmpi.run.evaluation import evaluate
 from coopmpi.run.saving import Saver
 from coopmpi.run.snapshots import Snapshots
 from coopmpi.run.step_log import StepLog
-from coopmpi.run.stopwatch import Stopwatch
 from coopmpi.run.time_log import TimeLog
 
 
@@ -39,14 +39,15 @@ class Trainer:
         self.save_seconds = 60 * checkpoint.every_minutes if by_time else inf
         self.save_steps = checkpoint.every_steps if saver else None
         self.saved_at, self.snapshots = perf_counter(), snapshots
-        self.stopwatch = Stopwatch()
-        self.figures = {}  # of the last evaluation
+        self.saved = []  # steps of which all ranks have written their state, and no checkpoint is complete yet
+        self.stopwatch = self.driver.stopwatch
+        self.stop = assembly.stop
+        self.figures, self.reached = {}, ""  # of the last evaluation: figures, and the target that was reached
 
     def train(self):
         """Run all steps; raises Interrupted or NumericalFailure, on all ranks alike."""
         driver, context, state = self.driver, self.context, self.state
-        self.stopwatch = stopwatch = Stopwatch(self.trained)
-        driver.wall_time = lambda: stopwatch.seconds
+        self.stopwatch = driver.stopwatch = stopwatch = Stopwatch(self.trained)
         if not self.done:
             self.evaluate()
         for k in range(self.done, context.steps):
@@ -62,9 +63,10 @@ class Trainer:
             if ends or saves or outcome.snapshot:
                 self.finish_transfers()
             if pauses:
-                self.meet()
+                # it counts as training time now: an evaluation does not
+                driver.meet()
             self.trained = stopwatch.seconds
-            with stopwatch.pause():
+            with driver.pause():
                 self.log.add(loss, self.trained, tau)
                 if saves or outcome.snapshot:
                     self.log.hand_over()
@@ -72,17 +74,20 @@ class Trainer:
                     self.commit(outcome.saved)
             if pauses:
                 self.evaluate()
+                ends = ends or bool(self.reached)
             # what goes on from here has this step's evaluation behind it
-            if saves:
+            if saves and not ends:
                 self.saver.take(self.done, stopwatch.seconds)
                 self.saved_at = perf_counter()
             if outcome.snapshot and not ends:
                 self.snapshot()
             if ends:
                 break
-        with stopwatch.pause():
+        if self.reached:
+            self.finish_transfers()
+        with driver.pause():
             self.log.close(self.done, state.x)
-        self.ballot.agree(self.done, context.steps)
+        self.ballot.agree(self.done, self.done if self.reached else context.steps)
 
     def saving(self) -> tuple[bool, int, bool]:
         """Does this rank want a checkpoint; the newest step that it has written; does it want a snapshot."""
@@ -93,17 +98,24 @@ class Trainer:
 
     def snapshot(self):
         """Copies of the state in memory, when rank 0 has written the rows up to here: they would die with their rank."""
-        while self.driver.world.rank == 0 and self.log.written < self.done:
+        while self.log.behind(self.done):
             self.log.hand_over()
             if self.driver.world.hurt:
                 raise RankLost("a rank was lost while its rows were on their way")
+        self.feed.settle()
         self.snapshots.take(self.driver, (self.state, self.own_state), self.done, self.stopwatch.seconds)
 
     def commit(self, step: int):
-        """On rank 0: a checkpoint of what all ranks have written, once the rows up to its step are in the file."""
+        """On rank 0: a checkpoint of what all ranks have written, once the rows up to its step are in the file.
+
+        step: the newest that all ranks have written; the file may be behind, and an older one is complete then.
+        """
         saver = self.saver
-        if step > saver.committed and self.driver.world.rank == 0 and self.log.written >= step:
-            saver.commit(step)
+        if self.driver.world.rank == 0 and step > max(self.saved, default=saver.committed):
+            self.saved.append(step)
+        if self.saved and self.feed.written >= self.saved[0]:
+            saver.commit(max(saved for saved in self.saved if saved <= self.feed.written))
+            self.saved = [saved for saved in self.saved if saved > saver.committed]
         if saver.error is not None:
             text = str(saver.failure())
             print(f"coopmpi: {text}; the run goes on", file=sys.stderr, flush=True)
@@ -116,21 +128,18 @@ class Trainer:
         self.driver.drive(self.context.rounds.finish(self.state, self.context))
         self.driver.nothing_left(self.algorithm.name)
 
-    def meet(self):
-        """Wait for the other ranks now, while it counts as training time: an evaluation does not."""
-        self.driver.device.synchronize()
-        begin = perf_counter()
-        self.driver.waiting = Waiting(begin, self.done - 1)
-        self.driver.world.sum([0.0])
-        self.driver.waiting = None
-        self.driver.waited += perf_counter() - begin
-
     def evaluate(self):
-        """Figures of the mean model, recorded and shown; without numbers there is the time alone."""
+        """Figures of the mean model, recorded and shown; without numbers there is the time alone. Is a target reached?"""
         wall_time = self.stopwatch.seconds
-        with self.stopwatch.pause():
+        with self.driver.pause():
             self.figures = evaluate(self.driver, self.state.x) if self.numbers else {"virtual_time": self.clocks.time}
             self.feed.evaluation(self.done, wall_time, self.figures)
+            if self.stop.targets and self.done:
+                # rank 0's clock counts
+                found = self.stop.reached(self.figures, self.clocks.time if self.clocks else wall_time)
+                self.reached = self.driver.world.from_first(found)
+                if self.reached:
+                    self.feed.event(self.done, wall_time, "target", self.reached)
 
     @property
     def waiting(self) -> float:

@@ -7,10 +7,11 @@ from typing import NamedTuple
 from coopmpi import config
 from coopmpi.errors import UserError
 from coopmpi.record.checkpoint import checkpoints, require_checkpoint
-from coopmpi.record.reader import open_run
+from coopmpi.record.reader import open_run, status_of
 
 # keys and tables that may be others than before; all else decides what the numbers so far mean
-MAY_CHANGE = ("steps", "epochs", "record", "checkpoint", "optimizer.lr", "sinks", "device", "device_buffers")
+MAY_CHANGE = ("steps", "epochs", "stop", "record.eval_every", "record.final", "checkpoint", "optimizer.lr", "sinks", "device",
+              "device_buffers")
 
 
 def continued(result, overrides=()) -> dict:
@@ -21,12 +22,14 @@ def continued(result, overrides=()) -> dict:
     with open_run(result) as file:
         if file.attrs["mode"] != "train":
             raise UserError(f"{result}: a simulation is not resumed, since the virtual clocks are not saved; simulate again")
-        run, status = str(file.attrs.get("run", "")), file.attrs["status"].decode()
+        run, status = str(file.attrs.get("run", "")), status_of(file)
         text, done = file["config"].asstr()[()], len(file["train/step"])
+        at_target = any(step == done and kind == b"target" for step, _, kind, _ in file["events"][:])
     try:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{result}: damaged: the run description in it is not valid TOML: {error}") from error
+    targets = dict(tables.get("stop", {}))
     for override in overrides:
         key = override.partition("=")[0].strip()
         if not any(key == allowed or key.startswith(f"{allowed}.") for allowed in MAY_CHANGE):
@@ -37,11 +40,18 @@ def continued(result, overrides=()) -> dict:
     if status == "finished":
         if tables.get("steps", done + 1) <= done:
             raise UserError(f"{result}: finished after {done} steps; give more of them to extend it: --set steps={2 * done}")
+        if at_target and tables.get("stop", {}) == targets:
+            raise UserError(f"{result}: finished at its target ({_listed(targets)}) after {done} steps; give another to "
+                            f"extend it, --set stop.{next(iter(targets))}=..., or none: --set stop={{}}")
         if not tables["checkpoint"].get("keep_final"):
             raise UserError(f"{result}: finished, and its state was not kept; a run that is to be extended needs "
                             "[checkpoint] keep_final = true")
     require_checkpoint(result, run)
     return tables
+
+
+def _listed(targets):
+    return ", ".join(f"{name} = {target:g}" for name, target in targets.items())
 
 
 class Standing(NamedTuple):
@@ -65,6 +75,6 @@ def standing(result) -> Standing:
     if not Path(result).exists():
         return Standing("missing")
     with open_run(result) as file:
-        run, status = str(file.attrs.get("run", "")), file.attrs["status"].decode()
+        run, status = str(file.attrs.get("run", "")), status_of(file)
     newest = next(checkpoints(result, run), None)
     return Standing(status, newest.step if newest else 0)

@@ -50,7 +50,7 @@ class Saver:
         """On rank 0, when the files of all ranks are on the disk: make a checkpoint of them, and remove old ones."""
         try:
             checkpoint.commit(checkpoint.step_folder(self.folder, step), self.driver.world.size, self.run, step,
-                              self._wall_times.pop(step))
+                              self._wall_times[step])
         except OSError as error:
             self.error = error
             return

@@ -15,6 +15,7 @@ from coopmpi.run.watchdog import Watchdog
 from coopmpi.sinks.sink import About
 
 ALL_MODELS = 1e9  # bytes up to which they are recorded by default
+ALL_WORKERS = 4096  # up to which each has its column by default
 _STATUS = {type(None): "finished", Interrupted: "interrupted", NumericalFailure: "failed"}  # of the result file
 
 
@@ -27,6 +28,7 @@ class Outcome:
     wall_time: float  # seconds
     waiting: float  # share of that, or of the virtual time, in which rank 0 was blocked on communication
     sent: float  # bytes per worker, mean over the workers of rank 0
+    reached: str  # the target of [stop] that ended it, if one did
 
 
 def train(assembly: Assembly, world, output, sinks=(), overwrite=False, resume=False, survival=None) -> Outcome:
@@ -73,7 +75,7 @@ def train(assembly: Assembly, world, output, sinks=(), overwrite=False, resume=F
     if stopped is not None:
         raise stopped
     log, hosted = trainer.log, assembly.driver.hosted
-    return Outcome(trainer.done, trainer.figures, trainer.trained, trainer.waiting, log.sent / len(hosted))
+    return Outcome(trainer.done, trainer.figures, trainer.trained, trainer.waiting, log.sent / len(hosted), trainer.reached)
 
 
 def begin(assembly: Assembly, world, output, sinks=(), overwrite=False, resume=False, survival=None) -> Trainer:
@@ -119,12 +121,18 @@ def all_models(assembly: Assembly) -> bool:
     return chosen == "all" if chosen else assembly.config.workers * task.dimension * task.dtype.itemsize <= ALL_MODELS
 
 
+def per_worker(config) -> bool:
+    """Is the result file to have a column per worker in the series of the steps?"""
+    chosen = config.record.per_worker
+    return chosen == "all" if chosen else config.workers <= ALL_WORKERS
+
+
 def about(assembly: Assembly, world) -> About:
     """What sinks are told of a run."""
     config, task = assembly.config, assembly.driver.task
     attributes = {"ranks": world.size, "mpi": world.name, "device": assembly.context.device.name}
     return About(description.dump(config), config.workers, config.steps, task.dimension, config.dtype, assembly.mode, attributes,
-                 task.layout if task.has_layout else (), task.figures, all_models(assembly))
+                 task.layout if task.has_layout else (), task.figures, all_models(assembly), per_worker(config))
 
 
 def _close(feed, status, trainer, error=None):

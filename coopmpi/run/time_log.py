@@ -4,18 +4,20 @@ from math import inf
 
 import numpy as np
 
-from coopmpi.run.step_log import BLOCK
-from coopmpi.sinks.sink import MANY, StepRows
+from coopmpi.sinks.sink import StepRows
+
+BLOCK, NUMBERS = 64, 1 << 18  # steps after which rows are handed on, fewer where these have more numbers than that
 
 
 class TimeLog:
-    """Takes the place of a StepLog in the one process that hosts all workers; of many workers it keeps means only."""
+    """Takes the place of a StepLog in the one process that hosts all workers."""
 
     failed_at, failure = inf, None  # no numbers, no NaN
 
     def __init__(self, driver, feed):
         self.driver, self.feed, self.clocks = driver, feed, driver.clocks
         self.waited, self.sent = 0.0, 0.0  # totals: mean seconds of the workers, bytes of all
+        self._block = max(1, min(BLOCK, NUMBERS // driver.workers))
         self._steps, self._written = [], 0
 
     def add(self, loss, wall_time, tau):
@@ -23,10 +25,8 @@ class TimeLog:
         series = *self.clocks.account(), self.driver.sent  # (m,) each
         self.waited += series[1].mean()
         self.sent += series[2].sum()
-        if self.driver.workers > MANY:
-            series = [values.mean() for values in series]
         self._steps.append((wall_time, tau, self.clocks.time, *series))
-        if len(self._steps) == BLOCK:
+        if len(self._steps) == self._block:
             self.hand_over()
 
     def hand_over(self):

@@ -30,9 +30,10 @@ class Watchdog:
             if waiting is None or waiting is told or perf_counter() - waiting.since < PATIENCE:
                 continue
             told, rank = waiting, self.driver.world.rank
-            missing = waiting.transfer.missing() if waiting.transfer else []
+            missing = waiting.ticket.transfer.missing() if waiting.ticket else []
             # of what all ranks wait for, one tells
             if rank == 0 or missing:
                 whom = f"rank {', '.join(map(str, missing))}" if missing else "all ranks"
+                what = f" ({waiting.ticket.asked_by})" if waiting.ticket else ""
                 print(f"coopmpi: rank {rank} on {self.host} has waited for {perf_counter() - waiting.since:.0f} s at step "
-                      f"{waiting.step + 1} for {whom}", file=sys.stderr, flush=True)
+                      f"{waiting.step + 1} for {whom}{what}", file=sys.stderr, flush=True)

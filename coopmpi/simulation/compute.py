@@ -1,12 +1,12 @@
-"""How long a gradient takes on a virtual clock: the choices of `[compute] kind` for `coopmpi simulate`."""
+"""How long a worker computes on a virtual clock: the choices of `[compute] kind` for `coopmpi simulate`."""
 
 from collections.abc import Callable
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
 from msgspec import Meta
 
-from coopmpi.errors import UserError
+from coopmpi.errors import UserError, unknown
 from coopmpi.ranges import Seconds, Whole
 from coopmpi.registry import Part, register
 from coopmpi.streams import Purpose, stream
@@ -16,10 +16,35 @@ Read = Callable[[str, str], np.ndarray]  # (path, dataset) -> the numbers in a u
 Times = Callable[[int], np.ndarray]  # k -> seconds (m,) float64
 
 
+class Prices(NamedTuple):
+    """Seconds per number of work that is neither gradient nor message."""
+
+    compress: float = 0.0
+    unpack: float = 0.0
+    mix: float = 0.0
+    optimizer: float = 0.0
+
+
+FREE = Prices()
+
+
 class Compute(Part, frozen=True, kw_only=True):
-    """Base: the seconds that every worker's gradient takes, step by step."""
+    """Base: the seconds that every worker's gradient takes, step by step, and the prices of other work.
+
+    Seconds per number. compress: making a packet; unpack: decoding a packet and adding it up, both for every compressor
+    or in a table by `[compress] kind`; mix: rows that are added up, copied or scaled; optimizer: one local step.
+    """
 
     name: ClassVar[str]
+    compress: Seconds | dict[str, Seconds] = 0.0
+    unpack: Seconds | dict[str, Seconds] = 0.0
+    mix: Seconds = 0.0
+    optimizer: Seconds = 0.0
+
+    def prices(self, compressor: str | None) -> Prices:
+        """The prices of a run with that compressor, or without one; UserError if a table lacks it."""
+        return Prices(_for(compressor, "compress", self.compress), _for(compressor, "unpack", self.unpack), self.mix,
+                      self.optimizer)
 
     def bind(self, workers: int, seed: int, read: Read) -> Times:
         """The function k -> seconds (m,) float64 of the gradients of step k; UserError if there is none.
@@ -116,3 +141,13 @@ class Trace(Compute, frozen=True, kw_only=True):
             raise UserError(f"[compute] file = {self.file!r}: seconds must be numbers from 0 to {LONGEST:g}, the least "
                             f"there is {times.min()}, the largest {times.max()}")
         return lambda k: np.broadcast_to(times[k % len(times)], workers)
+
+
+def _for(compressor, key, given):
+    if not isinstance(given, dict):
+        return given
+    if compressor is None:
+        return 0.0
+    if compressor not in given:
+        raise unknown("compressor", compressor, given, where=f"[compute] {key} has no price for the compressor of this run: ")
+    return given[compressor]

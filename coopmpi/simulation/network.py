@@ -1,20 +1,25 @@
 """What communication costs on a virtual clock: the choices of `[network] kind` for `coopmpi simulate`.
 
-Bytes, seconds, bytes per second. A message costs its link's latency + bytes / bandwidth.
+Bytes, seconds, bytes per second. A message costs its link's latency + bytes / bandwidth, and has to share ports.
 """
 
+from collections.abc import Callable
 from itertools import accumulate
 from math import ceil, log2
 from operator import mul
-from typing import ClassVar, Literal
+from pathlib import Path
+from typing import ClassVar
 
+import msgspec
 import numpy as np
 
-from coopmpi.errors import UserError
+from coopmpi.errors import UserError, quoted, unknown
 from coopmpi.ranges import LARGEST_RUN, Count, Positive, Seconds
 from coopmpi.registry import Part, register
 
-Figures = float | np.ndarray  # one for all, or one for each link or group
+LONGEST = 1e9  # seconds of a latency or an average in a file
+Figures = float | np.ndarray  # one for all, or one for each link, worker or group
+Read = Callable[[str, str], np.ndarray]  # (path, dataset) -> the numbers in a user's file
 
 
 # all-reduce among m workers; transmission: the seconds that all bytes take over one link
@@ -37,10 +42,22 @@ ALLREDUCE = {"ring": ring, "tree": tree, "recursive-doubling": recursive_doublin
 
 
 class Network(Part, frozen=True, kw_only=True):
-    """Base. jitter: mean of an exponential delay that is added to every message."""
+    """Base. jitter: mean of an exponential delay that is added to every message.
+
+    queues: do messages wait for each other on links and at ports? egress, ingress: bytes per second of a worker's port
+    in either direction, None: each message goes through it at the rate of its link.
+    """
 
     name: ClassVar[str]
+    queues: ClassVar[bool] = True
     jitter: Seconds = 0.0
+
+    def bind(self, workers: int, read: Read) -> "Network":
+        """This network with its files read, for so many workers; UserError if they hold something else.
+
+        read(path, dataset) gives the numbers in a user's file.
+        """
+        return self
 
     def links(self, sources: np.ndarray, targets: np.ndarray) -> tuple[Figures, Figures]:
         """(latency in seconds, seconds per byte) of the links sources[e] -> targets[e], two arrays or numbers."""
@@ -51,12 +68,18 @@ class Network(Part, frozen=True, kw_only=True):
         the moment when its last worker has joined in."""
         raise NotImplementedError
 
+    def all_to_all(self, workers: int, rounds: int, nbytes: float) -> float:
+        """Seconds of so many rounds in which everybody sends to everybody; nbytes: the most that one sends or receives in all."""
+        raise NotImplementedError
+
 
 @register("network", "delay")
 class Delay(Network, frozen=True, kw_only=True):
     """A round takes a fixed time, whatever its size: the D of the runtime model of AdaComm [Wang & Joshi 2019]."""
 
+    queues: ClassVar[bool] = False
     egress: ClassVar[None] = None
+    ingress: ClassVar[None] = None
     seconds: Seconds = 1.0
 
     def links(self, sources: np.ndarray, targets: np.ndarray) -> tuple[Figures, Figures]:
@@ -65,36 +88,67 @@ class Delay(Network, frozen=True, kw_only=True):
     def average(self, workers: int, group: int, nbytes: float) -> np.ndarray:
         return np.full(workers // group, self.seconds)
 
+    def all_to_all(self, workers: int, rounds: int, nbytes: float) -> float:
+        return self.seconds
+
 
 class Wires(Network, frozen=True, kw_only=True):
-    """Base of networks with links. egress: what a worker can send in all, None: as much as its links take."""
+    """Base of networks with links. allreduce: a formula, or a file with rows (bytes, seconds) as measured."""
 
-    allreduce: Literal["ring", "tree", "recursive-doubling"] = "ring"
+    allreduce: str = "ring"
     egress: Positive | None = None
+    ingress: Positive | None = None
 
-    def slowest(self, first: np.ndarray, last: np.ndarray) -> tuple[Figures, Figures]:
-        """(latency, bandwidth) of the slowest link among the workers first to last; numbers or arrays."""
+    def __post_init__(self):
+        if isinstance(self.allreduce, str) and self.allreduce not in ALLREDUCE and not Path(self.allreduce).suffix:
+            error = unknown("allreduce", self.allreduce, ALLREDUCE, where="[network] ")
+            raise UserError(f"{error}, or a file: .npy, .h5 or text")
+
+    def bind(self, workers: int, read: Read) -> "Wires":
+        if self.allreduce in ALLREDUCE:
+            return self
+        return msgspec.structs.replace(self, allreduce=_measured(self.allreduce, read))
+
+    def slowest(self, first: np.ndarray, group: int) -> tuple[Figures, Figures]:
+        """(latency, bandwidth) of the slowest link among the workers from each of `first` on; numbers or arrays."""
         raise NotImplementedError
 
     def average(self, workers: int, group: int, nbytes: float) -> np.ndarray:
         first = np.arange(0, workers, group)
-        latency, bandwidth = self.slowest(first, first + group - 1)
-        rate = np.minimum(bandwidth, self.egress or bandwidth)
-        return ALLREDUCE[self.allreduce](group, latency, nbytes / rate) * np.ones(len(first))
+        if not isinstance(self.allreduce, str):
+            return np.full(len(first), _interpolated(self.allreduce, nbytes) if group > 1 else 0.0)
+        latency, bandwidth = self.slowest(first, group)
+        return ALLREDUCE[self.allreduce](group, latency, nbytes / self._port(bandwidth)) * np.ones(len(first))
+
+    def all_to_all(self, workers: int, rounds: int, nbytes: float) -> float:
+        if workers == 1:
+            return 0.0
+        latency, bandwidth = self.slowest(np.array([0]), workers)
+        return float(np.max(rounds * latency + nbytes / self._port(bandwidth)))
+
+    def _port(self, bandwidth: Figures) -> Figures:
+        """Bytes per second of a worker's port, both ways."""
+        return np.minimum(bandwidth, min(self.egress or np.inf, self.ingress or np.inf))
 
 
 @register("network", "links")
-class UniformLinks(Wires, frozen=True, kw_only=True):
-    """All links are alike, full duplex, and do not disturb each other: neighbours are served at the same time."""
+class Links(Wires, frozen=True, kw_only=True):
+    """Full duplex links, all alike, or each as a file says: (m, m) numbers, entry (i, j) of the link from i to j."""
 
-    latency: Seconds = 1e-4
-    bandwidth: Positive = 1.25e8
+    latency: Seconds | str = 1e-4
+    bandwidth: Positive | str = 1.25e8
+
+    def bind(self, workers: int, read: Read) -> "Links":
+        return msgspec.structs.replace(super().bind(workers, read), latency=_per_link("latency", self.latency, workers, read),
+                                       bandwidth=_per_link("bandwidth", self.bandwidth, workers, read))
 
     def links(self, sources: np.ndarray, targets: np.ndarray) -> tuple[Figures, Figures]:
-        return self.latency, 1 / self.bandwidth
+        latency, bandwidth = (each[sources, targets] if isinstance(each, np.ndarray) else each
+                              for each in (self.latency, self.bandwidth))
+        return latency, 1 / bandwidth
 
-    def slowest(self, first: np.ndarray, last: np.ndarray) -> tuple[Figures, Figures]:
-        return self.latency, self.bandwidth
+    def slowest(self, first: np.ndarray, group: int) -> tuple[Figures, Figures]:
+        return _worst(self.latency, first, group, np.max), _worst(self.bandwidth, first, group, np.min)
 
 
 @register("network", "hierarchy")
@@ -110,6 +164,7 @@ class Hierarchy(Wires, frozen=True, kw_only=True):
     bandwidth: tuple[Positive, ...] = (1e10, 1.25e9, 1.25e8)
 
     def __post_init__(self):
+        super().__post_init__()
         levels = len(self.groups) + 1
         for key, direction in (("latency", 1), ("bandwidth", -1)):
             given = getattr(self, key)
@@ -129,6 +184,57 @@ class Hierarchy(Wires, frozen=True, kw_only=True):
         level = self.level(sources, targets)
         return np.take(self.latency, level), 1 / np.take(self.bandwidth, level)
 
-    def slowest(self, first: np.ndarray, last: np.ndarray) -> tuple[Figures, Figures]:
-        level = self.level(first, last)
+    def slowest(self, first: np.ndarray, group: int) -> tuple[Figures, Figures]:
+        level = self.level(first, first + group - 1)
         return np.take(self.latency, level), np.take(self.bandwidth, level)
+
+
+# numbers in files
+def _per_link(key, given, workers, read):
+    """A number as it is; of a file its (m, m) numbers, with those on the diagonal, which are no links, left out of account."""
+    if not isinstance(given, str):
+        return given
+    found = read(given, key)
+    if found.shape != (workers, workers):
+        raise UserError(f"[network] {key} = {quoted(given)} must hold a number for each link from worker i to worker j, shape "
+                        f"({workers}, {workers}), found {found.shape}")
+    lowest = 0 if key == "latency" else np.nextafter(0, 1)
+    largest = LONGEST if key == "latency" else np.finfo(float).max
+    wrong = ~((found >= lowest) & (found <= largest))
+    np.fill_diagonal(wrong, False)
+    if wrong.any():
+        i, j = np.argwhere(wrong)[0]
+        allowed = f"from 0 to {LONGEST:g} seconds" if key == "latency" else "finite and above 0, bytes per second"
+        raise UserError(f"[network] {key} = {quoted(given)}: numbers must be {allowed}, from worker {i} to {j} there is "
+                        f"{found[i, j]:g}")
+    return found
+
+
+def _worst(given, first, group, worst):
+    """The number that `worst` picks of those of all links among the workers of each group."""
+    if not isinstance(given, np.ndarray):
+        return given
+    blocks = (given[start:start + group, start:start + group][~np.eye(group, dtype=bool)] for start in first)
+    return np.array([worst(block) if group > 1 else 1.0 for block in blocks])
+
+
+def _measured(path, read):
+    """Rows (bytes, seconds) of a file, ascending in bytes."""
+    found = read(path, "allreduce")
+    if found.ndim != 2 or found.shape[1] != 2 or len(found) < 2:
+        raise UserError(f"[network] allreduce = {quoted(path)} must hold two or more rows (bytes, seconds), shape (rows, 2), "
+                        f"found {found.shape}")
+    if not ((found >= 0) & (found <= [np.finfo(float).max, LONGEST])).all():
+        raise UserError(f"[network] allreduce = {quoted(path)}: bytes and seconds must be numbers >= 0, seconds up to "
+                        f"{LONGEST:g}; the least there is {found.min():g}, the largest {found.max():g}")
+    if not (np.diff(found[:, 0]) > 0).all():
+        raise UserError(f"[network] allreduce = {quoted(path)}: bytes must rise from row to row, found "
+                        f"{quoted(found[:, 0].tolist())}")
+    return found
+
+
+def _interpolated(table, nbytes):
+    """Seconds of so many bytes: linear between two rows; below all rows the first one's, above at the last two rows' rate."""
+    sizes, seconds = table.T
+    rate = (seconds[-1] - seconds[-2]) / (sizes[-1] - sizes[-2])
+    return np.interp(nbytes, sizes, seconds) + max(rate, 0.0) * max(nbytes - sizes[-1], 0.0)

@@ -7,8 +7,6 @@ from typing import ClassVar, NamedTuple
 import msgspec
 import numpy as np
 
-MANY = 4096  # with more workers than this, a simulation of time alone gives means over them
-
 
 @dataclass(frozen=True)
 class About:
@@ -24,13 +22,11 @@ class About:
     layout: tuple = ()  # (name, shape, offset) of the tensors in a model, where there are such
     figures: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # {name: (unit, description)} of evaluations
     all_models: bool = True  # are the models of all workers handed over at the end, or their mean alone?
+    per_worker: bool = True  # does the result file hold a column per worker, or what a step comes to over all workers?
 
 
 class StepRows(NamedTuple):
-    """What happened in n consecutive steps: 1-D series of n numbers, and arrays (n, m) with a column per worker.
-
-    In a simulation of time alone with more than MANY workers, means over them (n,) take the place of the latter.
-    """
+    """What happened in n consecutive steps: 1-D series of n numbers, and arrays (n, m) with a column per worker."""
 
     first: int  # steps done before the first of these n
     wall_time: np.ndarray  # seconds since training began, without evaluation and writing

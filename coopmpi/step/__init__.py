@@ -7,8 +7,8 @@ the b workers that live on this rank, (1, d) for what all workers share.
 
 from coopmpi.step.algorithm import Algorithm
 from coopmpi.step.context import Context
-from coopmpi.step.requests import Advance, Finish, Grad, Mean, Mix, Now, Packed, Recall, Start
+from coopmpi.step.requests import Advance, Finish, Gather, Grad, Mean, Mix, Now, Packed, Recall, Reduce, Start
 from coopmpi.step.slots import MODEL, Slot, State
 
-__all__ = ["MODEL", "Advance", "Algorithm", "Context", "Finish", "Grad", "Mean", "Mix", "Now", "Packed", "Recall", "Slot", "Start",
-           "State"]
+__all__ = ["MODEL", "Advance", "Algorithm", "Context", "Finish", "Gather", "Grad", "Mean", "Mix", "Now", "Packed", "Recall",
+           "Reduce", "Slot", "Start", "State"]

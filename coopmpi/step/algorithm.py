@@ -25,15 +25,17 @@ class Algorithm(Part, frozen=True, kw_only=True):
     uses_mixing: ClassVar[bool] = False
     uses_compress: ClassVar[bool] = False
     per_tensor: ClassVar[bool] = False  # does it treat every tensor of the model by itself?
+    compresses_like: ClassVar[str | None] = None  # what it does without [compress] costs as much as this kind of it
     needs_agreement: ClassVar[bool] = True  # must X <- W X make all agree? False: x moves only partly to W x
     needs_contraction: ClassVar[bool] = False  # of the compressor: what it leaves out is sent later
+    takes_halves: ClassVar[bool] = True  # may whole vectors travel as 16-bit numbers?
 
     def bind_mixing(self, mixing: Any, workers: int, seed: int) -> Any:
         """The MixingMatrix that a Mix stands for; mixing: the [mixing] table, as coopmpi.topology.mixing.Mixing."""
         return mixing.bind(workers, seed)
 
-    def bound_slots(self, mixing: Any) -> tuple[Slot, ...]:
-        """The slots of a run with this MixingMatrix, or None."""
+    def bound_slots(self, context: Context) -> tuple[Slot, ...]:
+        """The slots of a run."""
         return self.slots
 
     def check(self, workers: int, mixing: Any, config: Any) -> None:
@@ -45,6 +47,9 @@ class Algorithm(Part, frozen=True, kw_only=True):
             raise UserError(f"{self.name} needs a W that brings the workers together; with {mixing.description}, they "
                             "never agree: it has more than one eigenvalue of modulus 1. Set lazy = true in [mixing], "
                             "which takes (I + W) / 2")
+        if config.compress.halves and not (self.uses_compress or self.takes_halves):
+            raise UserError(f"[compress] kind = {config.compress.name!r}: what {self.name} averages may not be rounded to 16 bits; "
+                            "leave it out, or take an algorithm that averages models or gradients")
         if self.needs_contraction and not config.compress.contractive:
             raise UserError(f"{self.name} needs a contractive compressor, ||x - C(x)||^2 < ||x||^2, but "
                             f"{config.compress.name} says it is none; leave out the factor that frees it from bias")

@@ -14,12 +14,12 @@ Array = Any  # numpy.ndarray or cupy.ndarray
 
 
 class Packed(NamedTuple):
-    """Compressed rows on the wire, in place of x in a Mix or Mean: what the codec decodes from them counts.
+    """Compressed rows on the wire, in place of x in a Mix: what the codec decodes from them counts.
 
     silent: local rows that send nothing, which stands for zeros (Advance only).
     """
 
-    codec: Any  # coopmpi.compression.codec.Codec
+    codec: Any  # coopmpi.compression.codec.Codec, or Ranges of coopmpi.compression.ranges
     rows: Array  # (b, nbytes) uint8
     round: int
     silent: tuple[int, ...] = ()
@@ -58,16 +58,38 @@ class Mix(NamedTuple):
 class Mean(NamedTuple):
     """Answer: the mean of x over all workers, (1, n).
 
-    group: the mean over each group of so many consecutive workers instead; a row for each worker, (b, n).
+    group: the mean over each group of so many consecutive workers instead; a row for each worker, (b, n). near: (1, n), what
+    all workers know and x is close to; exact: whether x may not be rounded. Where whole vectors travel as 16-bit numbers,
+    x - near does.
     """
 
-    x: Array | Packed  # (b, n)
+    x: Array  # (b, n)
     group: int | None = None
+    near: Array | None = None
+    exact: bool = False
 
     def traffic(self, wiring) -> Traffic:
-        if type(self.x) is Packed:
-            return wiring.packed_average(self.x.nbytes)
         return wiring.average(row_bytes(self.x), self.group)
+
+
+class Reduce(NamedTuple):
+    """Answer: for each local worker the range that it owns, added up from what all workers have packed of it, in ascending
+    order of the workers: (b, width), with zeros behind a shorter range.
+    """
+
+    packed: Packed  # of context.ranges
+
+    def traffic(self, wiring) -> Traffic:
+        return wiring.to_owners(self.packed.codec)
+
+
+class Gather(NamedTuple):
+    """Answer: the model (1, d) put together from the ranges that their owners have packed: the same bits everywhere."""
+
+    packed: Packed  # of context.ranges.own
+
+    def traffic(self, wiring) -> Traffic:
+        return wiring.from_owners(self.packed.codec.ranges)
 
 
 class Advance(NamedTuple):
@@ -90,9 +112,9 @@ class Recall(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Answer: a ticket for a Mix, Mean or Advance that travels while the step goes on."""
+    """Answer: a ticket for what is communicated while the step goes on."""
 
-    request: Mix | Mean | Advance
+    request: Mix | Mean | Reduce | Gather | Advance
 
 
 class Finish(NamedTuple):
@@ -111,4 +133,4 @@ def row_bytes(x: Array | Packed) -> float:
 
 def is_request(value) -> bool:
     """Is the value a request?"""
-    return isinstance(value, (Grad, Now, Mix, Mean, Advance, Recall, Start, Finish))
+    return isinstance(value, (Grad, Now, Mix, Mean, Reduce, Gather, Advance, Recall, Start, Finish))

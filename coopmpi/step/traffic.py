@@ -17,8 +17,10 @@ class Traffic(NamedTuple):
     """One communication, as if every worker had a rank of its own.
 
     kind: "exchange": a message along every link; "average": all workers add up vectors, as a ring all-reduce counts
-    it; "group average": the same among `group` consecutive workers; "packed average": every worker's packet goes to all.
-    nbytes: of one message, a number or (b,), 0 for silent workers (exchange); of one worker's vector (all others).
+    it; "group average": the same among `group` consecutive workers; "reduce" and "gather": every worker sends to all others,
+    part of a packet or what it owns; "reduce and gather": one after the other.
+    nbytes: of one message, a number or (b,), 0 for silent workers (exchange); what each local worker receives, (b,) (reduce,
+    gather, both); of one worker's vector (averages).
     sent: bytes that each local worker sends in all, (b,) float64.
     """
 
@@ -40,6 +42,17 @@ def average(local: int, group: int, nbytes: float, workers: int) -> Traffic:
     return Traffic(kind, nbytes, np.full(local, 2 * (group - 1) / group * nbytes), group=group)
 
 
-def packed_average(local: int, workers: int, nbytes: float) -> Traffic:
-    """All workers average compressed vectors: each sends its packet."""
-    return Traffic("packed average", nbytes, np.full(local, float(nbytes)), group=workers)
+def reduce(sizes: np.ndarray, local: slice) -> Traffic:
+    """Every worker sends the parts of its packet to their owners; sizes (m,): bytes of the parts, of which one stays."""
+    return Traffic("reduce", ((len(sizes) - 1) * sizes)[local], (sizes.sum() - sizes)[local], group=len(sizes))
+
+
+def gather(sizes: np.ndarray, local: slice) -> Traffic:
+    """Every owner sends its part, of sizes (m,) bytes, to all others."""
+    return Traffic("gather", (sizes.sum() - sizes)[local], ((len(sizes) - 1) * sizes)[local], group=len(sizes))
+
+
+def reduce_and_gather(sizes: np.ndarray, local: slice) -> Traffic:
+    """The parts of all packets to their owners, and what these make of them to all."""
+    up, down = reduce(sizes, local), gather(sizes, local)
+    return Traffic("reduce and gather", up.nbytes + down.nbytes, up.sent + down.sent, group=len(sizes))

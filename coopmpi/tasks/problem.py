@@ -38,7 +38,7 @@ class Problem:
     layout: (name, shape, offset) of the tensors in the flat model, which compressors and powersgd take one by one;
     empty: one vector. slots: state of the problem's own, "worker" rows such as running statistics: `gradient` and
     `evaluate` then get one more argument, whose attributes are their arrays, and algorithms never see them.
-    figures: {name: (unit, description)} of what `evaluate` gives.
+    figures: {name: (unit, description)} of what `evaluate` gives; rising: names of those that are better when larger.
     """
 
     dimension: int  # d
@@ -47,6 +47,7 @@ class Problem:
     batch: int | None = None  # samples of one gradient
     slots: tuple[Slot, ...] = ()
     figures: ClassVar[Mapping[str, tuple[str, str]]] = {"loss": ("1", "loss of the mean model")}
+    rising: tuple[str, ...] = ("accuracy",)
 
     def initial(self) -> np.ndarray:
         """The common initial model, on the host, (d,)."""
@@ -95,12 +96,13 @@ class Objective:
                                 f"coopmpi.tasks.problem.Problem); {member!r} is missing in {problem!r:.100}")
         self.problem, self.place, self.name = problem, place, name
         self.dimension, self.dtype = problem.dimension, np.dtype(place.dtype)
-        defaults = {member: getattr(Problem, member) for member in ("layout", "samples", "batch", "slots", "figures")}
-        given = {member: getattr(problem, member, default) for member, default in defaults.items()}
-        self.slots, self.figures = tuple(given["slots"]), dict(given["figures"])
+        optional = ("layout", "samples", "batch", "slots", "figures", "rising")
+        given = {member: getattr(problem, member, getattr(Problem, member)) for member in optional}
+        self.slots, self.figures, self.rising = tuple(given["slots"]), dict(given["figures"]), tuple(given["rising"])
         self.samples, self.batch = given["samples"], given["batch"]
         self.layout = tuple(given["layout"]) or (("x", (self.dimension,), 0),)
         self.has_layout = bool(given["layout"])
+        self.evaluates = hasattr(problem, "evaluate") and getattr(type(problem), "evaluate", None) is not Problem.evaluate
         self._own = ()  # the state of its slots, as one more argument
         self._check_slots()
         require_countable(place.workers, self.dimension)
@@ -140,7 +142,7 @@ class Objective:
 
     def evaluate(self, mean: Array, driver) -> dict[str, tuple[float, float]]:
         """(sum, count) of this rank for each of its figures, at the mean model (1, d); all ranks take part."""
-        if not hasattr(self.problem, "evaluate"):
+        if not self.evaluates:
             return {}
         own = ()
         if self.slots:

@@ -48,7 +48,8 @@ class Rows:
         self._post_ready()
         while self._waiting and self._complete(self._waiting[0][0]):
             self._receive()
-        self._complete(self._sends)
+        sent = self._complete(self._sends)
+        return not self._waiting and sent and self._posted == len(self._outgoing)
 
     def wait(self):
         for row, *_ in self._outgoing[self._posted:]:
@@ -117,8 +118,7 @@ class GroupSum:
         self._first.progress()
         if self._second is None and self._first.arrived:
             self._add_up()
-        if self._second is not None:
-            self._second.progress()
+        return self._second is not None and self._second.progress()
 
     def wait(self):
         self._first.wait()
@@ -153,13 +153,20 @@ class Collective:
         self._request = post(self._outgoing.buffer, self._buffer)
 
     def progress(self):
-        self._request.Test()
+        if self._request is not None and self._request.Test():
+            self._arrive()
+        return self._request is None
 
     def missing(self):
         return []
 
     def wait(self):
-        self._request.Wait()
+        if self._request is not None:
+            self._request.Wait()
+            self._arrive()
+
+    def _arrive(self):
+        self._request = None
         self._device.arrived(self._buffer, self._target)
 
 

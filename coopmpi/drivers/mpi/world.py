@@ -37,7 +37,7 @@ class World:
         self.tolerant = tolerant
         if comms is None:
             world = MPI.COMM_WORLD
-            self._node = world.Split_type(MPI.COMM_TYPE_SHARED)
+            self._node = on_one_node(world)
             self.local_rank, self.local_size = self._node.rank, self._node.size
             comms = [world.Dup() for _ in range(survivors.COMMUNICATORS)]
             self._silent = MPI.COMM_SELF.Dup()  # never revoked
@@ -55,6 +55,9 @@ class World:
         self.name = MPI.Get_library_version().split(",")[0].strip().splitlines()[0]
         self.lost = []  # ranks of the world before that are gone
         self._pending, self._loads = [], 0
+        # the first rank of each node collects what its ranks have to say; after a loss all say it to rank 0
+        collector = survivors.ranks_in(self._node, MPI.COMM_WORLD)[0] if before is None else 0
+        self._above, self.below = self._hierarchy(collector)
 
     @property
     def hurt(self) -> bool:
@@ -91,10 +94,10 @@ class World:
     def moving(self):
         return Mover(self._silent) if MPI.Query_thread() == MPI.THREAD_MULTIPLE else nullcontext()
 
-    def exchange(self, sends, receives, device, number):
+    def exchange(self, sends, receives, device, number, part=0):
         if not sends and not receives:
             return self.done
-        return Rows(self._rows, 2 * number % MOST_TAGS, sends, receives, device, MPI.Status(), self._near)
+        return Rows(self._rows, 2 * number % MOST_TAGS + part, sends, receives, device, MPI.Status(), self._near)
 
     def group_sum(self, rows, members, out, device, number, ordered):
         tags = 2 * number % MOST_TAGS, 2 * number % MOST_TAGS + 1
@@ -103,15 +106,6 @@ class World:
     def all_sum(self, source, target, device):
         """target = sum over the ranks of source: a transfer under way."""
         return Collective(self._averages.Iallreduce, source, target, device)
-
-    def all_gather(self, source, target, rank_layout, device):
-        """target = the rows of all ranks stacked in ascending worker index: a transfer under way."""
-        counts = [len(rank_layout.hosted(rank)) * source.shape[1] for rank in range(self.size)]
-
-        def post(sending, receiving):
-            return self._averages.Iallgatherv(sending, (receiving, counts))
-
-        return Collective(post, source, target, device)
 
     def sum(self, values):
         return self._reduce(values, MPI.SUM)()
@@ -163,18 +157,27 @@ class World:
                 self._control.Irecv(row, source=rank).Wait()
                 yield row
 
-    def hand_over(self, first, block):
+    def _hierarchy(self, collector):
+        """(the rank above this one, `below` as in Solo), where this rank has that collector."""
+        collectors, teams = np.zeros(self.size), {}
+        collectors[self.rank] = collector
+        for rank, first in enumerate(self.sum(collectors).astype(int).tolist()):
+            teams.setdefault(first, []).append(rank)
+        below = {rank: [rank] for rank in teams.get(self.rank, ())}
+        if self.rank == 0:
+            below |= {first: team for first, team in teams.items() if first}
+        return (0 if below else collector), below
+
+    def hand_over(self, message):
         self._pending = [item for item in self._pending if not item[0].Test()]
-        message = np.concatenate([[first, *block.shape], block.ravel()])
-        self._pending.append((self._record.Isend(message, dest=0), message))
+        self._pending.append((self._record.Isend(message, dest=self._above), message))
 
     def handed_over(self):
         status = MPI.Status()
         while self._record.Iprobe(status=status):
-            message = np.empty(status.Get_count(MPI.DOUBLE))
+            message = np.empty(status.Get_count(MPI.BYTE), np.uint8)
             self._record.Irecv(message, source=status.source).Wait()
-            first, *shape = map(int, message[:4])
-            yield status.source, first, message[4:].reshape(shape)
+            yield status.source, message
 
     def hand_over_done(self):
         for request, _ in self._pending:
@@ -220,6 +223,11 @@ class World:
         time.sleep(FORWARDING)
         MPI.COMM_WORLD.Abort(status)
         os._exit(status)  # MPICH returns from Abort before it ends the process
+
+
+def on_one_node(world):
+    """The communicator of the ranks that share this one's memory."""
+    return world.Split_type(MPI.COMM_TYPE_SHARED)
 
 
 def connect(tolerant=False):
