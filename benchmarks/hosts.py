@@ -30,7 +30,7 @@ def hosts(count: int, mbit: int):
         switch, *machines = [held.enter_context(Namespace(f"node{number}")) for number in range(count + 1)]
         switch.do("ip link add br0 type bridge", f"ip addr add {NET}.254/24 dev br0", "ip link set br0 up")
         for number, machine in enumerate(machines, start=1):
-            limit = f"root tbf rate {mbit}mbit burst 128kb latency 100ms"
+            limit = f"root tbf rate {mbit}mbit burst {max(16_000, 128 * mbit)} latency 100ms"
             switch.do(f"ip link add port{number} type veth peer name eth0 netns {machine.pid}",
                       f"ip link set port{number} master br0 up", f"tc qdisc add dev port{number} {limit}")
             machine.do(f"ip addr add {NET}.{number}/24 dev eth0", "ip link set eth0 up", f"tc qdisc add dev eth0 {limit}",
