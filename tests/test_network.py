@@ -247,7 +247,7 @@ def test_a_table_in_a_hierarchy(path, tmp_path):
 
 # what cannot be
 @pytest.mark.parametrize("key, numbers, message", [
-    ("latency", None, "does not exist"),
+    ("latency", None, r"\[network\] latency: file '.*' does not exist"),
     ("latency", np.ones(4), r"latency = '.*' must hold .*\(4, 4\), found \(4,\)"),
     ("latency", np.ones((3, 3)), r"\(4, 4\), found \(3, 3\)"),
     ("latency", np.eye(4) - 1, "from 0 to 1e\\+09 seconds, from worker 0 to 1 there is -1"),
@@ -255,7 +255,7 @@ def test_a_table_in_a_hierarchy(path, tmp_path):
     ("bandwidth", np.eye(4), "finite and above 0, bytes per second, from worker 0 to 1 there is 0"),
     ("bandwidth", np.full((4, 4), np.inf), "there is inf"),
     ("bandwidth", np.full((4, 4), "x"), "expected integers or floats"),
-    ("allreduce", None, "does not exist"),
+    ("allreduce", None, r"\[network\] allreduce: file '.*' does not exist"),
     ("allreduce", np.ones((1, 2)), r"two or more rows \(bytes, seconds\), shape \(rows, 2\), found \(1, 2\)"),
     ("allreduce", np.ones((3, 3)), r"found \(3, 3\)"),
     ("allreduce", [[1, 1], [2, -1]], "numbers >= 0, .*the least there is -1"),

@@ -190,11 +190,18 @@ class Hierarchy(Wires, frozen=True, kw_only=True):
 
 
 # numbers in files
+def _read(key, path, read):
+    try:
+        return read(path, key)
+    except UserError as error:
+        raise UserError(f"[network] {key}: {error}") from error
+
+
 def _per_link(key, given, workers, read):
     """A number as it is; of a file its (m, m) numbers, with those on the diagonal, which are no links, left out of account."""
     if not isinstance(given, str):
         return given
-    found = read(given, key)
+    found = _read(key, given, read)
     if found.shape != (workers, workers):
         raise UserError(f"[network] {key} = {quoted(given)} must hold a number for each link from worker i to worker j, shape "
                         f"({workers}, {workers}), found {found.shape}")
@@ -220,7 +227,7 @@ def _worst(given, first, group, worst):
 
 def _measured(path, read):
     """Rows (bytes, seconds) of a file, ascending in bytes."""
-    found = read(path, "allreduce")
+    found = _read("allreduce", path, read)
     if found.ndim != 2 or found.shape[1] != 2 or len(found) < 2:
         raise UserError(f"[network] allreduce = {quoted(path)} must hold two or more rows (bytes, seconds), shape (rows, 2), "
                         f"found {found.shape}")
