@@ -19,6 +19,7 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     settings: list[str] = []  # of a method: where it is run, instead of in all settings
     limit: float | None = None  # of a setting: the largest possible speed-up
     budget: float | None = None  # of a setting, instead of the experiment's
+    tolerance: float | None = None  # of a setting, instead of the experiment's
 
 
 class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,6 +67,10 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def seconds(self, setting):
         """Virtual seconds of a run in that setting, None where steps count."""
         return setting.budget or self.budget
+
+    def goal(self, setting, loss):
+        """The target in that setting, where the reference ends with such a loss."""
+        return loss * (1 + (self.tolerance if setting.tolerance is None else setting.tolerance))
 
     def description(self, setting, method, chosen, seed):
         """The tables of one run."""

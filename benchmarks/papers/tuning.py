@@ -23,7 +23,7 @@ def carry_out(experiment, processes):
             target = None
             if experiment.target is not None:
                 finals = [_final(experiment, setting, rows) for rows in found[experiment.target]]
-                target = min(finals) * (1 + experiment.tolerance)
+                target = experiment.goal(setting, min(finals))
                 goals.append((setting, experiment.grid(setting, experiment.reference)[int(np.argmin(finals))]))
             for method in experiment.methods_in(setting):
                 scores = [_score(experiment, setting, rows, target) for rows in found[method.name]]
@@ -42,7 +42,7 @@ def carry_out(experiment, processes):
         found[setting.name][1][method.name] = grid[best], tried, [next(runs) for _ in experiment.seeds]
     for setting, _ in goals:
         finals = [_final(experiment, setting, next(runs)) for _ in experiment.seeds]
-        found[setting.name] = np.array(finals) * (1 + experiment.tolerance), found[setting.name][1]
+        found[setting.name] = experiment.goal(setting, np.array(finals)), found[setting.name][1]
     return found
 
 
