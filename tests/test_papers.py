@@ -21,13 +21,17 @@ NAMES = experiment.names()
 
 
 # the experiments themselves
+def pairs(described):
+    return [(setting, method) for setting in described.settings for method in described.methods_in(setting)]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_description_of_an_experiment_resolves(name):
     described = experiment.load(name)
     assert {*described.columns, *described.points} <= set(HEADINGS)
     for setting in described.settings:
-        for method in described.methods:
-            for chosen in described.grid(method):
+        for method in described.methods_in(setting):
+            for chosen in described.grid(setting, method):
                 resolved = config.resolve(described.description(setting, method, chosen, described.tuning_seed))
             # the last one, checked as before a run: the graph exists and suits the algorithm
             algorithm, mixing = resolved.algorithm, None
@@ -40,7 +44,7 @@ def test_every_description_of_an_experiment_resolves(name):
 def test_methods_are_tuned_over_grids_of_one_size_and_scored_with_other_seeds(name):
     described = experiment.load(name)
     # a grid of one point is no tuning
-    assert len({len(described.grid(method)) for method in described.methods} - {1}) <= 1
+    assert len({len(described.grid(setting, method)) for setting, method in pairs(described)} - {1}) <= 1
     assert described.tuning_seed not in described.seeds and len(described.seeds) >= 3
 
 
@@ -51,8 +55,7 @@ def test_stored_results_are_those_of_the_description(name):
         stored = {(group.attrs["name"], data.attrs["name"]): json.loads(data.attrs["tried"])
                   for group in file.values() for data in group.values()}
         assert tuple(file.attrs["seeds"]) == described.seeds
-    expected = {(setting.name, method.name): described.grid(method)
-                for setting in described.settings for method in described.methods}
+    expected = {(setting.name, method.name): described.grid(setting, method) for setting, method in pairs(described)}
     assert {key: [chosen for chosen, *_ in tried] for key, tried in stored.items()} == expected
 
 
@@ -61,7 +64,7 @@ def test_a_page_has_the_table_of_the_stored_results(name):
     described = experiment.load(name)
     page = (experiment.FOLDER / f"{name}.md").read_text(encoding="utf-8")
     headings, rows = results.table(described, results.read(name, described))
-    assert len(rows) == len(described.settings) * len(described.methods)
+    assert len(rows) == len(pairs(described))
     assert papers.with_table(page, headings, rows) == page
     assert f"| {' | '.join(rows[-1])} |" in page
 
@@ -271,11 +274,14 @@ def test_what_comes_after_the_budget_does_not_count():
     assert reached.measure("time").tolist() == [40]
 
 
-def test_comparisons_are_made_seed_by_seed():
-    reference = curves([4, 3, 2, 1], [4, 1, 1, 1], target=1.0)
-    found = curves([4, 1, 1, 1], [4, 1, 1, 1], target=1.0, reference=reference)
+def test_a_ratio_is_one_of_means_and_spreads_over_the_seeds():
+    reference = curves([4, 3, 2, 1], [4, 3, 1, 1], target=1.0)
+    found = curves([4, 1, 1, 1], [4, 3, 1, 1], target=1.0, reference=reference)
     assert found.measure("speedup").tolist() == [3, 1] == found.measure("saving").tolist()
-    assert found.cell("speedup") == "2x" and found.measure("limit").tolist() == [0.75, 0.25]
+    # (60 + 40) / (20 + 40), not (3 + 1) / 2
+    assert found.cell("speedup") == "1.67x ± 1.4" == found.cell("saving")
+    assert found.measure("limit").tolist() == [0.75, 0.25] and found.cell("limit") == "41.7%"
+    assert reference.cell("speedup") == "1x"
     assert found.measure("excess").tolist() == [1 - 1.5, 0]
 
 

@@ -27,6 +27,7 @@ def _styles(matplotlib):
 
 
 def _curves(experiment, found):
+    from matplotlib import rcParams
     from matplotlib.figure import Figure
 
     n = len(found)
@@ -34,6 +35,9 @@ def _curves(experiment, found):
     down = -(-n // across)
     figure = Figure(figsize=(3.6 * across + 2.2, 3.3 * down), layout="constrained")
     panels = figure.subplots(down, across, squeeze=False, sharey=True).ravel()
+    # a method looks the same in every setting
+    styles = {method.name: style for method, style in zip(experiment.methods, rcParams["axes.prop_cycle"])}
+    lines = {}
     for panel, (setting, methods) in zip(panels, found.items()):
         ends = []
         for method, (_, curves) in methods.items():
@@ -42,8 +46,8 @@ def _curves(experiment, found):
             grid = _common(x, experiment.log)
             known = ~np.isnan(x) & ~np.isnan(y)
             ys = np.stack([np.interp(grid, a[ok], b[ok], right=np.nan) for a, b, ok in zip(x, y, known) if ok.any()])
-            line, = panel.plot(grid, ys.mean(axis=0), label=method, linewidth=1.3)
-            panel.fill_between(grid, ys.min(axis=0), ys.max(axis=0), alpha=0.15, color=line.get_color(), linewidth=0)
+            lines[method], = panel.plot(grid, ys.mean(axis=0), linewidth=1.3, **styles[method])
+            panel.fill_between(grid, ys.min(axis=0), ys.max(axis=0), alpha=0.15, color=styles[method]["color"], linewidth=0)
             ends.append(np.nanmin(ys.mean(axis=0)))
             if curves.target is not None:
                 panel.axhline(np.mean(curves.target) - zero, color="grey", linewidth=0.6, linestyle=":")
@@ -57,7 +61,8 @@ def _curves(experiment, found):
     for panel in panels[n:]:
         panel.set_axis_off()
     panels[0].set_ylabel(AXES[experiment.score] + " above the reference" * experiment.excess)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    shown = [method for method in styles if method in lines]
+    figure.legend([lines[method] for method in shown], shown, loc="outside right center", frameon=False)
     return figure
 
 

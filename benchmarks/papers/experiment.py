@@ -15,9 +15,11 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: str
     set: dict[str, Any] = {}
-    tune: dict[str, list] = {}  # of a method: keys and the values to try, instead of the experiment's
+    tune: dict[str, list] = {}  # keys and the values to try: a method's, else a setting's, else the experiment's
+    settings: list[str] = []  # of a method: where it is run, instead of in all settings
     limit: float | None = None  # of a setting: the largest possible speed-up
     budget: float | None = None  # of a setting, instead of the experiment's
+    tolerance: float | None = None  # of a setting, instead of the experiment's
 
 
 class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -49,9 +51,12 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     excess: bool = False  # curves of the loss above the final one of the target's method, on a logarithmic y
     points: list[str] = []  # measures drawn as points, one panel each, in place of curves
 
-    def grid(self, method):
-        """The settings that a method is tuned over: dicts of keys."""
-        tune = method.tune or self.tune
+    def methods_in(self, setting):
+        return [method for method in self.methods if not method.settings or setting.name in method.settings]
+
+    def grid(self, setting, method):
+        """What a method is tuned over in that setting: dicts of keys."""
+        tune = method.tune or setting.tune or self.tune
         return [dict(zip(tune, values)) for values in product(*tune.values())]
 
     @property
@@ -62,6 +67,10 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def seconds(self, setting):
         """Virtual seconds of a run in that setting, None where steps count."""
         return setting.budget or self.budget
+
+    def goal(self, setting, loss):
+        """The target in that setting, where the reference ends with such a loss."""
+        return loss * (1 + (self.tolerance if setting.tolerance is None else setting.tolerance))
 
     def description(self, setting, method, chosen, seed):
         """The tables of one run."""

@@ -102,6 +102,17 @@ class Curves:
                 return self.last("consensus") / consensus_per_noise(self.tables)
         raise ValueError(f"no measure {name!r}; known: {', '.join(HEADINGS)}")
 
+    def mean(self, name):
+        """Over the seeds; of a ratio the ratio of the means."""
+        match name:
+            case "speedup":
+                return self.reference.mean("time") / self.mean("time")
+            case "limit":
+                return self.mean("speedup") / self.setting.limit
+            case "saving":
+                return self.reference.mean("megabytes") / self.mean("megabytes")
+        return self.measure(name).mean()
+
     def cell(self, name):
         """Mean and standard deviation over the seeds, as text."""
         values = self.measure(name)
@@ -111,11 +122,11 @@ class Curves:
         missed = ~np.isfinite(values) | (values == 0 if name in ("speedup", "limit", "saving") else False)
         if missed.any():
             return f"{'diverged' if diverges else 'never'} in {missed.sum()} of {values.size}"
-        mean, deviation = values.mean(), values.std(ddof=1) if values.size > 1 else 0.0
+        mean, deviation = self.mean(name), values.std(ddof=1) if values.size > 1 else 0.0
         if name in ("accuracy", "limit", "overhead"):
             return f"{mean:.1%}"
         if name in ("speedup", "saving"):
-            return f"{_number(mean, 3)}x"
+            return f"{_number(mean, 3)}x ± {_number(deviation, 2)}" if deviation else f"{_number(mean, 3)}x"
         if name in ("tau", "sent", "step_time"):
             return _number(mean, 3)
         return f"{_number(mean, 4)} ± {_number(deviation, 2)}"

@@ -40,7 +40,7 @@ def read(name, experiment):
             reference = None
             if target is not None:
                 reference = Curves(stored[experiment.target][()], experiment, setting, target)
-            for method in experiment.methods:
+            for method in experiment.methods_in(setting):
                 data = stored[method.name]
                 chosen = json.loads(data.attrs["chosen"])
                 tables = experiment.description(setting, method, chosen, experiment.seeds[0])
