@@ -92,6 +92,7 @@ class Host:
 
     def descend(self, x: Array, lr: float, direction: Array) -> None:
         """x <- x - lr direction, in place; both (b, d)."""
+        # not BLAS's axpy: OpenBLAS for AVX2 rounds the last numbers of an array, up to 31, otherwise than the rest
         for part, step in self.pieces(x, direction):
             self.xp.subtract(part, self.xp.multiply(step, lr, out=self.scratch(step)), out=part)
 
