@@ -21,8 +21,10 @@ COMPRESSORS = ({"kind": "none"}, {"kind": "topk", "fraction": 0.01}, {"kind": "t
                {"kind": "sign-topk", "fraction": 0.1}, {"kind": "qsgd"}, {"kind": "lowrank"}, {"kind": "fp16"},
                {"kind": "bf16"})
 ALGORITHMS = "choco-sgd", "squarm-sgd", "double-compressed"
-OPTIMIZERS = {"sgd": {}, "momentum": {"momentum": 0.9}, "Nesterov, weight decay":
-              {"momentum": 0.9, "nesterov": True, "weight_decay": 1e-4}, "adam": {"kind": "adam"}}
+OPTIMIZERS = {
+    "sgd": {}, "momentum": {"momentum": 0.9}, "adam": {"kind": "adam"},
+    "Nesterov, weight decay": {"momentum": 0.9, "nesterov": True, "weight_decay": 1e-4},
+}
 SPIKY = 0.03  # share of the numbers that are not zero in a sparse vector
 
 
@@ -43,17 +45,21 @@ class Echo(Solo):
 class Drifting:
     """A problem whose gradients take no time: a few random vectors in turn."""
 
-    def __init__(self, place, like=4):
-        model = build_model("mlp", SIZES[0], None, SIZES[-1], SIZES[1:-1])
-        self.layout, self.dimension, self._dtype = model.layout, model.layout.size, place.dtype
-        draw = np.random.default_rng(0)
-        self._gradients = [draw.standard_normal((1, self.dimension), place.dtype) for _ in range(like)]
+    def __init__(self, place):
+        self.layout, self.dimension = tensors(), tensors().size
+        self._gradients = np.random.default_rng(0).standard_normal((4, 1, self.dimension), np.float32)
 
     def initial(self):
-        return np.zeros(self.dimension, self._dtype)
+        return np.zeros(self.dimension, np.float32)
 
     def gradient(self, x, step):
-        return np.zeros(1, self._dtype), self._gradients[step % len(self._gradients)]
+        return np.zeros(1, np.float32), self._gradients[step % len(self._gradients)]
+
+
+def tensors():
+    """The layout of the mlp."""
+    features, *hidden, classes = SIZES
+    return build_model("mlp", features, None, classes, hidden).layout
 
 
 def plain_pass(d):
@@ -102,7 +108,7 @@ def main(arguments):
     parser = argparse.ArgumentParser(prog="python -m benchmarks compression", description=__doc__)
     parser.add_argument("--repeats", type=int, default=15)
     options = parser.parse_args(arguments)
-    layout = build_model("mlp", SIZES[0], None, SIZES[-1], SIZES[1:-1]).layout
+    layout = tensors()
     million = layout.size / 1e6
 
     def measured(candidates):

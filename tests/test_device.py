@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coopmpi.device.host import Host
 from tests.compression import cached, numbers
 from tests.guarded import guarded, simulated
 
@@ -41,8 +40,9 @@ def test_pieces_are_views_that_cover_everything_once(b, n, chunk):
 INDICES = np.array([[3, 0, 17], [5, 6, 7]])
 
 
-def test_numbers_are_gathered_and_scattered():
-    x, device = numbers(2, 20), Host()
+@pytest.mark.parametrize("chunk", [1, 10**6])  # row by row, and all at once
+def test_numbers_are_gathered_and_scattered(chunk):
+    x, device = numbers(2, 20), cached(chunk)
     picked = device.gather(x, INDICES)
     assert np.array_equal(picked, [[row[i] for i in some] for row, some in zip(x, INDICES)])
 

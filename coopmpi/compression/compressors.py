@@ -77,7 +77,7 @@ class Compressor(Part, frozen=True, kw_only=True):
         raise NotImplementedError
 
     def add(self, device: Host, values: Sequence[Array], shape: tuple[int, ...], drawn: Array | None, out: Array) -> None:
-        """out (b, n) += C(x): to be written where that takes less than `restore` and a sum."""
+        """out (b, n) += C(x). Compressors have their own where that takes less than `restore` and a sum."""
         restored = device.empty(out.shape, out.dtype)
         self.restore(device, values, shape, drawn, restored)
         device.xp.add(out, restored, out=out)
@@ -392,7 +392,7 @@ def mean_magnitude(device: Host, x: Array) -> Array:
 def _sum_of_magnitudes(device, x):
     n = x.shape[1]
     if n > max(device.chunk, 128):
-        # halves, of which NumPy's own sums are made down to 128 numbers
+        # halves, as NumPy's own sums are made: the same bits for every size of the cache
         half = n // 16 * 8
         return _sum_of_magnitudes(device, x[:, :half]) + _sum_of_magnitudes(device, x[:, half:])
     return device.xp.sum(device.xp.abs(x, out=device.empty(x.shape, x.dtype)), axis=1, keepdims=True)

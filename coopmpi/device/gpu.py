@@ -56,16 +56,6 @@ class Gpu(Host):
     def synchronize(self) -> None:
         cupy.cuda.get_current_stream().synchronize()
 
-    # all rows in one kernel
-    def gather(self, x: Array, indices: Array) -> Array:
-        return cupy.take_along_axis(x, indices, axis=1)
-
-    def scatter(self, numbers: Array, indices: Array, out: Array) -> None:
-        out[_of_each_row(indices), indices] = numbers
-
-    def scatter_add(self, numbers: Array, indices: Array, out: Array) -> None:
-        out[_of_each_row(indices), indices] += numbers
-
     def outgoing(self, row: Array) -> "Pointer | Staged":
         return Pointer(row) if self.direct else Staged(self, row)
 
@@ -114,11 +104,6 @@ class Staged:
 
     def wait(self) -> None:
         self._copied.synchronize()
-
-
-def _of_each_row(indices):
-    """Row numbers (b, 1) that go with indices (b, k)."""
-    return cupy.arange(len(indices))[:, None]
 
 
 def _mark(stream=None):

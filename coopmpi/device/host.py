@@ -92,6 +92,7 @@ class Host:
 
     def descend(self, x: Array, lr: float, direction: Array) -> None:
         """x <- x - lr direction, in place; both (b, d)."""
+        # not BLAS's axpy: OpenBLAS for AVX2 rounds the last numbers of an array, up to 31, otherwise than the rest
         for part, step in self.pieces(x, direction):
             self.xp.subtract(part, self.xp.multiply(step, lr, out=self.scratch(step)), out=part)
 
@@ -150,6 +151,8 @@ class Host:
 
     def gather(self, x: Array, indices: Array) -> Array:
         """x[i, indices[i, j]], (b, k); x (b, n), indices (b, k)."""
+        if self._short(indices):
+            return self.xp.take_along_axis(x, indices, axis=1)
         numbers = self.empty(indices.shape, x.dtype)
         for row, where, found in zip(x, indices, numbers):
             found[...] = row[where]
@@ -157,13 +160,23 @@ class Host:
 
     def scatter(self, numbers: Array, indices: Array, out: Array) -> None:
         """out[i, indices[i, j]] = numbers[i, j]; out (b, n), the others (b, k)."""
-        for row, where, what in zip(out, indices, numbers):
-            row[where] = what
+        if self._short(indices):
+            out[self.xp.arange(len(out))[:, None], indices] = numbers
+        else:
+            for row, where, what in zip(out, indices, numbers):
+                row[where] = what
 
     def scatter_add(self, numbers: Array, indices: Array, out: Array) -> None:
         """out[i, indices[i, j]] += numbers[i, j]; out (b, n), the others (b, k), no index twice in a row but of zeros."""
-        for row, where, what in zip(out, indices, numbers):
-            self.xp.add.at(row, where, what)
+        if self._short(indices):
+            out[self.xp.arange(len(out))[:, None], indices] += numbers
+        else:
+            for row, where, what in zip(out, indices, numbers):
+                self.xp.add.at(row, where, what)
+
+    def _short(self, indices):
+        """Are rows (b, k) so short that one operation for all takes less than one for each? On a GPU they always are."""
+        return indices.shape[1] <= self.chunk // 1024
 
     def squared_distance(self, row: Array, other: Array) -> float:
         """||row - other||^2 as a float; 1-D arrays."""
