@@ -5,7 +5,6 @@ idle, as those on a GPU do; in one case transfers hide behind them, in the other
 """
 
 import argparse
-import signal
 import subprocess
 import sys
 import tempfile
@@ -16,7 +15,7 @@ from time import sleep
 import h5py
 import numpy as np
 
-from benchmarks.overlap import two_hosts
+from benchmarks.hosts import hosts
 from benchmarks.timing import table
 
 ALGORITHMS = {"overlap-local-sgd": {}, "cocod-sgd": {}, "overlap-dpa": {"mixing.lazy": True},
@@ -48,40 +47,39 @@ class Idle:
 
 def main(arguments):
     parser = argparse.ArgumentParser(prog="python -m benchmarks pauses", description=__doc__)
-    parser.add_argument("--rate", default="100mbit", help="of each host's link (default: %(default)s)")
+    parser.add_argument("--rate", type=int, default=100, help="Mbit/s of each host's link (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=80, help="(default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="(default: %(default)s)")
     parser.add_argument("--evaluation", type=float, default=0.1, help="seconds (default: %(default)s)")
     parser.add_argument("--only", nargs="+", choices=tuple(ALGORITHMS), default=tuple(ALGORITHMS))
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # hosts are removed all the same
-    with two_hosts(options.rate) as (command, environment), tempfile.TemporaryDirectory() as folder:
-        rows = []
+    rows = []
+    with hosts(2, options.rate) as network, tempfile.TemporaryDirectory() as folder:
         for algorithm in options.only:
             for case, gradient in GRADIENTS.items():
-                found = _case(command, environment, Path(folder, "run.h5"), algorithm, gradient, options)
-                rows.append((algorithm, case, *found))
+                rows.append((algorithm, case, *_case(network, Path(folder, "run.h5"), algorithm, gradient, options)))
                 print(*rows[-1], file=sys.stderr, flush=True)
     table(("algorithm", "transfers", "ms per step", *(f"evaluated every {every}" for every in OFTEN), "ratios"), rows)
 
 
-def _case(command, environment, output, algorithm, gradient, options):
+def _case(network, output, algorithm, gradient, options):
     """Cells of a row: medians over the repeats, in which runs take turns."""
     found = {every: [] for every in (options.steps, *OFTEN)}
     for _ in range(options.repeats):
         for every, seconds in found.items():
-            seconds.append(_seconds_per_step(command, environment, output, algorithm, gradient, every, options))
+            seconds.append(_seconds_per_step(network, output, algorithm, gradient, every, options))
     alone, *others = (median(seconds) for seconds in found.values())
     ratios = [median(b / a for a, b in zip(found[options.steps], found[every])) for every in OFTEN]
     return (f"{1e3 * alone:.2f}", *(f"{1e3 * other:.2f}" for other in others), " ".join(f"{ratio:.2f}" for ratio in ratios))
 
 
-def _seconds_per_step(command, environment, output, algorithm, gradient, every, options):
+def _seconds_per_step(network, output, algorithm, gradient, every, options):
+    command, environment = network.mpirun()
     keys = {"steps": options.steps, "algorithm.kind": algorithm, "record.eval_every": every, "task.kind": "python",
             "task.function": "benchmarks.pauses:Idle",
             "task.options": f"{{seconds = {gradient}, evaluation = {options.evaluation}}}"} | ALGORITHMS[algorithm]
     words = [f"--set={key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in keys.items()]
     train = [sys.executable, "-m", "coopmpi", "train", "--quiet", "--overwrite", "-o", str(output), *words]
-    subprocess.run([*command, "-x", "PYTHONPATH", *train], env=environment | {"OMP_NUM_THREADS": "1"}, check=True)
+    subprocess.run([*command, *train], env=environment | {"OMP_NUM_THREADS": "1"}, check=True)
     with h5py.File(output) as file:
         return file["train/wall_time"][-1] / options.steps
