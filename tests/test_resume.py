@@ -143,7 +143,9 @@ def killed(given, output, step):
     """A run that is cut off: its file stays `running`, nothing is saved at the end."""
     assembly = assemble(config.resolve(given), Solo())
     trainer = begin(assembly, Solo(), output)
-    steps = trainer.feed.result.steps
+    steps, take = trainer.feed.result.steps, trainer.saver.take
+    # states are on the disk before the next step, however busy the machine is
+    trainer.saver.take = lambda *arguments: (take(*arguments), trainer.saver.wait())
 
     def limited(rows):
         if rows.first >= step:
