@@ -68,3 +68,21 @@ def test_descent_rounds_the_product_and_the_difference(chunk):
     expected = x - direction * np.float32(0.1)
     cached(chunk).descend(x, 0.1, direction)
     assert np.array_equal(x, expected)
+
+
+def test_half_precision_is_that_of_numpy():
+    """All float16, their neighbours in float32, what lies half-way between two of them, and random bits."""
+    halves = np.arange(1 << 16, dtype="uint16").view("float16").astype("float32")
+    finite = np.sort(halves[np.isfinite(halves)])
+    between = ((finite[1:].astype("float64") + finite[:-1]) / 2).astype("float32")
+    near = [np.nextafter(values, np.float32(way)) for values in (finite, between) for way in (-1e9, 1e9)]
+    drawn = np.random.default_rng(0).integers(0, 1 << 32, 10**6, dtype="uint32").view("float32")
+    x = np.concatenate([finite, between, *near, drawn, [np.float32(np.nan)]])
+    x = np.clip(x, -65504, 65504)[:len(x) // 3 * 3].reshape(3, -1)
+    half, back = np.empty(x.shape, "float16"), np.empty(x.shape, "float32")
+    device = cached(1000)
+    device.to_half(x, half)
+    assert np.array_equal(half, x.astype("float16"), equal_nan=True)
+    assert np.array_equal(np.signbit(half)[~np.isnan(x)], np.signbit(x)[~np.isnan(x)])
+    device.from_half(half, back)
+    assert np.array_equal(back, half.astype("float32"), equal_nan=True)

@@ -114,12 +114,12 @@ class Half(Compressor, frozen=True, kw_only=True):
 
     def compress(self, device: Host, x: Array, shape: tuple[int, ...], drawn: Array | None) -> list[Array]:
         half = device.empty(x.shape, "float16")
-        half[...] = device.xp.clip(x, -LARGEST_HALF, LARGEST_HALF, out=device.empty(x.shape, x.dtype))
+        device.to_half(device.xp.clip(x, -LARGEST_HALF, LARGEST_HALF, out=device.empty(x.shape, x.dtype)), half)
         return [half]
 
     def restore(self, device: Host, values: Sequence[Array], shape: tuple[int, ...], drawn: Array | None,
                 out: Array) -> None:
-        out[...] = values[0]
+        device.from_half(values[0], out)
 
 
 @register("compress", "bf16")

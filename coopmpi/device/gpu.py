@@ -56,6 +56,12 @@ class Gpu(Host):
     def synchronize(self) -> None:
         cupy.cuda.get_current_stream().synchronize()
 
+    def to_half(self, x: Array, half: Array) -> None:
+        half[...] = x
+
+    def from_half(self, half: Array, out: Array) -> None:
+        out[...] = half
+
     def outgoing(self, row: Array) -> "Pointer | Staged":
         return Pointer(row) if self.direct else Staged(self, row)
 
