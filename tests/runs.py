@@ -41,8 +41,8 @@ def lockstep(tables, device=None):
     return trainer
 
 
-def coopmpi(*arguments, ranks=None, cwd=None, limit=120, main=("-m", "coopmpi"), environment=None):
-    """Run `coopmpi ARGUMENTS` (on that many MPI ranks) in a subprocess; (exit status, stdout, stderr).
+def coopmpi(*arguments, ranks=None, cwd=None, limit=120, main=("-m", "coopmpi"), environment=None, options=()):
+    """(exit status, stdout, stderr) of `coopmpi ARGUMENTS` in a subprocess, on that many MPI ranks with these options of mpirun.
 
     A run that exceeds the limit is ended with its whole process group and fails the test.
     """
@@ -52,8 +52,8 @@ def coopmpi(*arguments, ranks=None, cwd=None, limit=120, main=("-m", "coopmpi"),
         from coopmpi.drivers.mpi.launch import find_mpirun
 
         version = subprocess.run([find_mpirun(), "--version"], capture_output=True, text=True, check=True).stdout
-        options = ["--oversubscribe", "--bind-to", "none"] if "Open MPI" in version else []
-        command = [find_mpirun(), "-n", str(ranks), *options, *command]
+        crowded = ["--oversubscribe", "--bind-to", "none"] if "Open MPI" in version else []
+        command = [find_mpirun(), "-n", str(ranks), *crowded, *options, *command]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd, env=env,
                                start_new_session=True)
     try:

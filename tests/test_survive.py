@@ -230,6 +230,40 @@ def _is_rank(pid):
     return b"OMPI_COMM_WORLD_RANK=" in Path(f"/proc/{pid}/environ").read_bytes()
 
 
+MISSED = """
+import os, signal, sys, time
+import mpi4py; mpi4py.rc.finalize = False
+import numpy as np
+from mpi4py import MPI
+from coopmpi.drivers.mpi.world import World
+
+world, late = World(tolerant=True), int(sys.argv[1])
+world.confirm()
+if world.rank == 2:
+    time.sleep(0.2)
+    os.kill(os.getpid(), signal.SIGKILL)
+while not world.hurt:
+    MPI.COMM_SELF.Iprobe()  # MPI learns of losses in its own calls
+time.sleep(0.3 if world.rank == late else 0.1)
+try:
+    if world.rank == 3:
+        world.swap([], [(2, np.empty(1))])
+    world.confirm()
+except BaseException as error:
+    assert world.is_loss(error), error
+    world = world.survivors()
+world.confirm()
+print(world.size, world.sum([1.0]), flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("late", [0, 1, 3])
+def test_a_rank_that_notices_the_loss_before_a_confirmation_does_not_hold_up_the_others(late):
+    _, out, err = coopmpi(late, ranks=4, main=("-c", MISSED), limit=20, options=("--with-ft", "ulfm", "--mca", "pml", "ob1"))
+    assert out.split("\n").count("3 [3.]") == 3, out + err
+
+
 def test_the_job_must_have_been_started_for_it(folder):
     status, _, err = coopmpi("train", "--survive", "--quiet", "-o", "run.h5", *settings(tables()), ranks=2, cwd=folder)
     assert status == 2 and "--survive needs Open MPI with fault tolerance: mpirun --with-ft ulfm" in err

@@ -6,9 +6,13 @@ in which a rank dies may return with garbage.
 
 import os
 
+import numpy as np
+
 from coopmpi.drivers.mpi.library import MPI
+from coopmpi.errors import RankLost
 
 COMMUNICATORS = 4  # that a World works with
+_left = []  # agreements that nobody waits for any more, with the array that MPI may still write to
 
 
 class Tracked:
@@ -66,11 +70,27 @@ def is_hurt(comms) -> bool:
     return any(comm.Is_revoked() or comm.Get_failed().size > 0 for comm in comms)
 
 
+def confirm(comm):
+    """Wait until all ranks of comm are here. RankLost or MPI.Exception where one is lost.
+
+    An agreement goes on when its communicator is revoked, and a rank that has noticed the loss earlier never comes to it.
+    """
+    flag = np.ones(1, np.intc)
+    request = comm.Iagree(flag)
+    while not request.Test():
+        if comm.Is_revoked():
+            _left.append((request, flag))
+            raise RankLost("a rank was lost before all had confirmed")
+        os.sched_yield()
+
+
 def shrunk(comms):
-    """As many communicators of the ranks that are left; all survivors call it. Free of losses when it returns."""
-    base = comms[0]
-    for comm in comms:
-        comm.Revoke()
+    """As many communicators of the ranks that are left; all survivors call it. Free of losses when it returns.
+
+    Agreements of one communicator are matched in their order, and Shrink is made of them: comms[0], where a confirmation may
+    have been left, is not the one that is shrunk.
+    """
+    base = comms[1]
     while True:
         found = [base.Shrink() for _ in comms]
         # a loss in between gives communicators of different sizes, or an agreement that fails

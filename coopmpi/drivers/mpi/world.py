@@ -87,8 +87,8 @@ class World:
             request.Wait()
 
     def confirm(self):
-        """All ranks are here: what they have done until now is known to be complete. MPI.Exception where one is lost."""
-        self._comms[0].Agree(1)
+        """All ranks are here: what they have done until now is known to be complete. RankLost or MPI.Exception where one is lost."""
+        survivors.confirm(self._comms[0])
 
     @cached_property
     def moving(self):
