@@ -186,17 +186,18 @@ class Host:
             bits = part.view(np.uint32)
             size, bit, low = (self.scratch(bits) for _ in range(3))
             np.bitwise_and(bits, 0x7FFFFFFF, out=size)
-            # the exponent counts from 15 in place of 127: (size + 0xfff + lowest bit that stays) >> 13
+            # the exponent counts from 15 in place of 127: (size + 0xfff + lowest bit that stays) >> 13; below 2^-14 that is huge
             np.right_shift(bits, 13, out=bit)
             bit &= 1
             bit += size
-            bit += 0xFFF - (112 << 23) + (1 << 32)
+            bit += 0xFFF - (113 << 23) + (1 << 32)
             bit >>= 13
-            # below 2^-14 half precision has steps of 2^-24, as float32 has from 0.5 to 1
+            bit += 1 << 10
+            # below 2^-14 half precision has steps of 2^-24, as float32 has from 0.5 to 1; above, this is the larger one
             with np.errstate(invalid="ignore"):
                 np.add(size.view(np.float32), np.float32(0.5), out=low.view(np.float32))
             low -= np.float32(0.5).view(np.uint32)
-            np.copyto(bit, low, where=size < 113 << 23)
+            np.minimum(bit, low, out=bit)
             np.copyto(bit, 0x7E00, where=size > 0xFF << 23)
             # and the sign
             np.right_shift(bits, 16, out=low)
