@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from coopmpi import registry
+from coopmpi.errors import UserError
 from coopmpi.step import Context
 from tests.compression import cached, numbers
 
@@ -14,8 +15,13 @@ OPTIMIZERS = {
     "plain": {}, "decay": {"weight_decay": 0.1}, "momentum": {"momentum": 0.9},
     "momentum and decay": {"momentum": 0.9, "weight_decay": 0.1},
     "nesterov": {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
-    "adam": {"kind": "adam"}, "adam with decay": {"kind": "adam", "weight_decay": 0.1},
+    "adam": {"kind": "adam"}, "adam with decay": {"kind": "adam", "weight_decay": 0.1}, "adamw": {"kind": "adamw", "weight_decay": 0.1},
+    "clipped": {"momentum": 0.9, "clip_norm": 5.5}, "adamw, clipped, biases spared": {
+        "kind": "adamw", "weight_decay": 0.3, "clip_norm": 5.5, "no_decay": ["*.bias", "norm.*"]},
+    "momentum, biases spared": {"momentum": 0.9, "weight_decay": 0.3, "no_decay": ["*.bias", "norm.*"]},
 }
+TENSORS = (("a.weight", (4, 3), 0), ("a.bias", (3,), 12), ("norm.scale", (5,), 15), ("b.weight", (10,), 20), ("b.bias", (3,), 30))
+SPARED = np.r_[12:20, 30:33]
 EVERY = pytest.mark.parametrize("name", OPTIMIZERS)
 
 
@@ -29,7 +35,7 @@ def steps(name, dtype, rows=slice(None), chunk=10**6, layout=np.array):
     optimizer = registry.build("optimizer", {"kind": "sgd"} | OPTIMIZERS[name])
     x = numbers(B, D, dtype)[rows].copy()
     state = SimpleNamespace(x=x, **{slot.name: np.zeros_like(x) for slot in optimizer.slots})
-    context = Context(B, range(B)[rows], STEPS, optimizer, None, device, [], 0)
+    context = Context(B, range(B)[rows], STEPS, optimizer, None, device, TENSORS, 0)
     for k, gradient in enumerate(gradients(dtype)):
         context.k, context.lr = k, LR
         context.descend(state, x, layout(gradient[rows]))
@@ -39,11 +45,20 @@ def steps(name, dtype, rows=slice(None), chunk=10**6, layout=np.array):
 def written_out(name):
     """The same in float64, as the docstrings of the optimisers say."""
     keys, x, m, v = OPTIMIZERS[name], numbers(B, D, "float64"), 0, 0
+    decay = np.full(D, keys.get("weight_decay", 0.0))
+    if "no_decay" in keys:
+        decay[SPARED] = 0
     for t, g in enumerate(gradients("float64"), start=1):
-        g = g + keys.get("weight_decay", 0) * x
-        if keys.get("kind") == "adam":
+        if "clip_norm" in keys:
+            norm = np.linalg.norm(g, axis=1, keepdims=True)
+            g = g * np.minimum(1, keys["clip_norm"] / (norm + 1e-6))
+        if keys.get("kind") != "adamw":
+            g = g + decay * x
+        if keys.get("kind", "sgd") != "sgd":
             m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
             direction = m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+            if keys["kind"] == "adamw":
+                direction = direction + decay * x
         else:
             v = keys.get("momentum", 0) * v + g
             direction = g + keys["momentum"] * v if keys.get("nesterov") else v
@@ -72,3 +87,19 @@ def test_workers_together_or_alone_give_the_same_bits(name, dtype, chunk):
 @pytest.mark.parametrize("layout", [lambda g: np.array(g, order="F"), lambda g: np.repeat(g, 2, axis=1)[:, ::2]])
 def test_gradients_need_not_be_contiguous(name, layout):
     assert np.array_equal(steps(name, "float32", chunk=8, layout=layout), steps(name, "float32"))
+
+
+def test_a_pattern_that_spares_nothing_is_refused():
+    optimizer = registry.build("optimizer", {"kind": "adamw", "no_decay": ["a.biass"]})
+    with pytest.raises(UserError, match=r"no_decay: unknown tensor of the model 'a.biass'; did you mean 'a.bias'\?"):
+        optimizer.groups(TENSORS)
+
+
+def test_tensors_that_decay_alike_are_taken_together():
+    optimizer = registry.build("optimizer", {"kind": "sgd", "weight_decay": 0.5, "no_decay": ["*.bias", "norm.*"]})
+    assert optimizer.groups(TENSORS) == [(slice(0, 12), 0.5), (slice(12, 20), 0.0), (slice(20, 30), 0.5), (slice(30, None), 0.0)]
+
+
+def test_some_gradients_of_these_tests_are_clipped_and_some_are_not():
+    norms = np.linalg.norm(gradients("float64"), axis=2)
+    assert (norms > 5.5).any() and (norms < 5.5).any()

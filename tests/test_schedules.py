@@ -6,9 +6,11 @@ import h5py
 import numpy as np
 import pytest
 
-from coopmpi import registry
+from coopmpi import config, registry
+from coopmpi.drivers.solo import Solo
 from coopmpi.errors import UserError
 from coopmpi.local.periods import Every
+from coopmpi.run.assemble import assemble
 from coopmpi.step import State
 from tests.runs import lockstep, write_quadratic
 
@@ -40,6 +42,16 @@ def test_cosine_goes_from_one_to_the_floor():
 def test_cosine_starts_after_the_warmup():
     found = factors({"kind": "cosine", "warmup": 10})
     assert found[9] == 1 and found[10] == 1 and found[11] < 1
+
+
+def test_a_warmup_in_epochs():
+    tables = {"workers": 4, "epochs": 6, "task": {"batch": 25}, "schedule": {"kind": "cosine", "warmup_epochs": 1.5}}
+    assembly = assemble(config.resolve(tables), Solo())
+    steps, samples = assembly.config.steps, assembly.driver.task.problem.samples
+    assert steps == round(6 * samples / 100) and assembly.config.schedule.warmup == round(1.5 * samples / 100)
+    assert "warmup_epochs" not in config.dump(assembly.config)
+    with pytest.raises(UserError, match="give warmup or warmup_epochs, not both; given 3 and 2"):
+        factors({"kind": "step", "warmup": 3, "warmup_epochs": 2.0})
 
 
 @pytest.mark.parametrize("milestones", [[0.75, 0.5], [-1, 3]])

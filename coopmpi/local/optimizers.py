@@ -1,8 +1,9 @@
 """Local optimisers: the direction in which one worker goes. Buffers stay local and are never exchanged."""
 
+import fnmatch
 from typing import ClassVar
 
-from coopmpi.errors import UserError
+from coopmpi.errors import UserError, unknown
 from coopmpi.ranges import Fraction, NonNegative, Positive
 from coopmpi.registry import Part, register
 from coopmpi.step import Context, Slot, State
@@ -12,22 +13,67 @@ from coopmpi.step.requests import Array
 class Optimizer(Part, frozen=True, kw_only=True):
     """Base: `direction` turns a gradient (b, d) at the models x (b, d) into the direction of x <- x - lr direction.
 
-    `direction` may overwrite the gradient, and the array it returns holds until the next gradient.
+    `direction` may overwrite the gradient, and the array it returns holds until the next gradient. no_decay: patterns of
+    names of tensors whose numbers do not decay, as "*.bias"; clip_norm: a worker's gradient with a larger 2-norm is scaled
+    to it before it is used.
     """
 
     name: ClassVar[str]
-    linear: ClassVar[bool] = False  # is the direction linear in the gradients so far?
+    weight_decay: ClassVar[float] = 0.0  # a key where the optimiser has such
     lr: Positive = 0.1
+    no_decay: tuple[str, ...] | None = None
+    clip_norm: Positive | None = None
 
     @property
     def slots(self) -> tuple[Slot, ...]:
         return ()
+
+    @property
+    def linear(self) -> bool:
+        """Is the direction linear in the gradients so far?"""
+        return False
 
     def direction(self, state: State, x: Array, gradient: Array, context: Context) -> Array:
         raise NotImplementedError
 
     def forget(self, state: State) -> None:
         """Start the local momentum from zero, where the optimiser has one."""
+
+    def clip(self, gradient: Array, device) -> None:
+        """g <- g min(1, clip_norm / (||g|| + 1e-6)) for each worker, in place; as PyTorch's clip_grad_norm_ does."""
+        if self.clip_norm:
+            xp = device.xp
+            for row in gradient:
+                flat = xp.ascontiguousarray(row)  # the bits of a sum depend on how its numbers lie
+                row *= xp.minimum(1, self.clip_norm / (xp.sqrt(xp.vdot(flat, flat)) + 1e-6))
+
+    def groups(self, tensors) -> list[tuple[slice, float]]:
+        """(numbers, their weight decay) of consecutive tensors (name, shape, offset) that decay alike.
+
+        UserError for a pattern that no name matches.
+        """
+        if not self.no_decay:
+            return [(slice(None), self.weight_decay)]
+        names = [name for name, *_ in tensors]
+        for pattern in self.no_decay:
+            if not fnmatch.filter(names, pattern):
+                raise unknown("tensor of the model", pattern, names, "[optimizer] no_decay: ")
+        spared = [any(fnmatch.fnmatchcase(name, pattern) for pattern in self.no_decay) for name in names]
+        first = [i for i in range(len(names)) if i == 0 or spared[i] != spared[i - 1]]
+        bounds = [tensors[i][2] for i in first]
+        return [(slice(start, end), 0.0 if spared[i] else self.weight_decay)
+                for i, start, end in zip(first, bounds, [*bounds[1:], None])]
+
+    def _pieces(self, context, *arrays):
+        """(weight decay, pieces of the arrays) for passes over a model."""
+        for span, decay in context.groups:
+            for pieces in context.device.pieces(*(array[:, span] for array in arrays)):
+                yield decay, *pieces
+
+
+def _add_decay(decay, g, x, device):
+    """g <- g + decay x"""
+    device.xp.add(g, device.xp.multiply(x, decay, out=device.scratch(x)), out=g)
 
 
 @register("optimizer", "sgd")
@@ -36,8 +82,6 @@ class SGD(Optimizer, frozen=True, kw_only=True):
 
     g <- g + weight_decay x;  v <- momentum v + g;  direction = g + momentum v (nesterov) or v
     """
-
-    linear = True
 
     momentum: Fraction = 0.0
     nesterov: bool = False
@@ -51,6 +95,10 @@ class SGD(Optimizer, frozen=True, kw_only=True):
     def slots(self) -> tuple[Slot, ...]:
         return (Slot("velocity", "worker", "zero", "momentum buffer"),) if self.momentum else ()
 
+    @property
+    def linear(self) -> bool:
+        return not self.clip_norm
+
     def forget(self, state: State) -> None:
         if self.momentum:
             state.velocity[:] = 0
@@ -59,13 +107,13 @@ class SGD(Optimizer, frozen=True, kw_only=True):
         xp, device = context.device.xp, context.device
         if not self.momentum:
             if self.weight_decay:
-                for g, at in device.pieces(gradient, x):
-                    self._decay(g, at, device)
+                for decay, g, at in self._pieces(context, gradient, x):
+                    _add_decay(decay, g, at, device)
             return gradient
 
-        for g, at, v in device.pieces(gradient, x, state.velocity):
-            if self.weight_decay:
-                self._decay(g, at, device)
+        for decay, g, at, v in self._pieces(context, gradient, x, state.velocity):
+            if decay:
+                _add_decay(decay, g, at, device)
             # v <- momentum v + g
             xp.multiply(v, self.momentum, out=v)
             xp.add(v, g, out=v)
@@ -73,10 +121,6 @@ class SGD(Optimizer, frozen=True, kw_only=True):
                 # g + momentum v
                 xp.add(g, xp.multiply(v, self.momentum, out=device.scratch(v)), out=g)
         return gradient if self.nesterov else state.velocity
-
-    def _decay(self, g, x, device):
-        """g <- g + weight_decay x"""
-        device.xp.add(g, device.xp.multiply(x, self.weight_decay, out=device.scratch(x)), out=g)
 
 
 @register("optimizer", "adam")
@@ -91,6 +135,7 @@ class Adam(Optimizer, frozen=True, kw_only=True):
     beta2: Fraction = 0.999
     epsilon: Positive = 1e-8
     weight_decay: NonNegative = 0.0
+    decoupled: ClassVar[bool] = False  # is the weight decay apart from the moments?
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -99,10 +144,10 @@ class Adam(Optimizer, frozen=True, kw_only=True):
 
     def direction(self, state: State, x: Array, gradient: Array, context: Context) -> Array:
         xp, t = context.device.xp, context.k + 1
-        for g, at, m, v in context.device.pieces(gradient, x, state.first_moment, state.second_moment):
+        for decay, g, at, m, v in self._pieces(context, gradient, x, state.first_moment, state.second_moment):
             work = context.device.scratch(g)
-            if self.weight_decay:
-                xp.add(g, xp.multiply(at, self.weight_decay, out=work), out=g)
+            if decay and not self.decoupled:
+                _add_decay(decay, g, at, context.device)
 
             # v <- beta2 v + (1 - beta2) g^2
             xp.multiply(g, g, out=work)
@@ -121,4 +166,18 @@ class Adam(Optimizer, frozen=True, kw_only=True):
             xp.add(work, self.epsilon, out=work)
             xp.multiply(m, 1 / (1 - self.beta1**t), out=g)
             xp.divide(g, work, out=g)
+            if decay and self.decoupled:
+                _add_decay(decay, g, at, context.device)
         return gradient
+
+
+@register("optimizer", "adamw")
+class AdamW(Adam, frozen=True, kw_only=True):
+    """AdamW [Loshchilov & Hutter 2019, Algorithm 2], with PyTorch's defaults: weight decay apart from the moments.
+
+    m <- beta1 m + (1-beta1) g;  v <- beta2 v + (1-beta2) g^2;  direction = mhat / (sqrt(vhat) + epsilon) + weight_decay x
+    """
+
+    decoupled = True
+
+    weight_decay: NonNegative = 0.01

@@ -11,10 +11,15 @@ from coopmpi.registry import Part, register
 
 
 class Schedule(Part, frozen=True, kw_only=True):
-    """Base: factor(k, steps) for step k of a run of `steps` steps."""
+    """Base: factor(k, steps) for step k of a run of `steps` steps. The warm-up is given in steps or in epochs."""
 
     name: ClassVar[str]
     warmup: Whole = 0  # steps of linear increase at the start
+    warmup_epochs: Positive | None = None  # instead: passes over the data
+
+    def __post_init__(self):
+        if self.warmup and self.warmup_epochs:
+            raise UserError(f"[schedule] give warmup or warmup_epochs, not both; given {self.warmup} and {self.warmup_epochs:g}")
 
     def factor(self, k: int, steps: int) -> float:
         ramp = min(1.0, (k + 1) / self.warmup) if self.warmup else 1.0
@@ -40,6 +45,7 @@ class Step(Schedule, frozen=True, kw_only=True):
     factor_each: Positive = 0.1
 
     def __post_init__(self):
+        super().__post_init__()
         if sorted(self.milestones) != list(self.milestones) or min(self.milestones, default=0) < 0:
             raise UserError(f"[schedule] milestones must ascend from 0, given {list(self.milestones)}")
         try:

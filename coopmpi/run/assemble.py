@@ -105,7 +105,10 @@ def assemble(config: Config, world, mode="train") -> Assembly:
     steps = config.steps or DEFAULT_STEPS
     if config.epochs is not None:
         steps = objective.steps(config.epochs)
-    config = msgspec.structs.replace(config, workers=workers, steps=steps, epochs=None)
+    schedule = config.schedule
+    if schedule.warmup_epochs:
+        schedule = msgspec.structs.replace(schedule, warmup=objective.steps(schedule.warmup_epochs), warmup_epochs=None)
+    config = msgspec.structs.replace(config, workers=workers, steps=steps, epochs=None, schedule=schedule)
     halves = halves_of(config, device)
     driver = Driver(workers, objective, mixing, device, world, config.deterministic, clocks, halves)
     codec = None

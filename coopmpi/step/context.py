@@ -23,6 +23,7 @@ class Context:
         self.optimizer, self.schedule, self.device = optimizer, schedule, device
         self.tensors, self.seed, self.codec, self.mixing = tensors, seed, codec, mixing
         self.halves, self.clocks = halves, clocks
+        self.groups = optimizer.groups(tensors)  # (numbers of the model, their weight decay)
         self.rounds = None  # where the run stands between two rounds; set when there is a state
 
     def at(self, k: int):
@@ -54,6 +55,7 @@ class Context:
     def descend(self, state: State, x: Array, gradient: Array):
         """x <- x - lr direction, in place; the gradient is used up. Both (b, d)."""
         self.work(optimizer=x.shape[1])
+        self.optimizer.clip(gradient, self.device)
         self.device.descend(x, self.lr, self.optimizer.direction(state, state.x, gradient, self))
 
     def combine(self, weights: Sequence[float], arrays: Sequence[Array]) -> Array:
