@@ -44,7 +44,7 @@ class Optimizer(Part, frozen=True, kw_only=True):
         if self.clip_norm:
             xp = device.xp
             for row in gradient:
-                flat = xp.ascontiguousarray(row)  # the bits of a sum depend on how its numbers lie
+                flat = row.ravel()  # the bits of a sum depend on how its numbers lie
                 row *= xp.minimum(1, self.clip_norm / (xp.sqrt(xp.vdot(flat, flat)) + 1e-6))
 
     def groups(self, tensors) -> list[tuple[slice, float]]:
