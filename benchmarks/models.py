@@ -50,7 +50,7 @@ def stepper(sizes, batch, workers):
 
     def step():
         model.loss_and_gradient(np, x, inputs, labels, None, gradient)
-        device.descend(x, LR, gradient)
+        device.add_scaled(x, -LR, gradient)
 
     return step
 

@@ -28,7 +28,7 @@ def main(arguments):
         x = initial.copy()
         for k in range(options.steps):
             _, gradient = problem.gradient(x, k)
-            device.descend(x, 0.1, gradient)
+            device.add_scaled(x, -0.1, gradient)
 
     def unrecorded():
         run, driver, algorithm = assembly.context, assembly.driver, assembly.config.algorithm

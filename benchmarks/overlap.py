@@ -118,7 +118,7 @@ class Still(Solo):
 class Resting(Host):
     """A device that leaves the models as they are: a local step is the products alone."""
 
-    def descend(self, x, lr, direction):
+    def add_scaled(self, x, factor, y):
         pass
 
 

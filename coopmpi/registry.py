@@ -45,7 +45,7 @@ _parts = defaultdict(dict)
 
 # numbers in a run description; products of some of them can still be counted
 LARGEST_INTEGER, LARGEST_FLOAT = 10**15, 1e100
-OWN_CODE = ("kind", "function", "graph", "base")  # keys whose value may be package.module:name
+OWN_CODE = ("kind", "function", "graph", "base", "module", "loss", "dataset", "augment")  # keys whose value may be package.module:name
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -135,7 +135,9 @@ def own_code(tables):
         items = table.items() if isinstance(table, dict) else enumerate(table)
         for key, value in items:
             if isinstance(value, (dict, list, tuple)):
-                if key != "options":  # what a user's own function is given
+                if key == "metrics" and isinstance(value, dict):
+                    waiting += [{"function": function} for function in value.values()]
+                elif key != "options":  # what a user's own function is given
                     waiting.append(value)
             elif key in OWN_CODE and isinstance(value, str) and ":" in value and not os.path.isfile(value):
                 found.add(value.partition(":")[0])

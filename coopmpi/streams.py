@@ -21,6 +21,7 @@ class Purpose(IntEnum):
     COMPRESS = 8
     COMPUTE = 9
     NETWORK = 10
+    MODULE = 11
 
 
 _bits = np.random.Philox(key=0)

@@ -63,10 +63,10 @@ def test_numbers_are_gathered_and_scattered(chunk):
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 10**6])
-def test_descent_rounds_the_product_and_the_difference(chunk):
+def test_a_scaled_array_is_rounded_before_it_is_added(chunk):
     x, direction = numbers(3, 50), numbers(3, 50, seed=1)
     expected = x - direction * np.float32(0.1)
-    cached(chunk).descend(x, 0.1, direction)
+    cached(chunk).add_scaled(x, -0.1, direction)
     assert np.array_equal(x, expected)
 
 

@@ -12,7 +12,7 @@ import coopmpi
 
 ROOT = Path(coopmpi.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-HEAVY = {"mpi4py", "cupy", "scipy", "h5py", "numpy", "matplotlib", "networkx"}
+HEAVY = {"mpi4py", "cupy", "scipy", "h5py", "numpy", "matplotlib", "networkx", "torch"}
 
 
 # at run time
@@ -56,7 +56,8 @@ HOMES = {
     "cupy": ["device/gpu.py"],
     "h5py": ["record/", "inputs.py", "topology/files.py"],  # the last one writes mixing matrices
     "networkx": ["topology/"],
-    "torch": [],
+    "torch": ["bridges/torch/"],
+    "safetensors": ["bridges/torch/"],
 }
 
 
@@ -76,7 +77,7 @@ FLOORS = [
     ["run"],
     ["drivers"],
     ["config"],
-    ["tasks"],
+    ["tasks", "bridges"],
     ["algorithms"],
     ["theory", "topology", "compression", "local", "simulation"],
     ["record"],

@@ -1,6 +1,7 @@
 """The contract over the registry: one process, and real MPI ranks, train the same models."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import h5py
@@ -35,6 +36,10 @@ def rounded(variant, path):
             "compress": {"kind": "qsgd"}}
 
 
+# batch norm and dropout
+TORCH = {"kind": "torch", "module": "tests.torch_modules:net", "batch": 8}
+TORCH_VARIANTS = VARIANTS if find_spec("torch") and find_spec("safetensors") else ()
+
 FIXED = ("d2", "squarm-sgd", "squarm-sgd-share", "squarm-sgd-threshold", "sparq-sgd", "cooperative")  # need a fixed graph
 CASES = [(variant, graph) for variant in VARIANTS for graph in ("ring", "one-peer-exponential")
          if graph == "ring"
@@ -55,6 +60,7 @@ def folders(tmp_path_factory):
     EXACT["cooperative-matrix"] = {"kind": "cooperative", "matrix": str(root / "w.npy")}
     runs = {f"exact-{variant}-{graph}": exact(variant, graph) for variant, graph in CASES}
     runs |= {f"rounded-{variant}": rounded(variant, path) for variant in VARIANTS}
+    runs |= {f"torch-{variant}": exact(variant, "ring") | {"task": TORCH} for variant in TORCH_VARIANTS}
     (root / "runs.json").write_text(json.dumps(runs))
     found = {ranks: root / str(ranks) for ranks in (None, *RANKS)}
     for ranks, folder in found.items():
@@ -85,6 +91,13 @@ def test_deterministic_runs_do_not_depend_on_the_number_of_ranks(folders, varian
     assert np.array_equal(x, alone)
     assert np.array_equal(loss, losses) and np.isfinite(loss).all() and loss.shape == (30, 8)
     assert np.array_equal(bytes_sent, sent)
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+@pytest.mark.parametrize("variant", TORCH_VARIANTS)
+def test_modules_of_pytorch_do_not_depend_on_the_number_of_ranks(folders, variant, ranks):
+    (alone, losses, _), (x, loss, _) = (read(folders[which] / f"torch-{variant}.h5") for which in (None, ranks))
+    assert np.array_equal(x, alone) and np.array_equal(loss, losses)
 
 
 @pytest.mark.parametrize("ranks", RANKS)

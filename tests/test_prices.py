@@ -180,7 +180,7 @@ def test_what_is_measured_is_divided_by_the_numbers_it_went_through(path, monkey
 
     monkeypatch.setattr(measure, "perf_counter", lambda: now[0])
     takes(Objective, "gradient", lambda x, step: 50.0)
-    takes(Host, "descend", lambda x, lr, direction: 0.25 * x.size)
+    takes(Host, "add_scaled", lambda x, factor, y: 0.25 * x.size)
     takes(Host, "combine", lambda weights, arrays, out: 2.0 * sum(array.size for array in arrays))
     takes(Codec, "encode", lambda x, workers, round: 8.0 * x.size)
     takes(Driver, "ask", lambda request: 16.0 * request.copies.size)

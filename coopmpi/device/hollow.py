@@ -155,7 +155,7 @@ class Hollow(Host):
     def to_host(self, array):
         raise NeedsNumbers("a copy on the host")
 
-    def descend(self, x, lr, direction):
+    def add_scaled(self, x, factor, y):
         pass
 
     def weighted_sum(self, rows, weights, out):

@@ -92,11 +92,11 @@ class Host:
         """An array of the shape and type of a piece, for an intermediate result."""
         return self.empty((piece.size,), piece.dtype).reshape(piece.shape)
 
-    def descend(self, x: Array, lr: float, direction: Array) -> None:
-        """x <- x - lr direction, in place; both (b, d)."""
+    def add_scaled(self, x: Array, factor: float, y: Array) -> None:
+        """x <- x + factor y, in place; both (b, n)."""
         # not BLAS's axpy: OpenBLAS for AVX2 rounds the last numbers of an array, up to 31, otherwise than the rest
-        for part, step in self.pieces(x, direction):
-            self.xp.subtract(part, self.xp.multiply(step, lr, out=self.scratch(step)), out=part)
+        for part, other in self.pieces(x, y):
+            self.xp.add(part, self.xp.multiply(other, factor, out=self.scratch(other)), out=part)
 
     def weighted_sum(self, rows: Sequence[Array], weights: Sequence[float], out: Array) -> None:
         """out = weights[0] rows[0] + weights[1] rows[1] + ..., added in that order; 1-D arrays of one dtype.

@@ -71,11 +71,6 @@ class Optimizer(Part, frozen=True, kw_only=True):
                 yield decay, *pieces
 
 
-def _add_decay(decay, g, x, device):
-    """g <- g + decay x"""
-    device.xp.add(g, device.xp.multiply(x, decay, out=device.scratch(x)), out=g)
-
-
 @register("optimizer", "sgd")
 class SGD(Optimizer, frozen=True, kw_only=True):
     """Stochastic gradient descent with PyTorch's momentum, Nesterov and weight decay.
@@ -108,18 +103,18 @@ class SGD(Optimizer, frozen=True, kw_only=True):
         if not self.momentum:
             if self.weight_decay:
                 for decay, g, at in self._pieces(context, gradient, x):
-                    _add_decay(decay, g, at, device)
+                    device.add_scaled(g, decay, at)
             return gradient
 
         for decay, g, at, v in self._pieces(context, gradient, x, state.velocity):
             if decay:
-                _add_decay(decay, g, at, device)
+                device.add_scaled(g, decay, at)
             # v <- momentum v + g
             xp.multiply(v, self.momentum, out=v)
             xp.add(v, g, out=v)
             if self.nesterov:
                 # g + momentum v
-                xp.add(g, xp.multiply(v, self.momentum, out=device.scratch(v)), out=g)
+                device.add_scaled(g, self.momentum, v)
         return gradient if self.nesterov else state.velocity
 
 
@@ -147,7 +142,7 @@ class Adam(Optimizer, frozen=True, kw_only=True):
         for decay, g, at, m, v in self._pieces(context, gradient, x, state.first_moment, state.second_moment):
             work = context.device.scratch(g)
             if decay and not self.decoupled:
-                _add_decay(decay, g, at, context.device)
+                context.device.add_scaled(g, decay, at)
 
             # v <- beta2 v + (1 - beta2) g^2
             xp.multiply(g, g, out=work)
@@ -167,7 +162,7 @@ class Adam(Optimizer, frozen=True, kw_only=True):
             xp.multiply(m, 1 / (1 - self.beta1**t), out=g)
             xp.divide(g, work, out=g)
             if decay and self.decoupled:
-                _add_decay(decay, g, at, context.device)
+                context.device.add_scaled(g, decay, at)
         return gradient
 
 

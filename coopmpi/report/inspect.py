@@ -17,7 +17,7 @@ BLOCK = 1 << 20  # numbers read at once: a long run need not fit into memory
 EVALUATIONS, EVENTS = 6, 5  # lines at most
 FORMS = {"train_loss": ".5g", "loss": ".5g", "accuracy": ".2%", "consensus": ".3g"}  # of evaluations, in this order
 GROUPS = ("train", "eval", "rounds")  # of series
-TASK_KEYS = ("data", "path", "function", "model", "hidden", "batch", "partition")
+TASK_KEYS = ("module", "dataset", "data", "path", "function", "model", "hidden", "batch", "partition")
 
 
 def texts(path, name=None, config=False, status=False):

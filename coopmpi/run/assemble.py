@@ -92,7 +92,7 @@ def assemble(config: Config, world, mode="train") -> Assembly:
         if config.algorithm.uses_mixing:
             mixing = config.algorithm.bind_mixing(config.mixing, workers, config.seed)
         config.algorithm.check(workers, mixing, config)
-        device = choose(config.device, world.local_rank, config.device_buffers) if numbers else Hollow()
+        device = config.task.device(choose(config.device, world.local_rank, config.device_buffers)) if numbers else Hollow()
         return mixing, device
 
     mixing, device = together(world, parts)

@@ -56,7 +56,7 @@ class Context:
         """x <- x - lr direction, in place; the gradient is used up. Both (b, d)."""
         self.work(optimizer=x.shape[1])
         self.optimizer.clip(gradient, self.device)
-        self.device.descend(x, self.lr, self.optimizer.direction(state, state.x, gradient, self))
+        self.device.add_scaled(x, -self.lr, self.optimizer.direction(state, state.x, gradient, self))
 
     def combine(self, weights: Sequence[float], arrays: Sequence[Array]) -> Array:
         """sum_k weights[k] arrays[k] in a fresh array; arrays (b, d), or (1, d) for what all share."""

@@ -63,7 +63,7 @@ class Problem:
     def evaluate(self, mean: Array) -> dict[str, tuple[float, float]]:
         """This rank's share of the figures of the mean model (1, d): {"loss": (sum, count), ...}.
 
-        With slots, the second argument holds their means over all workers, (1, columns) each.
+        With slots, the second argument holds their means over all workers, (1, columns) each; of whole numbers, a worker's.
         """
         return {}
 
@@ -146,7 +146,7 @@ class Objective:
             return {}
         own = ()
         if self.slots:
-            own = (SimpleNamespace(**{slot.name: driver.mean(getattr(self._own[0], slot.name)) for slot in self.slots}),)
+            own = (SimpleNamespace(**{slot.name: self._mean(slot, driver) for slot in self.slots}),)
         found = self.problem.evaluate(mean, *own)
         for name in found:
             if name not in self.figures:
@@ -154,6 +154,11 @@ class Objective:
                               f'add it to figures = {{"{name}": (unit, description)}} (declared: '
                               f"{', '.join(self.figures) or 'none'})")
         return {name: found.get(name, (np.nan, 1)) for name in self.figures}
+
+    def _mean(self, slot, driver):
+        """(1, columns) over all workers; whole numbers, which count something, are those of this rank's first worker."""
+        values = getattr(self._own[0], slot.name)
+        return driver.mean(values) if values.dtype.kind == "f" else values[:1].copy()
 
     def memory(self) -> dict[str, float]:
         """Bytes on this rank by what they hold."""

@@ -11,6 +11,10 @@ class Task(Part, frozen=True, kw_only=True):
 
     name: ClassVar[str]
 
+    def device(self, chosen):
+        """The device of the whole run, where the task computes by other means than the chosen one offers."""
+        return chosen
+
     def prepare(self, place: Place):
         """The problem of one rank: anything with the members of coopmpi.tasks.problem.Problem."""
         raise NotImplementedError

@@ -1,0 +1,6 @@
+"""PyTorch modules as problems of coopmpi."""
+
+from coopmpi.bridges.torch.device import TorchHost
+from coopmpi.bridges.torch.problem import TorchProblem
+
+__all__ = ["TorchHost", "TorchProblem"]

@@ -1,0 +1,121 @@
+"""A PyTorch module whose numbers lie in rows of other arrays: parameters in a worker's model, buffers in a row of their own."""
+
+import ctypes
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from coopmpi.errors import UserError
+
+MOST = 256  # rows whose views are remembered
+
+
+class Member(NamedTuple):
+    """A tensor of a module: `table[key]` is the module's own entry, `name` the full one."""
+
+    table: dict
+    key: str
+    name: str
+    tensor: torch.Tensor
+
+
+class Flat:
+    """Tensors that lie one after the other in a row of one type; `members` may name a tensor more than once."""
+
+    def __init__(self, members: list[Member], dtype: torch.dtype):
+        self.members, self.dtype = members, dtype
+        self.names, self.tensors = [], []
+        for member in members:
+            if not any(member.tensor is known for known in self.tensors):
+                self.names.append(member.name)
+                self.tensors.append(member.tensor)
+        self.shapes = [tuple(tensor.shape) for tensor in self.tensors]
+        sizes = [tensor.numel() for tensor in self.tensors]
+        self.offsets = [0, *np.cumsum(sizes).tolist()]
+        self.size = self.offsets.pop()
+        self._views = {}
+
+    def values(self) -> np.ndarray:
+        """What the tensors hold, as one row."""
+        return np.concatenate([tensor.detach().reshape(-1).to(self.dtype).numpy() for tensor in self.tensors])
+
+    def at(self, row: np.ndarray) -> list[torch.Tensor]:
+        """The tensors as views of a row (size,), which they do not keep alive."""
+        address = row.__array_interface__["data"][0]
+        views = self._views.get(address)
+        if views is None:
+            if len(self._views) == MOST:
+                self._views.clear()
+            memory = (ctypes.c_byte * row.nbytes).from_address(address)
+            whole = torch.frombuffer(memory, dtype=self.dtype)
+            views = [whole[offset:offset + tensor.numel()].view(shape)
+                     for tensor, shape, offset in zip(self.tensors, self.shapes, self.offsets)]
+            self._views[address] = views
+        return views
+
+    def move(self, views: list[torch.Tensor]):
+        """Let the tensors be these views."""
+        for tensor, view in zip(self.tensors, views):
+            tensor.data = view
+
+
+class Binding:
+    """The trained parameters, the floating-point buffers and the other buffers of a module, each as a Flat (None: there are none).
+
+    Parameters that need no gradient stay in the module, as do buffers that a state_dict leaves out. A tensor that several
+    modules share is one tensor.
+    """
+
+    def __init__(self, module: torch.nn.Module, dtype: torch.dtype):
+        trained, buffers, counters = [], [], []
+        for prefix, part in module.named_modules(remove_duplicate=True):
+            where = f"{prefix}." if prefix else ""
+            trained += [Member(part._parameters, key, where + key, tensor) for key, tensor in part._parameters.items()
+                        if tensor is not None and tensor.requires_grad]
+            for key, tensor in part._buffers.items():
+                if tensor is not None and tensor.numel() and key not in part._non_persistent_buffers_set:
+                    kind = buffers if tensor.is_floating_point() else counters
+                    kind.append(Member(part._buffers, key, where + key, tensor))
+        self.parameters = Flat(trained, dtype)
+        self.buffers = Flat(buffers, dtype) if buffers else None
+        self.counters = Flat(counters, torch.int64) if counters else None
+        self._bound = None
+
+    def bind(self, *rows: np.ndarray):
+        """Let the module be that of these rows: a model, then the buffers and the counters, where there are such."""
+        self.require_in_place()
+        views = [flat.at(row) for flat, row in zip(self.flats, rows)]
+        if self._bound is None or any(new is not old for new, old in zip(views, self._bound)):
+            for flat, found in zip(self.flats, views):
+                flat.move(found)
+            self._bound = views
+
+    @property
+    def flats(self) -> list[Flat]:
+        return [flat for flat in (self.parameters, self.buffers, self.counters) if flat]
+
+    def require_in_place(self):
+        """UserError for a parameter that is not the one that was bound; buffers that were set anew are brought back."""
+        if self._bound is None:
+            return
+        for member in self.parameters.members:
+            if member.table.get(member.key) is not member.tensor:
+                raise _replaced(member.name)
+        for name, tensor, view in zip(self.parameters.names, self.parameters.tensors, self._bound[0]):
+            if tensor.data_ptr() != view.data_ptr() or tensor.dtype != view.dtype:
+                raise _replaced(name)
+        for flat in self.flats[1:]:
+            for member in flat.members:
+                found = member.table.get(member.key)
+                if found is not member.tensor:
+                    if found is None or found.shape != member.tensor.shape:
+                        raise UserError(f"buffer {member.name!r} of the module was {tuple(member.tensor.shape)} and became "
+                                        f"{None if found is None else tuple(found.shape)}: its shape must stay")
+                    member.tensor.copy_(found.detach())
+                    member.table[member.key] = member.tensor
+
+
+def _replaced(name):
+    return UserError(f"parameter {name!r} of the module was replaced or moved, as load_state_dict(assign=True), .double(), .to() and "
+                     "assignments do; its numbers are a part of coopmpi's model: change them in place, under torch.no_grad()")

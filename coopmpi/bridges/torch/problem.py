@@ -1,0 +1,184 @@
+"""A PyTorch module as a problem: every worker's model is bound to the module in turn."""
+
+import inspect
+import os
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from coopmpi.bridges.torch.binding import Binding
+from coopmpi.bridges.torch.samples import samples, tensors_in
+from coopmpi.errors import UserError, unknown
+from coopmpi.registry import load_object
+from coopmpi.step.slots import Slot
+from coopmpi.streams import Purpose, stream
+from coopmpi.tasks.data.batches import Batches
+from coopmpi.tasks.data.partition import partition
+from coopmpi.tasks.problem import Problem, require_countable
+
+LOSSES = {"cross-entropy": functional.cross_entropy, "mse": functional.mse_loss}
+CHUNK = 256  # samples of an evaluation that go through the module together
+
+
+class TorchProblem(Problem):
+    """The objectives of this rank's workers, on the CPU.
+
+    task: a coopmpi.tasks.torch.Torch. Dropout and augmentation draw from (seed, worker, step), buffers are rows of the
+    problem's own slots.
+    """
+
+    def __init__(self, task, place):
+        self.task, self.place, dtype = task, place, getattr(torch, place.dtype)
+        torch.set_num_threads(max(1, min(torch.get_num_threads(), len(os.sched_getaffinity(0)) // place.world.local_size)))
+        self._loss = _named(task.loss, "loss", LOSSES)
+        self._augment = task.augment and load_object(task.augment, "[task] augment")
+        self._metrics = {name: load_object(path, f"[task] metrics.{name}") for name, path in task.metrics.items()}
+        self.module = _built(task, place.seed).to(dtype)
+        if task.start:
+            _start(self.module, task.start)
+        self.binding = Binding(self.module, dtype)
+        parameters = self.binding.parameters
+        if not parameters.size:
+            raise UserError(f"[task] module {task.module}: none of its parameters needs a gradient, so there is nothing to train")
+        self.dimension = parameters.size
+        self.layout = tuple(zip(parameters.names, parameters.shapes, parameters.offsets))
+        require_countable(place.workers, self.dimension)
+        self._initial = parameters.values()
+        self.slots = tuple(Slot(name, "worker", flat.values(), purpose, columns=flat.size, dtype=kind)
+                           for name, flat, purpose, kind in (
+                               ("buffers", self.binding.buffers, "the module's floating-point buffers", None),
+                               ("counters", self.binding.counters, "the module's other buffers", "int64")) if flat)
+        self._call = torch.compile(self.module) if task.compile else self.module
+        self._autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=task.autocast != "none")
+
+        self.data = samples(task, place, dtype)
+        hosted, self.samples, self.batch = place.hosted, len(self.data.train), task.batch
+        if task.batch > self.samples:
+            raise UserError(f"[task] batch = {task.batch} is more than the {self.samples} training samples")
+        shards = partition(self.data.train.targets, self.samples, place.workers, task.partition, place.seed, task.concentration,
+                           task.shards_per_worker)
+        self._batches = Batches(shards[hosted.start:hosted.stop], hosted, task.batch, place.seed)
+        self._out = np.empty((len(hosted), self.dimension), place.dtype)
+        self._losses = np.empty(len(hosted), place.dtype)
+        self.figures, self.rising = self._figures()
+
+    def _figures(self):
+        found = {"loss": ("1", "loss of the mean model on held-out data"),
+                 "train_loss": ("1", "loss of the mean model on training data: as many samples as are held out")}
+        if self.task.loss == "cross-entropy":
+            found["accuracy"] = ("1", "share of correct predictions of the mean model on held-out data")
+        for name in self._metrics:
+            if name in found:
+                raise UserError(f"[task] metrics: {name!r} is a figure of every such task; take another name")
+            found[name] = ("1", f"{self.task.metrics[name]} of the mean model on held-out data")
+        falling = {name for name, function in self._metrics.items() if not getattr(function, "rising", True)}
+        return found, ("accuracy", *(name for name in self._metrics if name not in falling))
+
+    def initial(self):
+        return self._initial.copy()
+
+    def gradient(self, x, step, state=None):
+        self.module.train()
+        for i, worker in enumerate(self.place.hosted):
+            torch.default_generator.manual_seed(seed_of(self.place.seed, worker, step))
+            self._bind(x[i], state, i)
+            inputs, targets = self.data.train.batch(self._batches.indices(step)[i])
+            if self._augment:
+                inputs = self._augment(inputs)
+            loss = self._outcome(inputs, targets)[1]
+            loss.backward()
+            self._take_gradients(self._out[i])
+            self._losses[i] = loss.item()
+        self.binding.require_in_place()
+        return self._losses, self._out
+
+    def _bind(self, row, state, i):
+        self.binding.bind(row, *(getattr(state, slot.name)[i] for slot in self.slots))
+
+    def _outcome(self, inputs, targets):
+        """(outputs, loss) of a batch."""
+        with self._autocast:
+            outputs = self._call(*inputs) if isinstance(inputs, tuple) else self._call(inputs)
+            return outputs, self._loss(outputs, targets)
+
+    def _take_gradients(self, row):
+        """Those of the parameters into a row (d,); a parameter that took no part has zeros."""
+        views, gradients, to = self.binding.parameters.at(row), [], []
+        for tensor, view in zip(self.binding.parameters.tensors, views):
+            if tensor.grad is None:
+                view.zero_()
+            else:
+                gradients.append(tensor.grad.to_dense() if tensor.grad.is_sparse else tensor.grad)
+                to.append(view)
+            tensor.grad = None
+        torch._foreach_copy_(to, gradients)
+
+    @torch.no_grad()
+    def evaluate(self, mean, state=None):
+        self.module.eval()
+        self._bind(mean[0], state, 0)
+        test, train = self.data.test, self.data.train
+        share = self.place.share(len(test))
+        looked_at = np.linspace(0, len(train) - 1, min(len(train), len(test))).astype(np.int64)[self.place.share(
+            min(len(train), len(test)))]
+        return self._sums(test, np.arange(share.start, share.stop), self.figures.keys() - {"train_loss"}) | {
+            "train_loss": self._sums(train, looked_at, {"loss"})["loss"]}
+
+    def _sums(self, part, indices, wanted):
+        """{figure: (sum over these samples, their number)}."""
+        sums = dict.fromkeys(wanted, 0.0)
+        for first in range(0, len(indices), CHUNK):
+            chosen = indices[first:first + CHUNK]
+            inputs, targets = part.batch(chosen)
+            outputs, loss = self._outcome(inputs, targets)
+            found = {"loss": loss}
+            if "accuracy" in wanted:
+                found["accuracy"] = (outputs.argmax(1) == targets).double().mean()
+            found |= {name: function(outputs, targets) for name, function in self._metrics.items() if name in wanted}
+            for name, value in found.items():
+                sums[name] += float(value) * len(chosen)
+        return {name: (value, len(indices)) for name, value in sums.items()}
+
+    def memory(self):
+        flats = self.binding.flats
+        return {"gradients": self._out.nbytes, "the module's gradients": self._initial.nbytes,
+                "parameters that are not trained": sum(p.nbytes for p in self.module.parameters() if not p.requires_grad),
+                "the module as it was built": sum(flat.values().nbytes for flat in flats)}
+
+
+def _named(name, key, known):
+    if name in known:
+        return known[name]
+    if ":" not in name:
+        raise unknown(key, name, (*known, "package.module:function"), where="[task] ")
+    return load_object(name, f"[task] {key}")
+
+
+def seed_of(seed, worker, step):
+    """The seed of PyTorch's random numbers in a worker's step."""
+    return int(stream(seed, Purpose.MODULE, worker, step).integers(2**63))
+
+
+def _built(task, seed):
+    """The module, from the same random numbers on every rank."""
+    function = load_object(task.module, "[task] module")
+    if not callable(function):
+        raise UserError(f"[task] module {task.module} must be a function or a class, found {function!r:.100}")
+    try:
+        inspect.signature(function).bind(**task.options)
+    except TypeError as error:
+        raise UserError(f"[task] module {task.module} cannot be called with the options {sorted(task.options)}: {error}") from error
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(stream(seed, Purpose.MODEL).integers(2**63)))
+        module = function(**task.options)
+    if not isinstance(module, torch.nn.Module):
+        raise UserError(f"[task] module {task.module} must return a torch.nn.Module, given {module!r:.100}")
+    return module
+
+
+def _start(module, path):
+    try:
+        module.load_state_dict(tensors_in(path))
+    except RuntimeError as error:
+        raise UserError(f"[task] start = {path!r} does not fit the module: {error!s:.600}") from error

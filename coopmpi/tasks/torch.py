@@ -1,0 +1,52 @@
+"""Any PyTorch module."""
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
+
+from coopmpi.errors import UserError
+from coopmpi.ranges import Count, Seed
+from coopmpi.registry import register
+from coopmpi.tasks.task import Task
+
+
+@register("task", "torch")
+class Torch(Task, frozen=True, kw_only=True):
+    """`module = "package.module:name"` gives an nn.Module when it is called with the table `options`."""
+
+    module: str
+    options: dict[str, Any] = {}
+    loss: str = "cross-entropy"  # cross-entropy, mse, or package.module:function(outputs, targets)
+    dataset: str | None = None  # package.module:function, gives (train, test) map-style data sets; instead of `data`
+    data: str = "digits"  # digits, or a path
+    standardize: bool = False
+    test_fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.2  # split off where the data has no test part
+    data_seed: Seed = 0
+    batch: Count = 32
+    partition: str = "iid"  # iid, dirichlet, shards, same
+    concentration: Annotated[float, Meta(ge=1e-6, le=1e6)] = 0.5  # dirichlet: smaller is less alike
+    shards_per_worker: Count = 2  # shards
+    augment: str | None = None  # package.module:function(inputs), in training
+    metrics: dict[str, str] = {}  # further figures: {name: package.module:function(outputs, targets)}
+    autocast: Literal["none", "bfloat16"] = "none"
+    compile: bool = False
+    start: str | None = None  # a warm start: .safetensors, or a state_dict in .pt
+
+    def device(self, chosen):
+        if chosen.name != "cpu":
+            raise UserError('[task] kind = "torch" computes on the CPU only so far; set device = "cpu"')
+        return _bridge().TorchHost()
+
+    def prepare(self, place):
+        return _bridge().TorchProblem(self, place)
+
+
+def _bridge():
+    try:
+        from coopmpi.bridges import torch
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "safetensors"):
+            raise
+        raise UserError(f'[task] kind = "torch" needs the package {error.name}, which is not installed: '
+                        f"pip install 'coopmpi[torch]'") from error
+    return torch
