@@ -200,6 +200,11 @@ def test_mistakes_are_explained(keys, says):
         assembled({"workers": 4, "device": "cpu", "task": task() | keys})
 
 
+def test_a_loss_is_one_number():
+    with pytest.raises(UserError, match=r"loss .* must return a tensor of one number, the mean over the batch; given one of shape \(8, 10\)"):
+        lockstep(tables("simple", task_keys={"loss": f"{HERE}:no_mean"}))
+
+
 @pytest.mark.mpi
 def test_from_the_command_line(tmp_path):
     (tmp_path / "mine.py").write_text("from torch import nn\n\ndef net(width):\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), "

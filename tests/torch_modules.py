@@ -48,6 +48,7 @@ class Restless(nn.Module):
         super().__init__()
         self.layer, self.how, self.left = nn.Linear(64, 10), how, passes
         self.register_buffer("mean", torch.zeros(10))
+        self.register_buffer("mask", torch.ones(10, dtype=torch.bool))
 
     def forward(self, x):
         out = self.layer(x.flatten(1))
@@ -122,3 +123,7 @@ surprise.rising = False
 
 def squares(outputs, targets):
     return ((outputs - nn.functional.one_hot(targets, 10)) ** 2).mean()
+
+
+def no_mean(outputs, targets):
+    return outputs

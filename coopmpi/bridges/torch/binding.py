@@ -61,10 +61,10 @@ class Flat:
 
 
 class Binding:
-    """The trained parameters, the floating-point buffers and the other buffers of a module, each as a Flat (None: there are none).
+    """The trained parameters, the floating-point buffers and the int64 ones of a module, each as a Flat (None: there are none).
 
-    Parameters that need no gradient stay in the module, as do buffers that a state_dict leaves out. A tensor that several
-    modules share is one tensor.
+    All else stays in the module: parameters that need no gradient, buffers of other types, as masks are, and those that a
+    state_dict leaves out. A tensor that several modules share is one tensor.
     """
 
     def __init__(self, module: torch.nn.Module, dtype: torch.dtype):
@@ -75,8 +75,8 @@ class Binding:
                         if tensor is not None and tensor.requires_grad]
             for key, tensor in part._buffers.items():
                 if tensor is not None and tensor.numel() and key not in part._non_persistent_buffers_set:
-                    kind = buffers if tensor.is_floating_point() else counters
-                    kind.append(Member(part._buffers, key, where + key, tensor))
+                    kept = {dtype: buffers, torch.int64: counters}.get(tensor.dtype, [])
+                    kept.append(Member(part._buffers, key, where + key, tensor))
         self.parameters = Flat(trained, dtype)
         self.buffers = Flat(buffers, dtype) if buffers else None
         self.counters = Flat(counters, torch.int64) if counters else None

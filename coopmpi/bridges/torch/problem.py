@@ -48,7 +48,7 @@ class TorchProblem(Problem):
         self.slots = tuple(Slot(name, "worker", flat.values(), purpose, columns=flat.size, dtype=kind)
                            for name, flat, purpose, kind in (
                                ("buffers", self.binding.buffers, "the module's floating-point buffers", None),
-                               ("counters", self.binding.counters, "the module's other buffers", "int64")) if flat)
+                               ("counters", self.binding.counters, "the module's counters", "int64")) if flat)
         self._call = torch.compile(self.module) if task.compile else self.module
         self._autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=task.autocast != "none")
 
@@ -100,7 +100,11 @@ class TorchProblem(Problem):
         """(outputs, loss) of a batch."""
         with self._autocast:
             outputs = self._call(*inputs) if isinstance(inputs, tuple) else self._call(inputs)
-            return outputs, self._loss(outputs, targets)
+            loss = self._loss(outputs, targets)
+        if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+            raise UserError(f"[task] loss {self.task.loss} must return a tensor of one number, the mean over the batch; "
+                            f"given {f'one of shape {tuple(loss.shape)}' if isinstance(loss, torch.Tensor) else repr(loss)}")
+        return outputs, loss
 
     def _take_gradients(self, row):
         """Those of the parameters into a row (d,); a parameter that took no part has zeros."""
