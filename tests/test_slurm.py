@@ -221,7 +221,7 @@ def test_run_comes_back_after_a_lost_node(jobs):
     jobs.cluster.wait_until_lost("n2")
     jobs.cluster.switch_on("n2")
     jobs.back_from_the_queue(job)
-    jobs.wait(job, "COMPLETED")
+    jobs.wait(job, "COMPLETED", limit=90)
     finished_in_one_piece(jobs.folder / "run.h5", steps=1000, run=run)
 
 

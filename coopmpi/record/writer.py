@@ -20,7 +20,8 @@ from coopmpi.sinks.sink import About, StepRows
 
 METADATA = 65536  # bytes that HDF5 may need for its own when something is added
 DYING = 2.0  # seconds for which ranks that were killed may still hold a file that is to be replaced
-PATIENCE = 10.0  # seconds for which ranks may outlive the mpirun that started them
+PATIENCE = 10.0  # seconds for which ranks may outlive the mpirun that started them ...
+PATIENCE_REQUEUED = 60.0  # ... and those of a Slurm job that was requeued, which has 30 by default to end them
 
 
 def check_output(path, overwrite):
@@ -66,7 +67,7 @@ class Writer:
             copy_rows(old, self._file, step)
             self.written = step
 
-        self._lock = Lock(self.path, PATIENCE)
+        self._lock = Lock(self.path, PATIENCE_REQUEUED if "SLURM_RESTART_COUNT" in os.environ else PATIENCE)
         with self._unlocked_on_error(), open_run(self.path) as old:
             self.run = old.attrs["run"]
             self._create(about, copy)
