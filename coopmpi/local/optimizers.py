@@ -54,15 +54,17 @@ class Optimizer(Part, frozen=True, kw_only=True):
         """
         if not self.no_decay:
             return [(slice(None), self.weight_decay)]
-        names = [name for name, *_ in tensors]
+        names, spared = [name for name, *_ in tensors], set()
         for pattern in self.no_decay:
-            if not fnmatch.filter(names, pattern):
+            found = fnmatch.filter(names, pattern)
+            if not found:
                 raise unknown("tensor of the model", pattern, names, "[optimizer] no_decay: ")
-        spared = [any(fnmatch.fnmatchcase(name, pattern) for pattern in self.no_decay) for name in names]
-        first = [i for i in range(len(names)) if i == 0 or spared[i] != spared[i - 1]]
-        bounds = [tensors[i][2] for i in first]
-        return [(slice(start, end), 0.0 if spared[i] else self.weight_decay)
-                for i, start, end in zip(first, bounds, [*bounds[1:], None])]
+            spared.update(found)
+        # where a group of tensors begins
+        firsts = [(offset, name in spared) for i, (name, _, offset) in enumerate(tensors)
+                  if i == 0 or (name in spared) != (names[i - 1] in spared)]
+        ends = [*(start for start, _ in firsts[1:]), None]
+        return [(slice(start, end), 0.0 if spare else self.weight_decay) for (start, spare), end in zip(firsts, ends)]
 
     def _pieces(self, context, *arrays):
         """(weight decay, pieces of the arrays) for passes over a model."""
@@ -103,7 +105,8 @@ class SGD(Optimizer, frozen=True, kw_only=True):
         if not self.momentum:
             if self.weight_decay:
                 for decay, g, at in self._pieces(context, gradient, x):
-                    device.add_scaled(g, decay, at)
+                    if decay:
+                        device.add_scaled(g, decay, at)
             return gradient
 
         for decay, g, at, v in self._pieces(context, gradient, x, state.velocity):

@@ -28,6 +28,11 @@ class Place:
         rank, size = self.world.rank, self.world.size
         return slice(n * rank // size, n * (rank + 1) // size)
 
+    def spread(self, n: int, count: int) -> np.ndarray:
+        """This rank's share of at most `count` of n items that lie evenly among them: indices."""
+        chosen = np.linspace(0, n - 1, min(n, count)).astype(np.intp)
+        return chosen[self.share(len(chosen))]
+
 
 class Problem:
     """Base of all problems: m objectives F_i over one flat model of d numbers.

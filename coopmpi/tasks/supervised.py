@@ -115,8 +115,7 @@ class SupervisedProblem(Problem):
         self.x_train, self.y_train = device.asarray(data.x_train), device.asarray(data.y_train)
         self.x_test, self.y_test = device.asarray(data.x_test[share]), device.asarray(data.y_test[share])
         # and its share of as many training samples, spread over all of them
-        looked_at = np.linspace(0, self.samples - 1, min(self.samples, len(data.x_test))).astype(np.intp)
-        self.looked_at = device.asarray(looked_at[place.share(len(looked_at))])
+        self.looked_at = device.asarray(place.spread(self.samples, len(data.x_test)))
         self.out = device.empty((len(hosted), self.dimension), place.dtype)
 
     def initial(self):

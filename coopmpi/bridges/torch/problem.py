@@ -59,6 +59,9 @@ class TorchProblem(Problem):
         shards = partition(self.data.train.targets, self.samples, place.workers, task.partition, place.seed, task.concentration,
                            task.shards_per_worker)
         self._batches = Batches(shards[hosted.start:hosted.stop], hosted, task.batch, place.seed)
+        # what this rank evaluates
+        held_out = len(self.data.test)
+        self._held_out, self._looked_at = place.spread(held_out, held_out), place.spread(self.samples, held_out)
         self._out = np.empty((len(hosted), self.dimension), place.dtype)
         self._losses = np.empty(len(hosted), place.dtype)
         self.figures, self.rising = self._figures()
@@ -122,12 +125,8 @@ class TorchProblem(Problem):
     def evaluate(self, mean, state=None):
         self.module.eval()
         self._bind(mean[0], state, 0)
-        test, train = self.data.test, self.data.train
-        share = self.place.share(len(test))
-        looked_at = np.linspace(0, len(train) - 1, min(len(train), len(test))).astype(np.int64)[self.place.share(
-            min(len(train), len(test)))]
-        return self._sums(test, np.arange(share.start, share.stop), self.figures.keys() - {"train_loss"}) | {
-            "train_loss": self._sums(train, looked_at, {"loss"})["loss"]}
+        found = self._sums(self.data.test, self._held_out, self.figures.keys() - {"train_loss"})
+        return found | {"train_loss": self._sums(self.data.train, self._looked_at, {"loss"})["loss"]}
 
     def _sums(self, part, indices, wanted):
         """{figure: (sum over these samples, their number)}."""
