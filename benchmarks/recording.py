@@ -66,7 +66,7 @@ def _play(comm, below, options):
     for number in range(options.blocks):
         for rank, ranks in below.items():
             if rank:
-                block = np.ones((BLOCK, len(ranks)), row)
+                block = np.ones((len(ranks), BLOCK), row)
                 message = np.concatenate([np.array([number * BLOCK]).view(np.uint8), block.ravel().view(np.uint8)])
                 requests.append(comm.Isend(message, dest=0, tag=rank))
         time.sleep(max(0.0, begin + (number + 1) * BLOCK * options.step / 1e3 - time.perf_counter()))
@@ -75,12 +75,15 @@ def _play(comm, below, options):
 
 def _receive(comm, below, options, per_worker):
     """Shares of the time that rank 0 spends on its record, and the writing thread's processor."""
+    from coopmpi.drivers.mpi.world import Inbox
     from coopmpi.record.writer import Writer
 
+    inbox = Inbox(comm)
     workers, steps = options.ranks, options.blocks * BLOCK
     driver = SimpleNamespace(
         rank_layout=RankLayout(workers, workers), hosted=range(1), device=Host(), clocks=None, computing=(), waited=0.0,
-        sent=np.ones(1), rounds=[], k=0, world=SimpleNamespace(rank=0, below=below, handed_over=lambda: _arrived(comm)))
+        sent=np.ones(1), rounds=[], k=0, world=SimpleNamespace(
+            rank=0, below=below, handed_over=lambda: ((tag, message) for _, tag, message in inbox.arrived())))
     with tempfile.TemporaryDirectory() as folder:
         feed = Feed(Writer(Path(folder, "run.h5")))
         feed.begin(About("", workers, steps, 1, "float32", "train", {"ranks": workers, "mpi": "", "device": "cpu"},
@@ -99,13 +102,3 @@ def _receive(comm, below, options, per_worker):
         feed.close("finished")
     return busy / whole, writing / whole
 
-
-def _arrived(comm):
-    """As in coopmpi.drivers.mpi.world; the tag says in whose name."""
-    from mpi4py import MPI
-
-    status = MPI.Status()
-    while comm.Iprobe(status=status):
-        message = np.empty(status.Get_count(MPI.BYTE), np.uint8)
-        comm.Irecv(message, source=status.source, tag=status.tag).Wait()
-        yield status.tag, message

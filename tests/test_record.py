@@ -220,11 +220,11 @@ def test_rows_are_handed_on_in_order_however_they_arrive(data):
     while min(reached) < steps:
         rank = data.draw(st.sampled_from([r for r in range(ranks) if reached[r] < steps]))
         begin, end = reached[rank], min(steps, reached[rank] + data.draw(st.sampled_from([1, 7, 63, 64, 150])))
-        table.put(rank, begin, full[begin:end, sources[rank]].ravel())
+        table.put(rank, begin, full[begin:end, sources[rank]].T.ravel())
         reached[rank] = end
         first, block = table.take()
         assert first == len(taken)
-        taken.extend(block.view(ROW))
+        taken.extend(block.view(ROW).T)
         assert len(taken) == table.taken == min(reached)
     assert np.array_equal(np.array(taken), full)
 

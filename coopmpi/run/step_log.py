@@ -76,19 +76,19 @@ class StepLog:
                 self._table.put(rank, int(message[:FIRST].view(np.int64)[0]), message[FIRST:])
             first, block = self._table.take()
             if world.rank == 0:
-                self._to_feed(first, block.view(self._row))
-            elif len(block):
+                self._to_feed(first, block.view(self._row).T)
+            elif block.size:
                 world.hand_over(_packed(first, block))
         self._handed_over = perf_counter()
 
     def _block(self, n):
-        """The rows of the last n steps, (n, b) of COLUMNS."""
-        device, block = self.driver.device, np.empty((n, len(self.driver.hosted)), self._row)
+        """What each worker did in the last n steps, (b, n) of COLUMNS."""
+        device, block = self.driver.device, np.empty((len(self.driver.hosted), n), self._row)
         losses = device.to_host(device.xp.stack(self._losses))
         self._look_for_nan("loss", losses, self._first + 1)
-        block["loss"] = losses
-        for row, marks, (waited, sent) in zip(block, self._marks, self._rest):
-            row["compute_time"], row["wait_time"], row["bytes_sent"] = self._computed(marks), waited, sent
+        block["loss"] = losses.T
+        for step, marks, (waited, sent) in zip(block.T, self._marks, self._rest):
+            step["compute_time"], step["wait_time"], step["bytes_sent"] = self._computed(marks), waited, sent
         return block
 
     def _to_feed(self, first, block):
@@ -137,7 +137,7 @@ def _packed(first, block):
 
 
 class Table:
-    """Rows that have arrived but are not complete yet, as mere bytes: NumPy copies these 30 times as fast as columns.
+    """Rows that have arrived but are not complete yet, as mere bytes, the steps of a worker side by side as in the messages.
 
     sources: {rank: the workers of which its messages hold rows}; size: bytes of a worker in a row.
     """
@@ -147,31 +147,34 @@ class Table:
         self._places = {rank: _span(np.searchsorted(workers, found)) for rank, found in sources.items()}
         self._widths = {rank: len(found) for rank, found in sources.items()}
         self._reached = dict.fromkeys(sources, first)
+        self._size = size
         self.taken = first  # steps of which the rows have been taken
-        self._rows = np.empty((BLOCK, len(workers)), np.dtype((np.void, size)))
+        self._bytes = np.empty((len(workers), BLOCK * size), np.uint8)
 
     def put(self, rank, first, block):
-        """What a rank has to say of the steps from `first` on: (n, its workers), in any shape and type."""
-        block = block.ravel().view(self._rows.dtype).reshape(-1, self._widths[rank])
-        end = first + len(block)
-        while end - self.taken > len(self._rows):
-            self._rows = np.concatenate([self._rows, np.empty_like(self._rows)])
-        self._rows[first - self.taken:end - self.taken, self._places[rank]] = block
-        self._reached[rank] = end
+        """What a rank has to say of the steps from `first` on: (its workers, n), in any shape and type."""
+        block = block.ravel().view(np.uint8).reshape(self._widths[rank], -1)
+        begin = (first - self.taken) * self._size
+        end = begin + block.shape[1]
+        while end > self._bytes.shape[1]:
+            self._bytes = np.concatenate([self._bytes, np.empty_like(self._bytes)], axis=1)
+        self._bytes[self._places[rank], begin:end] = block
+        self._reached[rank] = self.taken + end // self._size
 
     def take(self):
-        """(first, block) of the steps that all ranks have reached; its length may be 0."""
+        """(first, block) of the steps that all ranks have reached, (workers, n size) bytes; n may be 0."""
         first, n = self.taken, min(self._reached.values()) - self.taken
-        block, rest = self._rows[:n], self._rows[n:max(self._reached.values()) - first]
+        end, last = n * self._size, (max(self._reached.values()) - first) * self._size
+        block, rest = self._bytes[:, :end], self._bytes[:, end:last]
         if n:
             # the block is given away as it is
-            self._rows = np.empty_like(self._rows)
-            self._rows[:len(rest)] = rest
+            self._bytes = np.empty_like(self._bytes)
+            self._bytes[:, :rest.shape[1]] = rest
             self.taken += n
         return first, block
 
 
 def _span(places):
-    """Consecutive places as a slice, which is copied to seven times as fast."""
+    """Consecutive places as a slice, which is copied to several times as fast."""
     first, end = places[0], places[-1] + 1
     return slice(first, end) if np.array_equal(places, np.arange(first, end)) else places

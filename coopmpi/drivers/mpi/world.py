@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections import deque
 from contextlib import nullcontext
 from functools import cached_property
 
@@ -54,7 +55,7 @@ class World:
         self._near = frozenset(survivors.ranks_in(self._node, comms[0]))  # on this node
         self.name = MPI.Get_library_version().split(",")[0].strip().splitlines()[0]
         self.lost = []  # ranks of the world before that are gone
-        self._pending, self._loads = [], 0
+        self._pending, self._inbox, self._loads = [], Inbox(self._record), 0
         # the first rank of each node collects what its ranks have to say; after a loss all say it to rank 0
         collector = survivors.ranks_in(self._node, MPI.COMM_WORLD)[0] if before is None else 0
         self._above, self.below = self._hierarchy(collector)
@@ -173,11 +174,8 @@ class World:
         self._pending.append((self._record.Isend(message, dest=self._above), message))
 
     def handed_over(self):
-        status = MPI.Status()
-        while self._record.Iprobe(status=status):
-            message = np.empty(status.Get_count(MPI.BYTE), np.uint8)
-            self._record.Irecv(message, source=status.source).Wait()
-            yield status.source, message
+        for rank, _, message in self._inbox.arrived():
+            yield rank, message
 
     def hand_over_done(self):
         for request, _ in self._pending:
@@ -223,6 +221,23 @@ class World:
         time.sleep(FORWARDING)
         MPI.COMM_WORLD.Abort(status)
         os._exit(status)  # MPICH returns from Abort before it ends the process
+
+
+class Inbox:
+    """Messages of any length from any rank, which are not waited for: a sender may be busy computing while its message is cut off."""
+
+    def __init__(self, comm):
+        self._comm, self._coming = comm, deque()
+
+    def arrived(self):
+        """(rank, tag, bytes) of each message that is complete, in the order in which the messages began."""
+        status = MPI.Status()
+        while self._comm.Iprobe(status=status):
+            message = np.empty(status.Get_count(MPI.BYTE), np.uint8)
+            request = self._comm.Irecv(message, source=status.source, tag=status.tag)
+            self._coming.append((request, status.source, status.tag, message))
+        while self._coming and self._coming[0][0].Test():
+            yield self._coming.popleft()[1:]
 
 
 def on_one_node(world):
