@@ -47,6 +47,8 @@ def _many(what, count, one):
         results.append(right)
         seconds.append(time.monotonic() - begin)
         kills += killed
+        if not right:
+            print(f"{what}, run {len(results)}: {'hung' if right is None else 'wrong'}", file=sys.stderr, flush=True)
     return (what, count, kills, results.count(True), results.count(None), f"{median(seconds or [0]):.1f}")
 
 
@@ -87,7 +89,7 @@ def _ended(process):
 
 
 def _ranks():
-    return [int(path.read_text(encoding="utf-8") or 0) for path in Path().glob("pid-*")]
+    return [int(path.read_text(encoding="utf-8")) for path in Path().glob("pid-*")]
 
 
 def _kill(pid):
