@@ -5,6 +5,7 @@ differs is the world (coopmpi.drivers.solo or coopmpi.drivers.mpi.world), which 
 device, which may hold arrays that have a shape only (coopmpi.device.hollow).
 """
 
+from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from time import perf_counter
@@ -58,7 +59,7 @@ class Driver:
         # request types are told apart by these tables
         self._posts = {Mix: self._post_mix, Mean: self._post_mean, Reduce: self._post_reduce, Gather: self._post_gather,
                        Advance: self._post_advance}
-        self._answers = {Grad: self.grad, Recall: self.recall, Start: self.start, Finish: self.finish, Now: self.now}
+        self._answers = {Recall: self.recall, Start: self.start, Finish: self.finish, Now: self.now}
         self._answers |= {kind: self.ask for kind in self._posts}
         self.at(0)
 
@@ -80,21 +81,29 @@ class Driver:
 
     def step(self, algorithm, state, context, k: int) -> Array:
         """Step k of the algorithm, and what the period does after it; the losses (b,)."""
+        return self.compute(self.advance(algorithm, state, context, k))
+
+    def advance(self, algorithm, state, context, k: int) -> Generator[Grad, tuple[Array, Array], Array]:
+        """The same for somebody who computes the gradients: it yields each Grad and is sent losses (b,) and gradients (b, d)."""
         context.at(k)
         self.at(k)
         generator = algorithm.step(state, context)
         if not isinstance(generator, GeneratorType):
             raise located(algorithm.step, "step() never yields: write `yield` before each request, and `yield from` before "
                           "context.local_step(state)")
-        loss = self.drive(generator)
+        loss = yield from self._answered(generator)
         if getattr(loss, "shape", None) != (len(self.hosted),) or loss.dtype != state.x.dtype:
             raise located(algorithm.step, f"step() must return the losses of the workers, of shape ({len(self.hosted)},) and "
                           f"dtype {state.x.dtype}, {_returned(loss)}")
-        self.drive(context.rounds.after_step(k, loss, state, context))
+        yield from self._answered(context.rounds.after_step(k, loss, state, context))
         return loss
 
     def drive(self, generator: Requests):
         """Answer a generator's requests until it returns; its return value."""
+        return self.compute(self._answered(generator))
+
+    def compute(self, generator):
+        """Answer the Grad requests of a generator with those of the task; its return value."""
         answer = None
         while True:
             try:
@@ -102,31 +111,46 @@ class Driver:
             except StopIteration as stop:
                 return stop.value
             try:
-                answer = self.answer(request)
+                answer = self.task.gradient(request.x, self.k)
+            except BaseException:
+                generator.close()  # ends what goes on beside the gradient
+                raise
+
+    def _answered(self, generator: Requests):
+        """Answer all requests but Grad, which is yielded on, until the generator returns; its return value."""
+        answer = None
+        while True:
+            try:
+                request = generator.send(answer)
+            except StopIteration as stop:
+                return stop.value
+            try:
+                answer = (yield from self._gradient(request)) if type(request) is Grad else self.answer(request)
             except Misuse as error:
                 raise located(_asking(generator), str(error)) from None
 
     def answer(self, request):
-        """The answer of one request; Misuse for what is none, or asks for what cannot be."""
+        """The answer of one request other than Grad; Misuse for what is none, or asks for what cannot be."""
         answer = self._answers.get(type(request))
         if answer is None:
             raise Misuse(f"unknown request {request!r:.80}; a step may yield "
-                         f"{', '.join(sorted(kind.__name__ for kind in self._answers))}")
+                         f"{', '.join(sorted(kind.__name__ for kind in (*self._answers, Grad)))}")
         return answer(request)
 
-    # what is answered at once
-    def grad(self, request: Grad) -> tuple[Array, Array]:
+    def _gradient(self, request: Grad):
+        """Let somebody else compute the losses (b,) and gradients (b, d), which are the answer."""
         self._require_rows(request, request.x, self.task.dimension)
         begin, host_begin = self.device.clock(), perf_counter()
         # a thread moves messages meanwhile where that pays
         with self.world.moving if self._under_way and self._gradient_seconds > LONG else nullcontext():
-            loss, gradient = self.task.gradient(request.x, self.k)
+            answer = yield request
         self.computing, self._gradient_seconds = (begin, self.device.clock()), perf_counter() - host_begin
         if self.clocks:
             self.clocks.compute(self.k)
         self.progress()
-        return loss, gradient
+        return answer
 
+    # what is answered at once
     def now(self, request: Now) -> float:
         return self.clocks.time if self.clocks else self.stopwatch.seconds
 

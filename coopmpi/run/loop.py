@@ -1,6 +1,7 @@
 """The training loop: the same for one process and for every rank of an MPI job."""
 
 import sys
+from collections.abc import Generator
 from math import inf
 from time import perf_counter
 
@@ -14,6 +15,7 @@ from coopmpi.run.saving import Saver
 from coopmpi.run.snapshots import Snapshots
 from coopmpi.run.step_log import StepLog
 from coopmpi.run.time_log import TimeLog
+from coopmpi.step.requests import Array, Grad
 
 
 class Trainer:
@@ -41,53 +43,66 @@ class Trainer:
         self.saved_at, self.snapshots = perf_counter(), snapshots
         self.saved = []  # steps of which all ranks have written their state, and no checkpoint is complete yet
         self.stopwatch = self.driver.stopwatch
-        self.stop = assembly.stop
+        self.stop, self.stopped = assembly.stop, False  # targets; by what all ranks have agreed on
         self.figures, self.reached = {}, ""  # of the last evaluation: figures, and the target that was reached
 
     def train(self):
         """Run all steps; raises Interrupted or NumericalFailure, on all ranks alike."""
-        driver, context, state = self.driver, self.context, self.state
-        self.stopwatch = driver.stopwatch = stopwatch = Stopwatch(self.trained)
+        self.begin()
+        while not self.ended:
+            self.driver.compute(self.step())
+        self.end()
+
+    def begin(self):
+        """What comes before the steps."""
+        self.stopwatch = self.driver.stopwatch = Stopwatch(self.trained)
         if not self.done:
             self.evaluate()
-        for k in range(self.done, context.steps):
-            tau = context.tau
-            loss = driver.step(self.algorithm, state, context, k)
-            self.done = k + 1
-            driver.waiting = Waiting(perf_counter(), k)
-            outcome = self.ballot.count(self.done, stopwatch.seconds, *self.saving())
-            driver.waiting = None
-            ends = outcome.stop or self.done == context.steps
-            saves = not ends and (outcome.save or bool(self.save_steps and self.done % self.save_steps == 0))
-            pauses = ends or self.done % self.eval_every == 0
-            if ends or saves or outcome.snapshot:
-                self.finish_transfers()
-            if pauses:
-                # it counts as training time now: an evaluation does not
-                driver.meet()
-            self.trained = stopwatch.seconds
-            with driver.pause():
-                self.log.add(loss, self.trained, tau)
-                if saves or outcome.snapshot:
-                    self.log.hand_over()
-                if self.saver is not None:
-                    self.commit(outcome.saved)
-            if pauses:
-                self.evaluate()
-                ends = ends or bool(self.reached)
-            # what goes on from here has this step's evaluation behind it
-            if saves and not ends:
-                self.saver.take(self.done, stopwatch.seconds)
-                self.saved_at = perf_counter()
-            if outcome.snapshot and not ends:
-                self.snapshot()
-            if ends:
-                break
+
+    @property
+    def ended(self) -> bool:
+        """Are there no more steps to do?"""
+        return self.stopped or bool(self.reached) or self.done == self.context.steps
+
+    def step(self) -> Generator[Grad, tuple[Array, Array], None]:
+        """One step, and all that is due after it; it yields each Grad and is sent losses (b,) and gradients (b, d)."""
+        driver, context, k, tau = self.driver, self.context, self.done, self.context.tau
+        loss = yield from driver.advance(self.algorithm, self.state, context, k)
+        self.done = k + 1
+        driver.waiting = Waiting(perf_counter(), k)
+        outcome = self.ballot.count(self.done, self.stopwatch.seconds, *self.saving())
+        driver.waiting = None
+        self.stopped = outcome.stop
+        saves = not self.ended and (outcome.save or bool(self.save_steps and self.done % self.save_steps == 0))
+        pauses = self.ended or self.done % self.eval_every == 0
+        if self.ended or saves or outcome.snapshot:
+            self.finish_transfers()
+        if pauses:
+            # it counts as training time now: an evaluation does not
+            driver.meet()
+        self.trained = self.stopwatch.seconds
+        with driver.pause():
+            self.log.add(loss, self.trained, tau)
+            if saves or outcome.snapshot:
+                self.log.hand_over()
+            if self.saver is not None:
+                self.commit(outcome.saved)
+        if pauses:
+            self.evaluate()
+        # what goes on from here has this step's evaluation behind it
+        if saves and not self.ended:
+            self.saver.take(self.done, self.stopwatch.seconds)
+            self.saved_at = perf_counter()
+        if outcome.snapshot and not self.ended:
+            self.snapshot()
+
+    def end(self):
+        """What comes after the steps; raises what has stopped them, on all ranks alike."""
         if self.reached:
             self.finish_transfers()
-        with driver.pause():
-            self.log.close(self.done, state.x)
-        self.ballot.agree(self.done, self.done if self.reached else context.steps)
+        with self.driver.pause():
+            self.log.close(self.done, self.state.x)
+        self.ballot.agree(self.done, self.done if self.reached else self.context.steps)
 
     def saving(self) -> tuple[bool, int, bool]:
         """Does this rank want a checkpoint; the newest step that it has written; does it want a snapshot."""
