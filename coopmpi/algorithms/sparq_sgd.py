@@ -17,7 +17,6 @@ class SPARQSGD(Triggered, frozen=True, kw_only=True):
 
     def check(self, workers, mixing, config):
         super().check(workers, mixing, config)
-        buffers = ", ".join(slot.purpose for slot in config.optimizer.slots)
-        if buffers:
+        if config.optimizer.remembers:
             raise UserError(f"sparq-sgd takes plain SGD steps, without momentum, given [optimizer] kind = "
-                            f"{config.optimizer.name!r} with a {buffers}; with momentum, the method is squarm-sgd")
+                            f"{config.optimizer.name!r} with a {config.optimizer.remembers}; with momentum, the method is squarm-sgd")

@@ -12,6 +12,7 @@ from coopmpi.errors import CoopError, Interrupted, UserError, clean, unknown
 # verb -> what --help says of it; the verb's file defines `command`
 VERBS = {
     "train": "Train a model with a communication-efficient SGD, alone or under mpirun / srun.",
+    "run": "Start a Python script on MPI ranks: a training loop of one's own, wrapped by coopmpi.torch.",
     "simulate": "Run the same description on virtual clocks: a network and stragglers of your choice.",
     "resume": "Go on with a run that a signal stopped.",
     "inspect": "Look into a result file, finished or being written.",

@@ -41,7 +41,7 @@ def supervise(ranks, arguments, output, quiet=False, restarts=0, survive=False):
     again = [word for word in arguments if word != "--overwrite"] + (["--continue"] if arguments[0] == "train" else [])
     attempts_in_vain, before = 0, None
     while True:
-        status = _attempt(ranks, arguments, survive)
+        status = start(ranks, arguments, survive)
         if status in (UserError.status, Interrupted.status) or (status == 0 and not survive):
             break
         where = standing(output)
@@ -65,8 +65,8 @@ def supervise(ranks, arguments, output, quiet=False, restarts=0, survive=False):
     sys.exit(status)
 
 
-def _attempt(ranks, arguments, survive):
-    """One mpirun; its exit status."""
+def start(ranks, arguments, survive=False):
+    """`coopmpi ARGUMENTS` on that many ranks; the exit status of mpirun."""
     from coopmpi.drivers.mpi import launch
     from coopmpi.drivers.mpi.parent import Parent
     from coopmpi.report.console import Bar
@@ -86,17 +86,9 @@ def _note(text):
 
 def on_this_rank(work, survive=False):
     """work(world), in the MPI job this process was started into, or alone. survive: the loss of ranks is no end."""
-    from coopmpi.drivers.mpi import launch
+    from coopmpi.drivers.join import join
 
-    if launch.launched_ranks()[1]:
-        from coopmpi.drivers.mpi.world import connect
-
-        world = connect(survive)
-    else:
-        from coopmpi.drivers.solo import Solo
-
-        launch.require_launcher()
-        world = Solo()
+    world = join(survive)
     try:
         work(world)
     except CoopError:

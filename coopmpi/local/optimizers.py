@@ -29,9 +29,19 @@ class Optimizer(Part, frozen=True, kw_only=True):
         return ()
 
     @property
+    def remembers(self) -> str:
+        """What it keeps from step to step, in words; empty: nothing."""
+        return ", ".join(slot.purpose for slot in self.slots)
+
+    @property
     def linear(self) -> bool:
         """Is the direction linear in the gradients so far?"""
         return False
+
+    def descend(self, state: State, x: Array, gradient: Array, context: Context) -> None:
+        """x <- x - lr direction, in place; the gradient is used up. Both (b, d)."""
+        self.clip(gradient, context.device)
+        context.device.add_scaled(x, -context.lr, self.direction(state, state.x, gradient, context))
 
     def direction(self, state: State, x: Array, gradient: Array, context: Context) -> Array:
         raise NotImplementedError

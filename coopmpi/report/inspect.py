@@ -162,7 +162,7 @@ def _overview(path, file):
     _row(table, "workers", f"{config['workers']} on {ranks} rank{'s' * (ranks > 1)} ({attributes['mpi']}, "
                              f"{attributes['device']})")
     done = _rows(train)
-    _row(table, "steps", f"{done} of {config['steps']}")
+    _row(table, "steps", f"{done} of {config['steps']}" if "steps" in config else str(done))
     if done:
         seconds = float(_read(train["wall_time"], done - 1))
         pace = f"{done / seconds if seconds else np.inf:.4g} steps/s, evaluation and writing left out"

@@ -59,6 +59,11 @@ class Trainer:
         if not self.done:
             self.evaluate()
 
+    def go_on_from(self, done: int):
+        """The states are those after so many steps."""
+        self.done = done
+        self.log = self.ballot.log = StepLog(self.driver, self.feed, done)
+
     @property
     def ended(self) -> bool:
         """Are there no more steps to do?"""
@@ -95,6 +100,14 @@ class Trainer:
             self.saved_at = perf_counter()
         if outcome.snapshot and not self.ended:
             self.snapshot()
+
+    def end_here(self):
+        """Let the run be complete with the steps so far."""
+        if not self.ended:
+            self.finish_transfers()
+            self.context.steps = self.done
+            self.driver.meet()
+            self.evaluate()
 
     def end(self):
         """What comes after the steps; raises what has stopped them, on all ranks alike."""

@@ -55,8 +55,7 @@ class Context:
     def descend(self, state: State, x: Array, gradient: Array):
         """x <- x - lr direction, in place; the gradient is used up. Both (b, d)."""
         self.work(optimizer=x.shape[1])
-        self.optimizer.clip(gradient, self.device)
-        self.device.add_scaled(x, -self.lr, self.optimizer.direction(state, state.x, gradient, self))
+        self.optimizer.descend(state, x, gradient, self)
 
     def combine(self, weights: Sequence[float], arrays: Sequence[Array]) -> Array:
         """sum_k weights[k] arrays[k] in a fresh array; arrays (b, d), or (1, d) for what all share."""

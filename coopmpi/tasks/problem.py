@@ -151,7 +151,7 @@ class Objective:
             return {}
         own = ()
         if self.slots:
-            own = (SimpleNamespace(**{slot.name: self._mean(slot, driver) for slot in self.slots}),)
+            own = (SimpleNamespace(**{slot.name: mean for slot, mean in zip(self.slots, self.means(driver))}),)
         found = self.problem.evaluate(mean, *own)
         for name in found:
             if name not in self.figures:
@@ -160,10 +160,10 @@ class Objective:
                               f"{', '.join(self.figures) or 'none'})")
         return {name: found.get(name, (np.nan, 1)) for name in self.figures}
 
-    def _mean(self, slot, driver):
-        """(1, columns) over all workers; whole numbers, which count something, are those of this rank's first worker."""
-        values = getattr(self._own[0], slot.name)
-        return driver.mean(values) if values.dtype.kind == "f" else values[:1].copy()
+    def means(self, driver) -> list[Array]:
+        """Of each slot, (1, columns) over all workers; whole numbers, which count something, are this rank's first worker's."""
+        found = [getattr(self._own[0], slot.name) for slot in self.slots]
+        return [driver.mean(values) if values.dtype.kind == "f" else values[:1].copy() for values in found]
 
     def memory(self) -> dict[str, float]:
         """Bytes on this rank by what they hold."""

@@ -35,18 +35,18 @@ class Torch(Task, frozen=True, kw_only=True):
     def device(self, chosen):
         if chosen.name != "cpu":
             raise UserError('[task] kind = "torch" computes on the CPU only so far; set device = "cpu"')
-        return _bridge().TorchHost()
+        return bridge('[task] kind = "torch"').TorchHost()
 
     def prepare(self, place):
-        return _bridge().TorchProblem(self, place)
+        return bridge('[task] kind = "torch"').TorchProblem(self, place)
 
 
-def _bridge():
+def bridge(whose):
+    """The package that imports PyTorch; UserError where that is not installed. whose: what needs it."""
     try:
         from coopmpi.bridges import torch
     except ModuleNotFoundError as error:
         if error.name not in ("torch", "safetensors"):
             raise
-        raise UserError(f'[task] kind = "torch" needs the package {error.name}, which is not installed: '
-                        f"pip install 'coopmpi[torch]'") from error
+        raise UserError(f"{whose} needs the package {error.name}, which is not installed: pip install 'coopmpi[torch]'") from error
     return torch

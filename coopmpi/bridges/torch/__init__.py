@@ -1,6 +1,7 @@
 """PyTorch modules as problems of coopmpi."""
 
+from coopmpi.bridges.torch import own
 from coopmpi.bridges.torch.device import TorchHost
 from coopmpi.bridges.torch.problem import TorchProblem
 
-__all__ = ["TorchHost", "TorchProblem"]
+__all__ = ["TorchHost", "TorchProblem", "own"]

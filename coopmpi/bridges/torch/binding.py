@@ -91,6 +91,29 @@ class Binding:
                 flat.move(found)
             self._bound = views
 
+    def release(self):
+        """Let the module have its numbers in memory of its own again."""
+        for flat, views in zip(self.flats, self._bound):
+            flat.move([view.clone() for view in views])
+        self._bound = None
+
+    def take_gradients(self, row: np.ndarray):
+        """Those of the parameters into a row (d,); a parameter that took no part has zeros."""
+        views, gradients, to = self.parameters.at(row), [], []
+        for tensor, view in zip(self.parameters.tensors, views):
+            if tensor.grad is None:
+                view.zero_()
+            else:
+                gradients.append(tensor.grad.to_dense() if tensor.grad.is_sparse else tensor.grad)
+                to.append(view)
+            tensor.grad = None
+        torch._foreach_copy_(to, gradients)
+
+    def set_gradients(self, row: np.ndarray):
+        """Let the parameters have these numbers (d,) as their gradients, without a copy."""
+        for tensor, view in zip(self.parameters.tensors, self.parameters.at(row)):
+            tensor.grad = view
+
     @property
     def flats(self) -> list[Flat]:
         return [flat for flat in (self.parameters, self.buffers, self.counters) if flat]

@@ -45,10 +45,7 @@ class TorchProblem(Problem):
         self.layout = tuple(zip(parameters.names, parameters.shapes, parameters.offsets))
         require_countable(place.workers, self.dimension)
         self._initial = parameters.values()
-        self.slots = tuple(Slot(name, "worker", flat.values(), purpose, columns=flat.size, dtype=kind)
-                           for name, flat, purpose, kind in (
-                               ("buffers", self.binding.buffers, "the module's floating-point buffers", None),
-                               ("counters", self.binding.counters, "the module's counters", "int64")) if flat)
+        self.slots = buffer_slots(self.binding)
         self._call = torch.compile(self.module) if task.compile else self.module
         self._autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=task.autocast != "none")
 
@@ -91,13 +88,13 @@ class TorchProblem(Problem):
                 inputs = self._augment(inputs)
             loss = self._outcome(inputs, targets)[1]
             loss.backward()
-            self._take_gradients(self._out[i])
+            self.binding.take_gradients(self._out[i])
             self._losses[i] = loss.item()
         self.binding.require_in_place()
         return self._losses, self._out
 
     def _bind(self, row, state, i):
-        self.binding.bind(row, *(getattr(state, slot.name)[i] for slot in self.slots))
+        self.binding.bind(row, *buffers_of(state, self.slots, i))
 
     def _outcome(self, inputs, targets):
         """(outputs, loss) of a batch."""
@@ -108,18 +105,6 @@ class TorchProblem(Problem):
             raise UserError(f"[task] loss {self.task.loss} must return a tensor of one number, the mean over the batch; "
                             f"given {f'one of shape {tuple(loss.shape)}' if isinstance(loss, torch.Tensor) else repr(loss)}")
         return outputs, loss
-
-    def _take_gradients(self, row):
-        """Those of the parameters into a row (d,); a parameter that took no part has zeros."""
-        views, gradients, to = self.binding.parameters.at(row), [], []
-        for tensor, view in zip(self.binding.parameters.tensors, views):
-            if tensor.grad is None:
-                view.zero_()
-            else:
-                gradients.append(tensor.grad.to_dense() if tensor.grad.is_sparse else tensor.grad)
-                to.append(view)
-            tensor.grad = None
-        torch._foreach_copy_(to, gradients)
 
     @torch.no_grad()
     def evaluate(self, mean, state=None):
@@ -148,6 +133,18 @@ class TorchProblem(Problem):
         return {"gradients": self._out.nbytes, "the module's gradients": self._initial.nbytes,
                 "parameters that are not trained": sum(p.nbytes for p in self.module.parameters() if not p.requires_grad),
                 "the module as it was built": sum(flat.values().nbytes for flat in flats)}
+
+
+def buffer_slots(binding) -> tuple[Slot, ...]:
+    """State of a worker's own for the buffers of a bound module."""
+    return tuple(Slot(name, "worker", flat.values(), purpose, columns=flat.size, dtype=kind)
+                 for name, flat, purpose, kind in (("buffers", binding.buffers, "the module's floating-point buffers", None),
+                                                   ("counters", binding.counters, "the module's counters", "int64")) if flat)
+
+
+def buffers_of(state, slots, i):
+    """The rows of the i-th local worker in these slots."""
+    return [getattr(state, slot.name)[i] for slot in slots]
 
 
 def _named(name, key, known):
