@@ -3,6 +3,7 @@
 import argparse
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,18 +29,20 @@ def main(arguments):
     parser.add_argument("--kills", type=int, default=50, help="jobs that are killed as a whole and resumed")
     parser.add_argument("--large", type=int, default=10, help="of the former, with rows of 25 MB")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", type=Path, help="a folder for what the runs leave that are not right")
     options = parser.parse_args(arguments)
     random.seed(options.seed)
+    keep = options.keep and options.keep.resolve()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        rows = [_many("ranks lost, 4 to 8 ranks, 1 to 3 kills each", options.losses - options.large, _losses),
-                _many("the same with rows of 25 MB", options.large, lambda: _losses(numbers=6_250_000, steps=24)),
-                _many("whole job killed, then resumed on other ranks", options.kills, _kill_and_resume)]
+        rows = [_many("ranks lost, 4 to 8 ranks, 1 to 3 kills each", options.losses - options.large, _losses, keep),
+                _many("the same with rows of 25 MB", options.large, lambda: _losses(numbers=6_250_000, steps=24), keep),
+                _many("whole job killed, then resumed on other ranks", options.kills, _kill_and_resume, keep)]
         table(("accidents", "runs", "kills", "right to the last bit", "hung", "seconds of a run (median)"), rows)
         table(("a snapshot of", "seconds", "of that the step waits"), [_snapshot(megabytes) for megabytes in (25, 100)])
 
 
-def _many(what, count, one):
+def _many(what, count, one, keep):
     results, seconds, kills = [], [], 0
     for _ in range(count):
         begin = time.monotonic()
@@ -49,6 +52,8 @@ def _many(what, count, one):
         kills += killed
         if not right:
             print(f"{what}, run {len(results)}: {'hung' if right is None else 'wrong'}", file=sys.stderr, flush=True)
+            if keep:
+                shutil.copytree(".", keep / f"{what.split(',')[0]} {len(results)}")
     return (what, count, kills, results.count(True), results.count(None), f"{median(seconds or [0]):.1f}")
 
 
@@ -73,8 +78,9 @@ def _description(numbers=60, steps=STEPS, pause=PAUSE):
 def _coopmpi(*words):
     root = str(Path(__file__).parents[1])
     environment = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-m", "coopmpi", *map(str, words)], env=environment, stdout=subprocess.DEVNULL,
-                            stderr=subprocess.DEVNULL)
+    with open("log", "a", encoding="utf-8") as log:
+        print("coopmpi", *words, file=log, flush=True)
+        return subprocess.Popen([sys.executable, "-m", "coopmpi", *map(str, words)], env=environment, stdout=log, stderr=log)
 
 
 def _ended(process):
@@ -101,6 +107,7 @@ def _kill(pid):
 
 
 def _clean():
+    Path("log").write_text("", encoding="utf-8")
     for path in Path().glob("pid-*"):
         path.unlink()
 
