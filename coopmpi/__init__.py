@@ -1,4 +1,4 @@
-"""Communication-efficient distributed SGD over MPI."""
+"""Communication-efficient distributed SGD over MPI: `coopmpi.train`, `coopmpi.simulate`, `coopmpi.torch.wrap`."""
 
 import importlib
 
@@ -6,7 +6,9 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name):
-    """coopmpi.torch is imported when it is first used: `import coopmpi` alone loads nothing."""
-    if name != "torch":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return importlib.import_module("coopmpi.torch")
+    """What Python programs use is imported when it is first asked for: `import coopmpi` alone loads nothing."""
+    if name == "torch":
+        return importlib.import_module("coopmpi.torch")
+    if name in ("train", "simulate"):
+        return getattr(importlib.import_module("coopmpi.python"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

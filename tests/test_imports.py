@@ -72,7 +72,7 @@ def test_a_library_is_imported_in_its_home_only(module):
 FLOORS = [
     ["__main__"],
     ["cli"],
-    ["torch"],
+    ["torch", "python"],
     ["contract"],
     ["report"],
     ["run"],

@@ -1,6 +1,7 @@
 """Training loops of one's own, wrapped: the bits of a run whose gradients coopmpi computes, on real ranks."""
 
 import json
+import re
 import textwrap
 from pathlib import Path
 
@@ -152,3 +153,28 @@ def test_a_module_may_be_trained_on(tmp_path):
                             "before = module[0].weight.clone(); optimizer.zero_grad(); loss().backward(); optimizer.step()\n"
                             "assert not torch.equal(before, module[0].weight)")
     assert status == 0, err
+
+
+# what users are shown
+MODULES = {"Residual": [], "Transformer": ["optimizer.kind=adamw"], "adapted": ["task.dataset=pytorch_modules:digits", "optimizer.lr=0.3"]}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_modules_of_the_examples_learn(tmp_path, module):
+    keys = ["workers=2", "steps=600", "task.kind=torch", f"task.module=pytorch_modules:{module}", *MODULES[module]]
+    status, _, err = coopmpi("train", "--quiet", "-o", tmp_path / "run.h5", *(f"--set={key}" for key in keys),
+                             cwd=Path(ROOT, "examples"), environment={"PYTHONDONTWRITEBYTECODE": "1"})
+    assert status == 0, err
+    with h5py.File(tmp_path / "run.h5") as file:
+        assert file["eval/accuracy"][-1] > 0.8 and file["eval/loss"][-1] < file["eval/loss"][0] / 2
+
+
+@pytest.mark.mpi
+def test_the_loop_of_the_examples_learns(tmp_path):
+    status, out, err = coopmpi("run", "-n", RANKS, Path(ROOT, "examples", "pytorch_loop.py"), cwd=tmp_path,
+                               environment={"PYTHONDONTWRITEBYTECODE": "1"})
+    assert status == 0, err
+    assert float(re.findall(r": ([\d.]+)%", out)[-1]) > 80, out
+    assert set(torch.load(tmp_path / "model.pt", weights_only=True)) > {"stem.weight", "block.1.running_mean"}
+    status, out, err = coopmpi("inspect", "loop.h5", cwd=tmp_path)
+    assert status == 0 and "torch.optim.SGD" in out and "finished" in out, err

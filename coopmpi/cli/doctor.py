@@ -65,10 +65,11 @@ def _measure(description, overrides, world):
     from coopmpi import config
     from coopmpi.run.assemble import together
     from coopmpi.run.measure import BUILTIN, measured, table
+    from coopmpi.run.threads import limit
 
     tables = together(world, lambda: config.load(description, overrides))
     resolved = together(world, lambda: config.resolve(tables if description else BUILTIN | tables))
-    job.limit_threads(resolved, world.local_size)
+    limit(resolved, world.local_size)
     what, seconds = together(world, lambda: measured(resolved, world.local_rank))
     # the mean of the ranks, which have measured at the same time
     seconds = dict(zip(seconds, world.sum(list(seconds.values())) / world.size))

@@ -143,20 +143,13 @@ def description_of(result, overrides, allow_code=False):
     return config.resolve(tables)
 
 
-def limit_threads(config, ranks_here):
-    """Share the cores of the node among its ranks; one thread each where sums must not depend on their number."""
-    from threadpoolctl import threadpool_info, threadpool_limits
-
-    share = 1 if config.deterministic else max(1, len(os.sched_getaffinity(0)) // ranks_here)
-    threadpool_limits({pool["prefix"]: min(share, pool["num_threads"]) for pool in threadpool_info()})
-
-
 def forecast_of_ranks(config, ranks):
     """The forecast for rank 0 of so many ranks, none of which is started."""
     from coopmpi.run.assemble import assemble
     from coopmpi.run.cost import Rehearsal
+    from coopmpi.run.threads import limit
 
-    limit_threads(config, 1)
+    limit(config, 1)
     forecast(assemble(config, Rehearsal(0, ranks)))
 
 

@@ -36,7 +36,8 @@ def command(result, ranks, overrides, survive, allow_code, quiet):
 def go_on(world, result, overrides, quiet, allow_code=False):
     """Everything from the checkpoint to the summary, on one rank."""
     from coopmpi.run.assemble import together
+    from coopmpi.run.threads import limit
 
     description = together(world, lambda: job.description_of(result, overrides, allow_code))
-    job.limit_threads(description, world.local_size)
+    limit(description, world.local_size)
     job.run(description, world, result, quiet, resume=True)

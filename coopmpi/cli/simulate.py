@@ -30,6 +30,7 @@ def command(description, output, overrides, time_only, dry_run, overwrite, quiet
     from coopmpi.drivers.mpi import launch
     from coopmpi.drivers.solo import Solo
     from coopmpi.run.assemble import assemble
+    from coopmpi.run.threads import limit
 
     ranks = launch.launched_ranks()[1]
     if ranks > 1:
@@ -39,7 +40,7 @@ def command(description, output, overrides, time_only, dry_run, overwrite, quiet
     if not dry_run:
         output = job.check_output(output, overwrite)
     world = Solo()
-    job.limit_threads(config, world.local_size)
+    limit(config, world.local_size)
     assembly = assemble(config, world, mode="time-only" if time_only else "simulate")
     if dry_run:
         job.forecast(assembly)

@@ -73,6 +73,7 @@ def _standing(output, overwrite, dry_run):
 def _train(world, description, overrides, output, dry_run, overwrite, quiet):
     """Everything from the run description to the summary, on one rank."""
     from coopmpi.run.assemble import assemble, together
+    from coopmpi.run.threads import limit
 
     def read():
         config = job.read(description, overrides, world.size)
@@ -80,7 +81,7 @@ def _train(world, description, overrides, output, dry_run, overwrite, quiet):
 
     config, output = together(world, read)
     output = world.from_first(output)
-    job.limit_threads(config, world.local_size)
+    limit(config, world.local_size)
     if not dry_run:
         job.run(config, world, output, quiet, overwrite)
         return
