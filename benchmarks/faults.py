@@ -108,8 +108,9 @@ def _kill(pid):
 
 def _clean():
     Path("log").write_text("", encoding="utf-8")
-    for path in Path().glob("pid-*"):
+    for path in [*Path().glob("pid-*"), *Path().glob("run.h5")]:
         path.unlink()
+    shutil.rmtree("run.h5.state", ignore_errors=True)
 
 
 def _whole(words):

@@ -173,3 +173,19 @@ def test_restarts_give_up_where_nothing_moves_on(folder):  # noqa: F811
     status, _, err = coopmpi(*train(steps=STEPS, workers=2, function="dying:task"), "-n", "2", "--restarts", "9", cwd=folder, limit=LIMIT)
     assert status not in (0, 3) and "gave up: two attempts have ended without a newer checkpoint" in err
     assert err.count("ended by accident") == 2
+
+
+def test_a_result_that_was_to_be_replaced_is_none_of_the_new_run(folder):  # noqa: F811
+    """The ranks die before their own file is there: the run is not finished, and its restart replaces the old one."""
+    (folder / "early.py").write_text("import os\nfrom pathlib import Path\nfrom trouble import trouble\n"
+                                     "def task(place):\n    if not Path('died').exists():\n        Path('died').touch()\n"
+                                     "        os._exit(9)\n    return trouble(place)\n")
+    words = train(steps=STEPS, workers=2, function="early:task")
+    for restarts in ([], ["--restarts", "1"]):
+        for name in ("died", "run.h5"):
+            (folder / name).unlink(missing_ok=True)
+        assert coopmpi(*train(steps=5, workers=1, function="trouble:trouble"), cwd=folder, limit=LIMIT)[0] == 0
+        status, _, err = coopmpi(*words, "-n", "1", "--overwrite", *restarts, cwd=folder, limit=LIMIT)
+        with h5py.File(folder / "run.h5") as file:
+            assert len(file["train/step"]) == (STEPS if restarts else 5), err
+        assert (status == 0) == bool(restarts), err

@@ -35,16 +35,18 @@ def supervise(ranks, arguments, output, quiet=False, restarts=0, survive=False):
     arguments: those of train or resume, without -n. restarts: how often a run that ended by accident goes on from its
     newest checkpoint, or from the start where there is none yet. survive: the ranks outlive the loss of some of them.
     """
-    from coopmpi.run.resume import standing
+    from coopmpi.run.resume import Standing, standing
 
     arguments = [*arguments, *(["--quiet"] if quiet else []), *(["--survive"] if survive else [])]
     again = [word for word in arguments if word != "--overwrite"] + (["--continue"] if arguments[0] == "train" else [])
     attempts_in_vain, before = 0, None
+    old = _file_at(output) if "--overwrite" in arguments else None
     while True:
         status = start(ranks, arguments, survive)
         if status in (UserError.status, Interrupted.status) or (status == 0 and not survive):
             break
-        where = standing(output)
+        # a file that was to be replaced says nothing of this run
+        where = Standing("missing") if old is not None and _file_at(output) == old else standing(output)
         if survive and where.done:
             status = 0  # mpirun tells of the ranks that were lost
         if where.done or not where.by_accident:
@@ -61,8 +63,14 @@ def supervise(ranks, arguments, output, quiet=False, restarts=0, survive=False):
         restarts -= 1
         _note(f"the run ended by accident (exit status {status}); it goes on from "
               f"{f'step {where.step}' if where.step else 'the start'}, {restarts} restarts are left")
-        arguments = again
+        if where.status != "missing":
+            arguments = again
     sys.exit(status)
+
+
+def _file_at(path):
+    """Tells a file from another of the same name; None: there is none."""
+    return os.stat(path).st_ino if os.path.exists(path) else None
 
 
 def start(ranks, arguments, survive=False):
