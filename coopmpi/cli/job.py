@@ -140,15 +140,22 @@ def description_of(result, overrides, allow_code=False):
 
     allow_code: may modules be imported that a result of somebody else names?
     """
-    from coopmpi import config, registry
+    from coopmpi import config
     from coopmpi.run.resume import continued
 
     tables = continued(result, overrides)
+    require_own_code(result, tables, allow_code)
+    return config.resolve(tables)
+
+
+def require_own_code(result, tables, allow_code):
+    """UserError for a result of somebody else whose tables name modules that would be imported."""
+    from coopmpi import registry
+
     modules = registry.own_code(tables)
     if modules and os.stat(result).st_uid != os.geteuid() and not allow_code:
         raise UserError(f"{result} belongs to another user and would run code of the modules {', '.join(modules)} found here; "
                         "pass --allow-code if you trust it")
-    return config.resolve(tables)
 
 
 def forecast_of_ranks(config, ranks):

@@ -57,6 +57,7 @@ def _run(sink):
     for worker in range(WORKERS):
         sink.final(worker, np.ones(5, np.float32))
     sink.final_mean(np.ones(5, np.float32))
+    sink.final_own("buffers", None, np.ones(2, np.float32))
     sink.close("finished")
 
 

@@ -110,6 +110,13 @@ def make_final(file, about):
         final["x"].dims[0].attach_scale(file["worker"])
     final.create_dataset("mean", (about.dimension,), about.dtype, chunks=(about.dimension,), fletcher32=True)
     final["mean"].attrs["description"] = "mean of the workers' models at the end"
+    for name, columns, dtype in about.own:
+        if about.all_models:
+            final.create_dataset(f"own_{name}", (about.workers, columns), dtype, chunks=(1, columns), fletcher32=True)
+            final[f"own_{name}"].attrs["description"] = f"{name} of the workers at the end"
+            final[f"own_{name}"].dims[0].attach_scale(file["worker"])
+        final.create_dataset(f"own_{name}_mean", (columns,), dtype, chunks=(columns,), fletcher32=True)
+        final[f"own_{name}_mean"].attrs["description"] = f"{name} that go with the mean model"
     for name in final:
         final[name].attrs["units"] = "1"
     if about.layout:

@@ -171,6 +171,14 @@ class Writer:
             self._make_room(row.nbytes)
             self._file["final/mean"][:] = row
 
+    def final_own(self, name, worker, row):
+        with self._guarded():
+            self._make_room(row.nbytes)
+            if worker is None:
+                self._file[f"final/own_{name}_mean"][:] = row
+            else:
+                self._file[f"final/own_{name}"][worker] = row
+
     def cut(self, step: int):
         """Drop the rows of later steps: they are done once more."""
         self.written = step

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from coopmpi.sinks.sink import About, Sink
 
 SERIES = ("steps", "rounds", "evaluation", "event")  # methods of a sink: what grows with the run
-MODELS = ("final", "final_mean")
+MODELS = ("final", "final_mean", "final_own")
 MOST = 32  # calls of the result file that may wait for its thread
 
 

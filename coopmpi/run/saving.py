@@ -9,13 +9,19 @@ from coopmpi.record import checkpoint
 
 
 def save_models(driver, x, feed, every_worker: bool):
-    """The mean of the models x (b, d) of all workers, and if so wanted each of them."""
+    """The mean of the models x (b, d) of all workers, and if so wanted each of them; likewise state of the task's own."""
     mean = driver.device.to_host(driver.mean(x))[0]
     if every_worker:
         rows = driver.world.collect(driver.device.to_host(x), driver.rank_layout)
         for worker, row in enumerate(rows):
             feed.final(worker, row)
     feed.final_mean(mean)
+    task = driver.task
+    for slot, values, mean in zip(task.slots, task.own(), task.means(driver)):
+        if every_worker:
+            for worker, row in enumerate(driver.world.collect(driver.device.to_host(values), driver.rank_layout)):
+                feed.final_own(slot.name, worker, row)
+        feed.final_own(slot.name, None, driver.device.to_host(mean)[0])
 
 
 class Saver:

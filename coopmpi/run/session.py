@@ -130,9 +130,10 @@ def per_worker(config) -> bool:
 def about(assembly: Assembly, world) -> About:
     """What sinks are told of a run."""
     config, task = assembly.config, assembly.driver.task
+    own = tuple((slot.name, slot.columns, slot.dtype or config.dtype) for slot in task.slots)
     attributes = {"ranks": world.size, "mpi": world.name, "device": assembly.context.device.name}
     return About(description.dump(config), config.workers, config.steps, task.dimension, config.dtype, assembly.mode, attributes,
-                 task.layout if task.has_layout else (), task.figures, all_models(assembly), per_worker(config))
+                 task.layout if task.has_layout else (), task.figures, own, all_models(assembly), per_worker(config))
 
 
 def _close(feed, status, trainer, error=None):

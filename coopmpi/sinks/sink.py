@@ -21,6 +21,7 @@ class About:
     attributes: Mapping[str, object] = field(default_factory=dict)  # ranks, mpi, device
     layout: tuple = ()  # (name, shape, offset) of the tensors in a model, where there are such
     figures: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # {name: (unit, description)} of evaluations
+    own: tuple = ()  # (name, columns, dtype) of state of the task's own, as the buffers of a module
     all_models: bool = True  # are the models of all workers handed over at the end, or their mean alone?
     per_worker: bool = True  # does the result file hold a column per worker, or what a step comes to over all workers?
 
@@ -71,6 +72,9 @@ class Sink(msgspec.Struct, kw_only=True, dict=True, forbid_unknown_fields=True):
 
     def final_mean(self, row: np.ndarray):
         """The mean (d,) of the workers' models at the end."""
+
+    def final_own(self, name: str, worker: int | None, row: np.ndarray):
+        """A row of About.own at the end: a worker's, or what goes with the mean model (None)."""
 
     def close(self, status: str):
         """The run is over: "finished", "interrupted" or "failed"."""

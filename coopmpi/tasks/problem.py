@@ -160,10 +160,13 @@ class Objective:
                               f"{', '.join(self.figures) or 'none'})")
         return {name: found.get(name, (np.nan, 1)) for name in self.figures}
 
+    def own(self) -> list[Array]:
+        """The arrays (b, columns) of its slots, of this rank's workers."""
+        return [getattr(self._own[0], slot.name) for slot in self.slots]
+
     def means(self, driver) -> list[Array]:
         """Of each slot, (1, columns) over all workers; whole numbers, which count something, are this rank's first worker's."""
-        found = [getattr(self._own[0], slot.name) for slot in self.slots]
-        return [driver.mean(values) if values.dtype.kind == "f" else values[:1].copy() for values in found]
+        return [driver.mean(values) if values.dtype.kind == "f" else values[:1].copy() for values in self.own()]
 
     def memory(self) -> dict[str, float]:
         """Bytes on this rank by what they hold."""

@@ -30,7 +30,7 @@ class Torch(Task, frozen=True, kw_only=True):
     metrics: dict[str, str] = {}  # further figures: {name: package.module:function(outputs, targets)}
     autocast: Literal["none", "bfloat16"] = "none"
     compile: bool = False
-    start: str | None = None  # a warm start: .safetensors, or a state_dict in .pt
+    start: str | None = None  # a warm start: .safetensors, a state_dict in .pt, or a run.h5
 
     def device(self, chosen):
         if chosen.name != "cpu":

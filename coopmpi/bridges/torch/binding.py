@@ -139,6 +139,23 @@ class Binding:
                     member.table[member.key] = member.tensor
 
 
+def start_from(module: torch.nn.Module, model):
+    """Let a module have the numbers of a run's model, a coopmpi.record.models.Model; RuntimeError if it has other tensors."""
+    binding = Binding(module, next(module.parameters()).dtype)
+    flats = {"buffers": binding.buffers, "counters": binding.counters}
+    expected = dict(zip(binding.parameters.names, binding.parameters.shapes)) | {
+        name: (flat.size,) for name, flat in flats.items() if flat}
+    found = model.tensors | model.own
+    if expected != {name: array.shape for name, array in found.items()}:
+        other = sorted(name for name in expected.keys() | found.keys()
+                       if name not in expected or name not in found or expected[name] != found[name].shape)
+        raise RuntimeError(f"{', '.join(other)} is of another shape, or in one of them alone")
+    rows = [np.concatenate([array.ravel() for array in model.tensors.values()]),
+            *(model.own[name] for name, flat in flats.items() if flat)]
+    for flat, row in zip(binding.flats, rows):
+        torch._foreach_copy_([tensor.data for tensor in flat.tensors], flat.at(row))
+
+
 def _replaced(name):
     return UserError(f"parameter {name!r} of the module was replaced or moved, as load_state_dict(assign=True), .double(), .to() and "
                      "assignments do; its numbers are a part of coopmpi's model: change them in place, under torch.no_grad()")

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from coopmpi.bridges.torch.binding import Binding
+from coopmpi.bridges.torch.binding import Binding, start_from
 from coopmpi.bridges.torch.samples import samples, tensors_in
 from coopmpi.errors import UserError, unknown
+from coopmpi.record.models import final_model
 from coopmpi.registry import load_object
 from coopmpi.step.slots import Slot
 from coopmpi.streams import Purpose, stream
@@ -34,7 +35,7 @@ class TorchProblem(Problem):
         self._loss = _named(task.loss, "loss", LOSSES)
         self._augment = task.augment and load_object(task.augment, "[task] augment")
         self._metrics = {name: load_object(path, f"[task] metrics.{name}") for name, path in task.metrics.items()}
-        self.module = _built(task, place.seed).to(dtype)
+        self.module = built(task, place.seed).to(dtype)
         if task.start:
             _start(self.module, task.start)
         self.binding = Binding(self.module, dtype)
@@ -160,7 +161,7 @@ def seed_of(seed, worker, step):
     return int(stream(seed, Purpose.MODULE, worker, step).integers(2**63))
 
 
-def _built(task, seed):
+def built(task, seed):
     """The module, from the same random numbers on every rank."""
     function = load_object(task.module, "[task] module")
     if not callable(function):
@@ -179,6 +180,9 @@ def _built(task, seed):
 
 def _start(module, path):
     try:
-        module.load_state_dict(tensors_in(path))
+        if path.endswith(".h5"):
+            start_from(module, final_model(path))
+        else:
+            module.load_state_dict(tensors_in(path))
     except RuntimeError as error:
         raise UserError(f"[task] start = {path!r} does not fit the module: {error!s:.600}") from error

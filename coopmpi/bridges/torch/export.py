@@ -1,0 +1,25 @@
+"""Models of finished runs as files that PyTorch reads."""
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from coopmpi.bridges.torch.binding import start_from
+from coopmpi.bridges.torch.problem import built
+from coopmpi.errors import UserError
+
+
+def state_dict(task, seed: int, dtype: str, model) -> dict:
+    """That of the run's module, {name: array}, with the numbers of a coopmpi.record.models.Model; UserError if it has others."""
+    module = built(task, seed).to(getattr(torch, dtype))
+    try:
+        start_from(module, model)
+    except RuntimeError as error:
+        raise UserError(f"[task] module {task.module} is not that of the run any more: {error}") from error
+    return {name: tensor.detach().numpy().copy() for name, tensor in module.state_dict().items()}
+
+
+def write(path: str, arrays: dict):
+    """Arrays as a .safetensors file, or as a state_dict in a .pt file."""
+    found = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    save_file(found, path) if path.endswith(".safetensors") else torch.save(found, path)

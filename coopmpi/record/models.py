@@ -1,0 +1,61 @@
+"""Models that a result file holds, with the names of their tensors."""
+
+import json
+import tomllib
+from math import prod
+from typing import NamedTuple
+
+import numpy as np
+
+from coopmpi.errors import UserError, quoted
+from coopmpi.inputs import DAMAGE, told
+from coopmpi.record.reader import open_run, status_of
+
+OWN = "own_"  # begins the names of state of the task's own
+
+
+class Model(NamedTuple):
+    """A model at the end of a run: the tensors by name, and the rows of the task's own state that belong to it."""
+
+    tables: dict  # of the run description
+    tensors: dict[str, np.ndarray]
+    own: dict[str, np.ndarray]
+
+
+def final_model(path, worker: int | None = None) -> Model:
+    """The mean model of a result file, or a worker's. UserError if there is none."""
+    with open_run(path) as file:
+        status = status_of(file)
+        if status not in ("finished", "interrupted"):
+            raise UserError(f"{path}: a run that is {status} has no model yet; allowed: finished, interrupted")
+        if "final" not in file:
+            raise UserError(f"{path}: a simulation of time alone has no models")
+        try:
+            return _model(file, worker)
+        except (*DAMAGE, tomllib.TOMLDecodeError) as error:
+            raise UserError(f"{path}: damaged: {told(error)}") from error
+
+
+def _model(file, worker):
+    final, end = file["final"], "_mean"
+    if worker is None:
+        row = final["mean"][:]
+    else:
+        if "x" not in final:
+            raise UserError(f'{file.filename}: holds the mean model alone; record.final = "all" keeps those of the workers')
+        if not 0 <= worker < len(final["x"]):
+            raise UserError(f"--worker must be one of 0 to {len(final['x']) - 1}, given {worker}")
+        row, end = final["x"][worker], ""
+    names = [name for name in final if name.startswith(OWN) and name.endswith("_mean") == bool(end)]
+    own = {name.removeprefix(OWN).removesuffix(end): final[name][worker] if worker is not None else final[name][:] for name in names}
+    tensors = {"x": row}
+    if "layout" in final:
+        tensors = {name.decode(): _cut(row, shape.decode(), offset) for name, shape, offset in final["layout"][:].tolist()}
+    return Model(tomllib.loads(file["config"].asstr()[()]), tensors, own)
+
+
+def _cut(row, shape, offset):
+    shape = json.loads(shape)
+    if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape) or not 0 <= offset <= row.size - prod(shape):
+        raise ValueError(f"/final/layout has a tensor of shape {quoted(shape)} at {offset} of {row.size} numbers")
+    return row[offset:offset + prod(shape)].reshape(shape)

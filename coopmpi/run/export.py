@@ -1,0 +1,44 @@
+"""A run's model as a file that other programs read."""
+
+import os
+import secrets
+from pathlib import Path
+
+import numpy as np
+
+from coopmpi import config
+from coopmpi.errors import CoopError, UserError
+from coopmpi.record.models import Model
+from coopmpi.tasks.torch import Torch, bridge
+
+SUFFIXES = (".safetensors", ".pt", ".npz")
+
+
+def require_suffix(path):
+    """UserError for a file of a kind that is not written."""
+    if Path(path).suffix not in SUFFIXES:
+        raise UserError(f"output {str(path)!r} must end with {', '.join(SUFFIXES)}")
+
+
+def export(model: Model, path) -> int:
+    """Write a model; how many tensors there are.
+
+    A PyTorch module's file is its whole state_dict: buffers and frozen parameters, too. UserError, CoopError.
+    """
+    require_suffix(path)
+    arrays, path, tables = model.tensors, Path(path), model.tables
+    if tables["task"]["kind"] == Torch.name:
+        described = config.resolve(tables)
+        arrays = bridge("coopmpi export").export.state_dict(described.task, described.seed, described.dtype, model)
+    draft = path.with_name(f".{secrets.token_hex(8)}{path.suffix}")
+    try:
+        if path.suffix == ".npz":
+            np.savez(draft, **arrays)
+        else:
+            bridge(f"coopmpi export -o {path.name}").export.write(str(draft), arrays)
+        os.replace(draft, path)
+    except OSError as error:
+        raise CoopError(f"writing {str(path)!r} failed: {error.strerror or error}") from error
+    finally:
+        draft.unlink(missing_ok=True)
+    return len(arrays)
