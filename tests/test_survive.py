@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -17,7 +18,7 @@ from coopmpi.drivers.mpi.launch import find_mpirun
 from coopmpi.drivers.solo import Solo
 from coopmpi.run.assemble import assemble
 from coopmpi.run.session import train
-from coopmpi.run.snapshots import Snapshots
+from coopmpi.run.snapshots import Snapshot, Snapshots
 from tests.runs import EVEN_VARIANTS, coopmpi, settings
 
 WORKERS, RANKS, STEPS = 8, 4, 60
@@ -284,3 +285,19 @@ def test_the_interval_grows_until_snapshots_cost_little():
     assert not snapshots.due
     snapshots.cost = 1e-6
     assert snapshots.due
+
+
+def test_two_snapshots_of_a_step_are_one():
+    """A loss before all have confirmed the snapshot that follows a recovery: each of the two may lack workers."""
+    world = SimpleNamespace(rank=0, size=1, texts=lambda text: [text], swap=lambda sends, receives: None)
+    driver = SimpleNamespace(world=world, hosted=range(3), wiring=SimpleNamespace(mixing=None))
+    rows = {worker: np.full(4, worker, np.uint8) for worker in range(3)}
+    later = Snapshot(9, 2.0, {}, {0: rows[0]})
+    for parts in (({0, 1}, {1, 2}), ({0}, {1, 2}), ({0, 1, 2}, {1})):
+        snapshots = Snapshots(every_seconds=1.0, buddies=1)
+        snapshots.kept = [*(Snapshot(5, 1.0, {}, {worker: rows[worker] for worker in part}) for part in parts), later]
+        assert snapshots.newest(world, 3) == 5 and later not in snapshots.kept
+        found = snapshots.collect(driver, 5)
+        assert {worker: row.tolist() for worker, row in found.workers.items()} == {w: rows[w].tolist() for w in range(3)}
+    snapshots.kept = [later]
+    assert snapshots.newest(world, 3) == -1 and snapshots.kept == []

@@ -67,28 +67,35 @@ class Snapshots:
 
     def newest(self, world, workers: int) -> int:
         """The newest step of which the survivors together have all workers; -1 for none. All call it."""
-        held = [json.loads(text) for text in world.texts(json.dumps([[s.step, list(s.workers)] for s in self.kept]))]
-        steps = {step for of_rank in held for step, _ in of_rank}
-        for step in sorted(steps, reverse=True):
-            have = [dict(of_rank) for of_rank in held]
-            if all(step in of_rank for of_rank in have) and len({w for of_rank in have for w in of_rank[step]}) == workers:
+        mine = [[step, list(self._rows_of(step))] for step in {s.step for s in self.kept}]
+        held = [dict(json.loads(text)) for text in world.texts(json.dumps(mine))]
+        for step in sorted(set.intersection(*map(set, held)), reverse=True):
+            if len({worker for of_rank in held for worker in of_rank[step]}) == workers:
+                # later ones will never be complete, and the run comes to their steps once more
+                self.kept = [s for s in self.kept if s.step <= step]
                 return step
+        self.kept = []
         return -1
+
+    def _rows_of(self, step: int) -> dict:
+        """{worker: bytes} of that step; there may be two snapshots of it, before and after a loss, when the next loss comes."""
+        return {worker: rows for s in self.kept if s.step == step for worker, rows in s.workers.items()}
 
     def collect(self, driver, step: int) -> "Snapshot":
         """The Snapshot of that step with all rows that this rank needs now, wherever they are; all call it."""
-        world, mine = driver.world, next(s for s in self.kept if s.step == step)
-        held = [json.loads(text) for text in world.texts(json.dumps(list(mine.workers)))]
+        world, mine = driver.world, self._rows_of(step)
+        held = [json.loads(text) for text in world.texts(json.dumps(list(mine)))]
         needed = [json.loads(text) for text in world.texts(json.dumps(_needed(driver)))]
         # every row comes from the first rank that has it
         owner = {worker: rank for rank in reversed(range(world.size)) for worker in held[rank]}
-        size = next(iter(mine.workers.values())).size
-        sends = [(rank, mine.workers[worker]) for rank in range(world.size) for worker in needed[rank]
+        size = next(iter(mine.values())).size
+        sends = [(rank, mine[worker]) for rank in range(world.size) for worker in needed[rank]
                  if owner[worker] == world.rank and rank != world.rank]
-        rows = {worker: mine.workers[worker] if owner[worker] == world.rank else np.empty(size, np.uint8)
+        rows = {worker: mine[worker] if owner[worker] == world.rank else np.empty(size, np.uint8)
                 for worker in needed[world.rank]}
         world.swap(sends, [(owner[worker], rows[worker]) for worker in needed[world.rank] if owner[worker] != world.rank])
-        return Snapshot(step, mine.wall_time, mine.shared, rows)
+        newest = next(s for s in reversed(self.kept) if s.step == step)
+        return Snapshot(step, newest.wall_time, newest.shared, rows)
 
 
 class Rows:
