@@ -214,7 +214,10 @@ class Loop:
         def on_exit():
             if self._open:
                 print("coopmpi: the loop ended without finish(): the run is not complete", file=sys.stderr, flush=True)
-                self._close("interrupted")
+                try:
+                    self._close("interrupted")
+                except CoopError as error:
+                    print(f"coopmpi: {error}", file=sys.stderr, flush=True)
 
         sys.excepthook = on_error
         atexit.register(on_exit)
