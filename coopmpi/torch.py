@@ -107,7 +107,6 @@ class Loop:
         if self._step is None:
             raise UserError("step() needs a zero_grad() of the same wrapped loop before the loss is computed")
         step, self._step = self._step, None
-        self._binding.require_in_place()
         row = self._problem.row
         self._binding.take_gradients(row[0])
         losses = np.array([loss.item() if hasattr(loss, "item") else loss], row.dtype)

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -48,7 +49,7 @@ class TorchProblem(Problem):
         self._initial = parameters.values()
         self.slots = buffer_slots(self.binding)
         self._call = torch.compile(self.module) if task.compile else self.module
-        self._autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=task.autocast != "none")
+        self._autocast = nullcontext() if task.autocast == "none" else torch.autocast("cpu", dtype=torch.bfloat16)
 
         self.data = samples(task, place, dtype)
         hosted, self.samples, self.batch = place.hosted, len(self.data.train), task.batch
@@ -80,7 +81,8 @@ class TorchProblem(Problem):
         return self._initial.copy()
 
     def gradient(self, x, step, state=None):
-        self.module.train()
+        if not self.module.training:
+            self.module.train()
         for i, worker in enumerate(self.place.hosted):
             torch.default_generator.manual_seed(seed_of(self.place.seed, worker, step))
             self._bind(x[i], state, i)
@@ -91,7 +93,6 @@ class TorchProblem(Problem):
             loss.backward()
             self.binding.take_gradients(self._out[i])
             self._losses[i] = loss.item()
-        self.binding.require_in_place()
         return self._losses, self._out
 
     def _bind(self, row, state, i):
