@@ -5,6 +5,7 @@ in which a rank dies may return with garbage.
 """
 
 import os
+from time import monotonic
 
 import numpy as np
 
@@ -12,7 +13,33 @@ from coopmpi.drivers.mpi.library import MPI
 from coopmpi.errors import RankLost
 
 COMMUNICATORS = 4  # that a World works with
+GRACE = 1.0  # seconds in which an agreement may still come about when a rank is known to be lost
 _left = []  # agreements that nobody waits for any more, with the array that MPI may still write to
+
+
+class Watched(MPI.Request):
+    """A request whose wait ends when a rank is lost: what is on its way to or from that rank may never become complete."""
+
+    def __new__(cls, request, comm):
+        watched = super().__new__(cls, request)
+        watched.comm = comm
+        return watched
+
+    def __init__(self, request, comm):
+        pass
+
+    def Wait(self, status=None):
+        while not self.Test(status):
+            if is_hurt([self.comm]):
+                raise RankLost("a rank was lost while messages were under way")
+            os.sched_yield()
+
+    def complete(self):
+        """Wait, whatever has become of it on a communicator that is revoked."""
+        try:
+            super().Wait()
+        except MPI.Exception:
+            pass  # revoked, or its peer is lost: it is complete all the same
 
 
 class Tracked:
@@ -41,16 +68,13 @@ class Tracked:
         if len(self._open) == self._many:
             self._open = [other for other in self._open if other]  # a completed request is false
             self._many = 100 + 2 * len(self._open)
-        self._open.append(request)
-        return request
+        self._open.append(Watched(request, self.comm))
+        return self._open[-1]
 
     def drain(self):
         """Wait for all open requests of a revoked communicator, whatever becomes of them."""
         for request in self._open:
-            try:
-                request.Wait()
-            except MPI.Exception:
-                continue  # revoked, or its peer is lost: it is complete all the same
+            request.complete()
         self._open = []
 
 
@@ -73,12 +97,15 @@ def is_hurt(comms) -> bool:
 def confirm(comm):
     """Wait until all ranks of comm are here. RankLost or MPI.Exception where one is lost.
 
-    An agreement goes on when its communicator is revoked, and a rank that has noticed the loss earlier never comes to it.
+    An agreement goes on when its communicator is revoked, and a rank that has noticed the loss earlier never comes to it. Nor
+    does one that waits for a message of the lost rank, which MPI may forget to end. Where all have agreed, some may have left.
     """
-    flag = np.ones(1, np.intc)
+    flag, hurt_since = np.ones(1, np.intc), None
     request = comm.Iagree(flag)
     while not request.Test():
-        if comm.Is_revoked():
+        if hurt_since is None and comm.Get_failed().size:
+            hurt_since = monotonic()
+        if comm.Is_revoked() or (hurt_since is not None and monotonic() - hurt_since > GRACE):
             _left.append((request, flag))
             raise RankLost("a rank was lost before all had confirmed")
         os.sched_yield()
