@@ -189,3 +189,16 @@ def test_a_result_that_was_to_be_replaced_is_none_of_the_new_run(folder):  # noq
         with h5py.File(folder / "run.h5") as file:
             assert len(file["train/step"]) == (STEPS if restarts else 5), err
         assert (status == 0) == bool(restarts), err
+
+
+def test_a_job_that_ends_with_0_before_its_end_is_an_accident(folder):  # noqa: F811
+    """So Open MPI's mpirun does when a node is lost."""
+    (folder / "silent.py").write_text("import os\nfrom trouble import trouble\n"
+                                      "def task(place):\n    problem = trouble(place)\n    inner = problem.gradient\n"
+                                      "    def gradient(x, step):\n        if step == 5: os._exit(0)\n        return inner(x, step)\n"
+                                      "    problem.gradient = gradient\n    return problem\n")
+    status, _, err = coopmpi(*train(steps=STEPS, workers=2, function="silent:task"), "-n", "1", cwd=folder, limit=LIMIT)
+    assert status == 1, err
+    status, _, err = coopmpi(*train(steps=STEPS, workers=2, function="silent:task"), "-n", "1", "--restarts", "1", "--overwrite", cwd=folder,
+                             limit=LIMIT)
+    assert status == 1 and "0 restarts are left" in err, err

@@ -43,13 +43,15 @@ def supervise(ranks, arguments, output, quiet=False, restarts=0, survive=False):
     old = _file_at(output) if "--overwrite" in arguments else None
     while True:
         status = start(ranks, arguments, survive)
-        if status in (UserError.status, Interrupted.status) or (status == 0 and not survive):
+        if status in (UserError.status, Interrupted.status):
             break
         # a file that was to be replaced says nothing of this run
         where = Standing("missing") if old is not None and _file_at(output) == old else standing(output)
-        if survive and where.done:
-            status = 0  # mpirun tells of the ranks that were lost
-        if where.done or not where.by_accident:
+        if where.done:
+            status = 0 if survive else status  # mpirun tells of the ranks that were lost
+            break
+        status = status or 1  # a lost node ends mpirun with 0
+        if not where.by_accident:
             break
         if not restarts:
             if where.step:
