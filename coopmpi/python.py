@@ -1,7 +1,7 @@
 """Runs that are started from Python: what `coopmpi train` and `coopmpi simulate` do, without a word on the screen."""
 
 from coopmpi import config
-from coopmpi.drivers.join import join
+from coopmpi.drivers.join import on_this_rank
 from coopmpi.drivers.solo import Solo
 from coopmpi.errors import UserError
 from coopmpi.record.writer import check_output
@@ -17,7 +17,7 @@ def train(tables: dict, output, overwrite: bool = False) -> Outcome:
     output: the result file. What comes back counts on rank 0. Raises CoopError on all ranks alike: UserError for what cannot be,
     Interrupted after a signal, NumericalFailure.
     """
-    return _run(tables, join(), "train", output, overwrite)
+    return on_this_rank(lambda world: _run(tables, world, "train", output, overwrite))
 
 
 def simulate(tables: dict, output, overwrite: bool = False, time_only: bool = False) -> Outcome:

@@ -201,9 +201,11 @@ class Loop:
 
         def on_error(kind, error, trace):
             sys.excepthook = before
-            # before the run has begun, and what has stopped it, is raised on all ranks alike
-            if self._open:
+            begun = self._open is not None
+            if begun:
                 self._close("failed")
+            # before that and after the end, a CoopError is raised on all ranks alike
+            if begun or not isinstance(error, CoopError):
                 self._world.abort(error)
             if not isinstance(error, CoopError):
                 before(kind, error, trace)

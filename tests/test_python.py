@@ -55,3 +55,14 @@ def test_mistakes_are_raised(tmp_path):
     coopmpi.train(TABLES, tmp_path / "run.h5")
     with pytest.raises(UserError, match="exists already"):
         coopmpi.train(TABLES, tmp_path / "run.h5")
+
+
+@pytest.mark.mpi
+def test_an_error_that_one_rank_meets_alone_ends_all(tmp_path):
+    """Before the training has begun, while the others wait for its word."""
+    (tmp_path / "bad.py").write_text("def task(place):\n    if place.world.rank == 1:\n        raise RuntimeError('of my own')\n"
+                                     "    from coopmpi.contract.textbook import Textbook\n    return Textbook(place, 10)\n")
+    tables = {"workers": 2, "task": {"kind": "python", "function": "bad:task"}}
+    (tmp_path / "program.py").write_text(f"import coopmpi\ncoopmpi.train({tables!r}, 'run.h5')\n", encoding="utf-8")
+    status, _, err = command("program.py", ranks=2, cwd=tmp_path, main=(), limit=60)
+    assert status != 0 and "rank 1" in err and "of my own" in err

@@ -123,10 +123,16 @@ def test_a_loss_that_is_not_finite_ends_the_loop(tmp_path):
         assert file.attrs["status"] == b"failed"
 
 
+ALONE = "import os\nif os.environ.get('OMPI_COMM_WORLD_RANK', os.environ.get('PMI_RANK')) == '1':\n    "
+LONELY = {"in a step": WRAP + STEP + ALONE + "raise RuntimeError('of my own')\nwhile True: " + STEP,
+          "before the first": ALONE + "module.named_parameters = lambda: [][0]  # of my own\n" + WRAP}
+
+
 @pytest.mark.parametrize("main", [("-m", "coopmpi"), ()], ids=["coopmpi run", "python"])
+@pytest.mark.parametrize("when", LONELY)
 @pytest.mark.mpi
-def test_an_error_of_one_rank_ends_all(tmp_path, main):
-    text = BEGIN + WRAP + STEP + "if loop.worker == 1:\n    raise RuntimeError('of my own')\nwhile True: " + STEP
+def test_an_error_of_one_rank_ends_all(tmp_path, main, when):
+    text = BEGIN + LONELY[when]
     (tmp_path / "script.py").write_text(text, encoding="utf-8")
     status, _, err = coopmpi(*(["run"] if main else []), "script.py", ranks=RANKS, cwd=tmp_path, main=main, limit=60)
     assert status != 0 and "rank 1" in err and "of my own" in err

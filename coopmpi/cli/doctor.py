@@ -11,6 +11,7 @@ import click
 
 from coopmpi import __version__
 from coopmpi.cli import job
+from coopmpi.drivers.join import on_this_rank
 from coopmpi.errors import CoopError, UserError
 
 SMALL_SHM = 128 << 20  # bytes; containers often get 64 MiB
@@ -39,7 +40,7 @@ def command(description, measure, overrides):
                                          under mpirun while all ranks are busy. Without RUN.toml: a million numbers
     """
     if measure:
-        job.on_this_rank(lambda world: _measure(description, overrides, world))
+        on_this_rank(lambda world: _measure(description, overrides, world))
         return
     if description or overrides:
         raise UserError("RUN.toml and --set are for doctor --measure")

@@ -94,20 +94,6 @@ def _note(text):
     click.echo(f"coopmpi: {text}", err=True)
 
 
-def on_this_rank(work, survive=False):
-    """work(world), in the MPI job this process was started into, or alone. survive: the loss of ranks is no end."""
-    from coopmpi.drivers.join import join
-
-    world = join(survive)
-    try:
-        work(world)
-    except CoopError:
-        raise  # on all ranks alike
-    except BaseException as error:
-        world.abort(error)
-        raise
-
-
 def read(description, overrides, ranks):
     """The validated run description; the built-in run has 4 workers where nothing says otherwise."""
     from coopmpi import config

@@ -3,6 +3,7 @@
 import click
 
 from coopmpi.cli import job
+from coopmpi.drivers.join import on_this_rank
 
 
 @click.command()
@@ -30,7 +31,7 @@ def command(result, ranks, overrides, survive, allow_code, quiet):
         job.description_of(result, overrides, allow_code)  # a mistake is told before any rank starts
         again = [*(f"--set={override}" for override in overrides), *(["--allow-code"] if allow_code else [])]
         job.supervise(ranks, ["resume", result, *again], result, quiet, survive=survive)
-    job.on_this_rank(lambda world: go_on(world, result, overrides, quiet, allow_code), survive)
+    on_this_rank(lambda world: go_on(world, result, overrides, quiet, allow_code), survive)
 
 
 def go_on(world, result, overrides, quiet, allow_code=False):

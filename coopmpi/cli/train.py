@@ -5,6 +5,7 @@ import os
 import click
 
 from coopmpi.cli import job, resume
+from coopmpi.drivers.join import on_this_rank
 from coopmpi.errors import UserError
 
 
@@ -43,7 +44,7 @@ def command(description, output, ranks, restarts, survive, overrides, dry_run, o
         if before.step:
             if ranks is not None:
                 job.supervise(ranks, ["resume", output], output, quiet, restarts, survive)
-            job.on_this_rank(lambda world: resume.go_on(world, output, (), quiet), survive)
+            on_this_rank(lambda world: resume.go_on(world, output, (), quiet), survive)
             return
         overwrite = True
     if dry_run and ranks is not None:
@@ -56,7 +57,7 @@ def command(description, output, ranks, restarts, survive, overrides, dry_run, o
         again = [*([description] if description else []), "-o", output, *(f"--set={override}" for override in overrides),
                  *(["--overwrite"] if overwrite else [])]
         job.supervise(ranks, ["train", *again], output, quiet, restarts, survive)
-    job.on_this_rank(lambda world: _train(world, description, overrides, output, dry_run, overwrite, quiet), survive)
+    on_this_rank(lambda world: _train(world, description, overrides, output, dry_run, overwrite, quiet), survive)
 
 
 def _standing(output, overwrite, dry_run):
