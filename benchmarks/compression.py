@@ -87,7 +87,8 @@ def stepper(algorithm, compress):
     """A function that makes a step with a round of the algorithm: all but gradients and the network."""
     assembly = assemble(config.resolve({
         "workers": 3, "device": "cpu", "optimizer": {"lr": 0.01}, "period": {"tau": 1}, "compress": compress,
-        "algorithm": {"kind": algorithm}, "task": {"kind": "python", "function": "benchmarks.compression:Drifting"}}), Echo(algorithm == "double-compressed"))
+        "algorithm": {"kind": algorithm}, "task": {"kind": "python", "function": "benchmarks.compression:Drifting"}}),
+        Echo(algorithm == "double-compressed"))
     state, _ = assembly.start()
     steps = iter(range(10**9))
 

@@ -36,7 +36,6 @@ def main(arguments):
 def _beside(name, data, steps, aim, repeats):
     """A training loop of PyTorch alone, `coopmpi train`, and the same loop wrapped; with recording."""
     from coopmpi import config
-    from coopmpi.bridges.torch.problem import seed_of
     from coopmpi.drivers.solo import Solo
     from coopmpi.run.assemble import assemble
     from coopmpi.run.session import begin

@@ -18,6 +18,7 @@ from coopmpi.run.saving import save_models, slots_of
 from coopmpi.run.session import about, all_models
 from coopmpi.run.watchdog import Watchdog
 from coopmpi.tasks.problem import LONGEST
+from coopmpi.tasks.torch import bridge
 
 # of a run description
 KEYS = ("seed", "deterministic", "period", "mixing", "compress", "record", "sinks")
@@ -68,12 +69,10 @@ class Loop:
 
     def _config(self, model, optimizer, tables, steps):
         """The run description with the user's module and optimiser in it."""
-        from coopmpi.tasks.torch import bridge
-
         own = bridge("coopmpi.torch.wrap").own
         config, task = description.resolve(tables), own.OwnTask(model)
         own.require_same_parameters(model, optimizer)
-        self._tensors, self._binding, self._optimizer = own.tensors, task.binding, optimizer
+        self._binding, self._optimizer = task.binding, optimizer
         record = config.record
         if steps is None and not record.eval_every:
             record = msgspec.structs.replace(record, eval_every=100)
@@ -136,7 +135,7 @@ class Loop:
         """This rank's state, as tensors, without that of the optimiser; all ranks call it."""
         self._require_between("state_dict()")
         self._trainer.finish_transfers()
-        return {"step": self.done} | self._tensors({slot.name: values for slot, values in self._slots()})
+        return {"step": self.done} | bridge("state_dict()").export.tensors({slot.name: values for slot, values in self._slots()})
 
     def load_state_dict(self, state: dict):
         """Go on from what state_dict() gave on the same rank of as many; before the first step."""
@@ -161,8 +160,7 @@ class Loop:
 
     # what becomes of the module
     def _bind(self, row):
-        buffers = [getattr(self._trainer.own_state, slot.name)[0] for slot in self._problem.slots]
-        self._binding.bind(row, *buffers)
+        self._binding.bind_worker(row, self._trainer.own_state, 0)
 
     def _show_own(self):
         self._bind(self._trainer.state.x[0])

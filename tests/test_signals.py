@@ -165,11 +165,16 @@ def test_restarts_bring_back_a_run_whose_ranks_were_killed(folder, whole):  # no
     assert not state.exists()
 
 
-def test_restarts_give_up_where_nothing_moves_on(folder):  # noqa: F811
+def write_dying(folder, status):
+    """A task whose processes end with that exit status at their sixth step."""
     (folder / "dying.py").write_text("import os\nfrom trouble import trouble\n"
                                      "def task(place):\n    problem = trouble(place)\n    inner = problem.gradient\n"
-                                     "    def gradient(x, step):\n        if step == 5: os._exit(9)\n        return inner(x, step)\n"
+                                     f"    def gradient(x, step):\n        if step == 5: os._exit({status})\n        return inner(x, step)\n"
                                      "    problem.gradient = gradient\n    return problem\n")
+
+
+def test_restarts_give_up_where_nothing_moves_on(folder):  # noqa: F811
+    write_dying(folder, 9)
     status, _, err = coopmpi(*train(steps=STEPS, workers=2, function="dying:task"), "-n", "2", "--restarts", "9", cwd=folder, limit=LIMIT)
     assert status not in (0, 3) and "gave up: two attempts have ended without a newer checkpoint" in err
     assert err.count("ended by accident") == 2
@@ -193,12 +198,9 @@ def test_a_result_that_was_to_be_replaced_is_none_of_the_new_run(folder):  # noq
 
 def test_a_job_that_ends_with_0_before_its_end_is_an_accident(folder):  # noqa: F811
     """So Open MPI's mpirun does when a node is lost."""
-    (folder / "silent.py").write_text("import os\nfrom trouble import trouble\n"
-                                      "def task(place):\n    problem = trouble(place)\n    inner = problem.gradient\n"
-                                      "    def gradient(x, step):\n        if step == 5: os._exit(0)\n        return inner(x, step)\n"
-                                      "    problem.gradient = gradient\n    return problem\n")
-    status, _, err = coopmpi(*train(steps=STEPS, workers=2, function="silent:task"), "-n", "1", cwd=folder, limit=LIMIT)
+    write_dying(folder, 0)
+    status, _, err = coopmpi(*train(steps=STEPS, workers=2, function="dying:task"), "-n", "1", cwd=folder, limit=LIMIT)
     assert status == 1, err
-    status, _, err = coopmpi(*train(steps=STEPS, workers=2, function="silent:task"), "-n", "1", "--restarts", "1", "--overwrite", cwd=folder,
+    status, _, err = coopmpi(*train(steps=STEPS, workers=2, function="dying:task"), "-n", "1", "--restarts", "1", "--overwrite", cwd=folder,
                              limit=LIMIT)
     assert status == 1 and "0 restarts are left" in err, err

@@ -10,14 +10,14 @@ import numpy as np
 from coopmpi.errors import UserError, quoted
 from coopmpi.inputs import DAMAGE, told
 from coopmpi.record.reader import open_run, status_of
-
-OWN = "own_"  # begins the names of state of the task's own
+from coopmpi.record.schema import OF_MEAN, OWN
 
 
 class Model(NamedTuple):
     """A model at the end of a run: the tensors by name, and the rows of the task's own state that belong to it."""
 
     tables: dict  # of the run description
+    task: str  # its kind
     tensors: dict[str, np.ndarray]
     own: dict[str, np.ndarray]
 
@@ -37,21 +37,22 @@ def final_model(path, worker: int | None = None) -> Model:
 
 
 def _model(file, worker):
-    final, end = file["final"], "_mean"
+    tables, final = tomllib.loads(file["config"].asstr()[()]), file["final"]
+    names = [name for name in final if name.startswith(OWN)]
     if worker is None:
-        row = final["mean"][:]
+        row, end = final["mean"][:], OF_MEAN
+        own = {name: final[name][:] for name in names if name.endswith(end)}
     else:
         if "x" not in final:
             raise UserError(f'{file.filename}: holds the mean model alone; record.final = "all" keeps those of the workers')
         if not 0 <= worker < len(final["x"]):
             raise UserError(f"--worker must be one of 0 to {len(final['x']) - 1}, given {worker}")
         row, end = final["x"][worker], ""
-    names = [name for name in final if name.startswith(OWN) and name.endswith("_mean") == bool(end)]
-    own = {name.removeprefix(OWN).removesuffix(end): final[name][worker] if worker is not None else final[name][:] for name in names}
+        own = {name: final[name][worker] for name in names if not name.endswith(OF_MEAN)}
     tensors = {"x": row}
     if "layout" in final:
         tensors = {name.decode(): _cut(row, shape.decode(), offset) for name, shape, offset in final["layout"][:].tolist()}
-    return Model(tomllib.loads(file["config"].asstr()[()]), tensors, own)
+    return Model(tables, tables["task"]["kind"], tensors, {name.removeprefix(OWN).removesuffix(end): row for name, row in own.items()})
 
 
 def _cut(row, shape, offset):

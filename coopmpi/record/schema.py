@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 FORMAT, FORMAT_VERSION = "coopmpi-run", 1
+OWN, OF_MEAN = "own_", "_mean"  # around the names of the task's own state in /final
 STATUS = "S16"  # fixed width: rewritten in place while others read the file
 EVENT = np.dtype([("step", "i8"), ("wall_time", "f8"), ("kind", "S32"), ("text", "S256")])
 
@@ -112,11 +113,11 @@ def make_final(file, about):
     final["mean"].attrs["description"] = "mean of the workers' models at the end"
     for name, columns, dtype in about.own:
         if about.all_models:
-            final.create_dataset(f"own_{name}", (about.workers, columns), dtype, chunks=(1, columns), fletcher32=True)
-            final[f"own_{name}"].attrs["description"] = f"{name} of the workers at the end"
-            final[f"own_{name}"].dims[0].attach_scale(file["worker"])
-        final.create_dataset(f"own_{name}_mean", (columns,), dtype, chunks=(columns,), fletcher32=True)
-        final[f"own_{name}_mean"].attrs["description"] = f"{name} that go with the mean model"
+            each = final.create_dataset(f"{OWN}{name}", (about.workers, columns), dtype, chunks=(1, columns), fletcher32=True)
+            each.attrs["description"] = f"{name} of the workers at the end"
+            each.dims[0].attach_scale(file["worker"])
+        mean = final.create_dataset(f"{OWN}{name}{OF_MEAN}", (columns,), dtype, chunks=(columns,), fletcher32=True)
+        mean.attrs["description"] = f"{name} that go with the mean model"
     for name in final:
         final[name].attrs["units"] = "1"
     if about.layout:

@@ -174,10 +174,11 @@ class Writer:
     def final_own(self, name, worker, row):
         with self._guarded():
             self._make_room(row.nbytes)
+            place = f"final/{schema.OWN}{name}"
             if worker is None:
-                self._file[f"final/own_{name}_mean"][:] = row
+                self._file[place + schema.OF_MEAN][:] = row
             else:
-                self._file[f"final/own_{name}"][worker] = row
+                self._file[place][worker] = row
 
     def cut(self, step: int):
         """Drop the rows of later steps: they are done once more."""

@@ -26,9 +26,9 @@ def export(model: Model, path) -> int:
     A PyTorch module's file is its whole state_dict: buffers and frozen parameters, too. UserError, CoopError.
     """
     require_suffix(path)
-    arrays, path, tables = model.tensors, Path(path), model.tables
-    if tables["task"]["kind"] == Torch.name:
-        described = config.resolve(tables)
+    arrays, path = model.tensors, Path(path)
+    if model.task == Torch.name:
+        described = config.resolve(model.tables)
         arrays = bridge("coopmpi export").export.state_dict(described.task, described.seed, described.dtype, model)
     draft = path.with_name(f".{secrets.token_hex(8)}{path.suffix}")
     try:

@@ -7,8 +7,10 @@ import numpy as np
 import torch
 
 from coopmpi.errors import UserError
+from coopmpi.step.slots import Slot
 
 MOST = 256  # rows whose views are remembered
+SAID = {"buffers": "floating-point buffers", "counters": "counters"}
 
 
 class Member(NamedTuple):
@@ -40,6 +42,15 @@ class Flat:
         """What the tensors hold, as one row."""
         return np.concatenate([tensor.detach().reshape(-1).to(self.dtype).numpy() for tensor in self.tensors])
 
+    @property
+    def layout(self) -> tuple[tuple[str, tuple, int], ...]:
+        """(name, shape, offset) of each tensor."""
+        return tuple(zip(self.names, self.shapes, self.offsets))
+
+    def fill(self, row: np.ndarray):
+        """Let the tensors hold the numbers of a row (size,), where they are."""
+        torch._foreach_copy_([tensor.data for tensor in self.tensors], self.at(row))
+
     def at(self, row: np.ndarray) -> list[torch.Tensor]:
         """The tensors as views of a row (size,), which they do not keep alive."""
         address = row.__array_interface__["data"][0]
@@ -61,7 +72,7 @@ class Flat:
 
 
 class Binding:
-    """The trained parameters, the floating-point buffers and the int64 ones of a module, each as a Flat (None: there are none).
+    """The trained parameters of a module, and `own`: its floating-point "buffers" and int64 "counters", where there are such.
 
     All else stays in the module: parameters that need no gradient, buffers of other types, as masks are, and those that a
     state_dict leaves out. A tensor that several modules share is one tensor.
@@ -78,9 +89,15 @@ class Binding:
                     kept = {dtype: buffers, torch.int64: counters}.get(tensor.dtype, [])
                     kept.append(Member(part._buffers, key, where + key, tensor))
         self.parameters = Flat(trained, dtype)
-        self.buffers = Flat(buffers, dtype) if buffers else None
-        self.counters = Flat(counters, torch.int64) if counters else None
+        found = {"buffers": (buffers, dtype), "counters": (counters, torch.int64)}
+        self.own = {name: Flat(members, kind) for name, (members, kind) in found.items() if members}
         self._bound = None
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """State of a worker's own for the buffers: a row for each Flat of `own`."""
+        return tuple(Slot(name, "worker", flat.values(), f"the module's {SAID[name]}", columns=flat.size,
+                          dtype="int64" if flat.dtype is torch.int64 else None) for name, flat in self.own.items())
 
     def bind(self, *rows: np.ndarray):
         """Let the module be that of these rows: a model, then the buffers and the counters, where there are such."""
@@ -90,6 +107,10 @@ class Binding:
             for flat, found in zip(self.flats, views):
                 flat.move(found)
             self._bound = views
+
+    def bind_worker(self, row: np.ndarray, state, i: int):
+        """The same for a model and the buffers of the i-th local worker, whose rows the slots' state holds."""
+        self.bind(row, *(getattr(state, name)[i] for name in self.own))
 
     def release(self):
         """Let the module have its numbers in memory of its own again."""
@@ -116,7 +137,7 @@ class Binding:
 
     @property
     def flats(self) -> list[Flat]:
-        return [flat for flat in (self.parameters, self.buffers, self.counters) if flat]
+        return [self.parameters, *self.own.values()]
 
     def require_in_place(self):
         """UserError for a parameter that is not the one that was bound; buffers that were set anew are brought back."""
@@ -142,18 +163,15 @@ class Binding:
 def start_from(module: torch.nn.Module, model):
     """Let a module have the numbers of a run's model, a coopmpi.record.models.Model; RuntimeError if it has other tensors."""
     binding = Binding(module, next(module.parameters()).dtype)
-    flats = {"buffers": binding.buffers, "counters": binding.counters}
-    expected = dict(zip(binding.parameters.names, binding.parameters.shapes)) | {
-        name: (flat.size,) for name, flat in flats.items() if flat}
+    expected = {name: shape for name, shape, _ in binding.parameters.layout} | {name: (flat.size,) for name, flat in binding.own.items()}
     found = model.tensors | model.own
     if expected != {name: array.shape for name, array in found.items()}:
         other = sorted(name for name in expected.keys() | found.keys()
                        if name not in expected or name not in found or expected[name] != found[name].shape)
         raise RuntimeError(f"{', '.join(other)} is of another shape, or in one of them alone")
-    rows = [np.concatenate([array.ravel() for array in model.tensors.values()]),
-            *(model.own[name] for name, flat in flats.items() if flat)]
-    for flat, row in zip(binding.flats, rows):
-        torch._foreach_copy_([tensor.data for tensor in flat.tensors], flat.at(row))
+    binding.parameters.fill(np.concatenate([array.ravel() for array in model.tensors.values()]))
+    for name, flat in binding.own.items():
+        flat.fill(model.own[name])
 
 
 def _replaced(name):

@@ -16,10 +16,18 @@ def state_dict(task, seed: int, dtype: str, model) -> dict:
         start_from(module, model)
     except RuntimeError as error:
         raise UserError(f"[task] module {task.module} is not that of the run any more: {error}") from error
-    return {name: tensor.detach().numpy().copy() for name, tensor in module.state_dict().items()}
+    return {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+
+
+def tensors(arrays: dict) -> dict:
+    """Arrays as tensors of their own memory, as torch.save takes them."""
+    return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
 
 
 def write(path: str, arrays: dict):
     """Arrays as a .safetensors file, or as a state_dict in a .pt file."""
-    found = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
-    save_file(found, path) if path.endswith(".safetensors") else torch.save(found, path)
+    found = tensors(arrays)
+    if path.endswith(".safetensors"):
+        save_file(found, path)
+    else:
+        torch.save(found, path)

@@ -7,7 +7,6 @@ import torch
 
 from coopmpi.bridges.torch.binding import Binding
 from coopmpi.bridges.torch.device import TorchHost
-from coopmpi.bridges.torch.problem import buffer_slots
 from coopmpi.errors import UserError
 from coopmpi.tasks.problem import Problem
 
@@ -48,11 +47,10 @@ class OwnProblem(Problem):
     def __init__(self, binding, place):
         self.binding, parameters = binding, binding.parameters
         for flat in binding.flats:
-            row = _of_first(flat.values(), place.world)
-            torch._foreach_copy_([tensor.data for tensor in flat.tensors], flat.at(row))
+            flat.fill(_of_first(flat.values(), place.world))
         self.dimension = parameters.size
-        self.layout = tuple(zip(parameters.names, parameters.shapes, parameters.offsets))
-        self.slots = buffer_slots(binding)
+        self.layout = parameters.layout
+        self.slots = binding.slots
         self.figures, self.row = {}, np.empty((1, self.dimension), place.dtype)
 
     def initial(self):
@@ -65,7 +63,7 @@ class OwnOptimizer:
     bind: lets the module be that of a row (d,).
     """
 
-    slots, clip_norm = (), None
+    slots = ()
 
     def __init__(self, optimizer: torch.optim.Optimizer, binding: Binding, bind: Callable):
         self.optimizer, self._binding, self._bind = optimizer, binding, bind
@@ -115,11 +113,6 @@ def require_same_parameters(module, optimizer):
                         "say requires_grad_(False) for those")
     if known - names.keys():
         raise UserError(f"wrap: the optimizer steps {len(known - names.keys())} tensors that are no parameters of the module")
-
-
-def tensors(arrays: dict) -> dict:
-    """Arrays as tensors of their own memory, as torch.save takes them."""
-    return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
 
 
 def _of_first(row, world):

@@ -13,7 +13,6 @@ from coopmpi.bridges.torch.samples import samples, tensors_in
 from coopmpi.errors import UserError, unknown
 from coopmpi.record.models import final_model
 from coopmpi.registry import load_object
-from coopmpi.step.slots import Slot
 from coopmpi.streams import Purpose, stream
 from coopmpi.tasks.data.batches import Batches
 from coopmpi.tasks.data.partition import partition
@@ -44,10 +43,10 @@ class TorchProblem(Problem):
         if not parameters.size:
             raise UserError(f"[task] module {task.module}: none of its parameters needs a gradient, so there is nothing to train")
         self.dimension = parameters.size
-        self.layout = tuple(zip(parameters.names, parameters.shapes, parameters.offsets))
+        self.layout = parameters.layout
         require_countable(place.workers, self.dimension)
         self._initial = parameters.values()
-        self.slots = buffer_slots(self.binding)
+        self.slots = self.binding.slots
         self._call = torch.compile(self.module) if task.compile else self.module
         self._autocast = nullcontext() if task.autocast == "none" else torch.autocast("cpu", dtype=torch.bfloat16)
 
@@ -85,7 +84,7 @@ class TorchProblem(Problem):
             self.module.train()
         for i, worker in enumerate(self.place.hosted):
             torch.default_generator.manual_seed(seed_of(self.place.seed, worker, step))
-            self._bind(x[i], state, i)
+            self.binding.bind_worker(x[i], state, i)
             inputs, targets = self.data.train.batch(self._batches.indices(step)[i])
             if self._augment:
                 inputs = self._augment(inputs)
@@ -94,9 +93,6 @@ class TorchProblem(Problem):
             self.binding.take_gradients(self._out[i])
             self._losses[i] = loss.item()
         return self._losses, self._out
-
-    def _bind(self, row, state, i):
-        self.binding.bind(row, *buffers_of(state, self.slots, i))
 
     def _outcome(self, inputs, targets):
         """(outputs, loss) of a batch."""
@@ -111,7 +107,7 @@ class TorchProblem(Problem):
     @torch.no_grad()
     def evaluate(self, mean, state=None):
         self.module.eval()
-        self._bind(mean[0], state, 0)
+        self.binding.bind_worker(mean[0], state, 0)
         found = self._sums(self.data.test, self._held_out, self.figures.keys() - {"train_loss"})
         return found | {"train_loss": self._sums(self.data.train, self._looked_at, {"loss"})["loss"]}
 
@@ -135,18 +131,6 @@ class TorchProblem(Problem):
         return {"gradients": self._out.nbytes, "the module's gradients": self._initial.nbytes,
                 "parameters that are not trained": sum(p.nbytes for p in self.module.parameters() if not p.requires_grad),
                 "the module as it was built": sum(flat.values().nbytes for flat in flats)}
-
-
-def buffer_slots(binding) -> tuple[Slot, ...]:
-    """State of a worker's own for the buffers of a bound module."""
-    return tuple(Slot(name, "worker", flat.values(), purpose, columns=flat.size, dtype=kind)
-                 for name, flat, purpose, kind in (("buffers", binding.buffers, "the module's floating-point buffers", None),
-                                                   ("counters", binding.counters, "the module's counters", "int64")) if flat)
-
-
-def buffers_of(state, slots, i):
-    """The rows of the i-th local worker in these slots."""
-    return [getattr(state, slot.name)[i] for slot in slots]
 
 
 def _named(name, key, known):
