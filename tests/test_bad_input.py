@@ -190,16 +190,21 @@ def folder(tmp_path_factory):
     return folder
 
 
+def content(folder):
+    """What lies there, but for what Python may leave beside a user's module."""
+    return sorted(path for path in folder.iterdir() if path.name != "__pycache__")
+
+
 def check(folder, case, **how):
     arguments, words = CASES[case]
-    before = sorted(folder.iterdir())
+    before = content(folder)
     status, out, err = coopmpi("train", "-o", "run.h5", *arguments, cwd=folder, limit=60, **how)
     assert status == STATUS.get(case, 2), out + err
     line = one_line(err)
     for word in words:
         assert word in line, f"{word!r} is not in: {line}"
     assert not out.strip()
-    assert sorted(path for path in folder.iterdir() if path.name != "__pycache__") == before
+    assert content(folder) == before
 
 
 def one_line(err):
