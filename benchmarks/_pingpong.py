@@ -1,6 +1,7 @@
 """A rank on each of several hosts: rank 0 prints as JSON what bare messages take.
 
-latency (s) and bandwidth (bytes/s) between two of them; averages: (bytes, seconds) of all-reduces over all.
+latency (s) and bandwidth (bytes/s) of a link while all ranks send to the next one and receive from the one before;
+averages: (bytes, seconds) of all-reduces over all.
 """
 
 import json
@@ -16,10 +17,8 @@ comm = MPI.COMM_WORLD
 out = np.empty(LARGE, np.float32)
 
 
-def back_and_forth(data):
-    for turn in range(2):
-        if comm.rank < 2:
-            comm.Send(data, 1 - comm.rank) if turn == comm.rank else comm.Recv(data, 1 - comm.rank)
+def shift(data):
+    comm.Sendrecv(data, (comm.rank + 1) % comm.size, 0, out[:data.size], (comm.rank - 1) % comm.size, 0)
 
 
 def average(data):
@@ -38,7 +37,8 @@ def seconds(run, data):
 
 
 small, large = np.zeros(2, np.float32), np.zeros(LARGE, np.float32)
-latency, whole = (seconds(back_and_forth, data) / 2 for data in (small, large))
-averages = [(numbers * 4, seconds(average, large[:numbers])) for numbers in (2, 10_000, 100_000, LARGE)]
+latency, whole = seconds(shift, small), seconds(shift, large)
+sizes = (2, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, LARGE)
+averages = [(numbers * 4, seconds(average, large[:numbers])) for numbers in sizes]
 if comm.rank == 0:
     print(json.dumps({"latency": latency, "bandwidth": large.nbytes / (whole - latency), "averages": averages}))

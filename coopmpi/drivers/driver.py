@@ -128,6 +128,7 @@ class Driver:
                 answer = (yield from self._gradient(request)) if type(request) is Grad else self.answer(request)
             except Misuse as error:
                 raise located(_asking(generator), str(error)) from None
+            del request  # the algorithm may set its models anew
 
     def answer(self, request):
         """The answer of one request other than Grad; Misuse for what is none, or asks for what cannot be."""

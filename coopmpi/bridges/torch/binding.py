@@ -1,6 +1,7 @@
 """A PyTorch module whose numbers lie in rows of other arrays: parameters in a worker's model, buffers in a row of their own."""
 
 import ctypes
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ from coopmpi.errors import UserError
 from coopmpi.step.slots import Slot
 
 MOST = 256  # rows whose views are remembered
+LARGE = 2**16  # numbers of a parameter whose gradient goes into the row as soon as it is there
 SAID = {"buffers": "floating-point buffers", "counters": "counters"}
 
 
@@ -92,6 +94,7 @@ class Binding:
         found = {"buffers": (buffers, dtype), "counters": (counters, torch.int64)}
         self.own = {name: Flat(members, kind) for name, (members, kind) in found.items() if members}
         self._bound = None
+        self._into, self._taken = None, None  # views of the row that gradients go into; numbers of those that are there
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -118,14 +121,46 @@ class Binding:
             flat.move([view.clone() for view in views])
         self._bound = None
 
-    def take_gradients(self, row: np.ndarray):
-        """Those of the parameters into a row (d,); a parameter that took no part has zeros."""
-        views, gradients, to = self.parameters.at(row), [], []
-        for tensor, view in zip(self.parameters.tensors, views):
+    @property
+    def bound(self) -> bool:
+        """Do the tensors lie in rows?"""
+        return self._bound is not None
+
+    def backward(self, loss: torch.Tensor, row: np.ndarray):
+        """loss.backward(), with the gradients into a row (d,): large ones at once, so that few lie in memory twice."""
+        if self._taken is None:
+            for number in self._large:
+                self.parameters.tensors[number].register_post_accumulate_grad_hook(partial(self._take, number))
+        self._into, self._taken = self.parameters.at(row), set()
+        loss.backward()
+        self.take_gradients(row, self._taken)
+
+    def _take(self, number, tensor):
+        self._into[number].copy_(_dense(tensor.grad))
+        tensor.grad = None
+        self._taken.add(number)
+
+    @property
+    def _large(self):
+        return [number for number, tensor in enumerate(self.parameters.tensors) if tensor.numel() >= LARGE]
+
+    @property
+    def gradient_memory(self) -> int:
+        """Bytes of the module's own gradients in `backward`."""
+        sizes = [tensor.nbytes for tensor in self.parameters.tensors]
+        large = [sizes[number] for number in self._large]
+        return sum(sizes) - sum(large) + max(large, default=0)
+
+    def take_gradients(self, row: np.ndarray, taken=()):
+        """Those of the parameters into a row (d,), but the ones already taken; a parameter that took no part has zeros."""
+        gradients, to = [], []
+        for number, (tensor, view) in enumerate(zip(self.parameters.tensors, self.parameters.at(row))):
+            if number in taken:
+                continue
             if tensor.grad is None:
                 view.zero_()
             else:
-                gradients.append(tensor.grad.to_dense() if tensor.grad.is_sparse else tensor.grad)
+                gradients.append(_dense(tensor.grad))
                 to.append(view)
             tensor.grad = None
         torch._foreach_copy_(to, gradients)
@@ -158,6 +193,10 @@ class Binding:
                                         f"{None if found is None else tuple(found.shape)}: its shape must stay")
                     member.tensor.copy_(found.detach())
                     member.table[member.key] = member.tensor
+
+
+def _dense(gradient):
+    return gradient.to_dense() if gradient.is_sparse else gradient
 
 
 def start_from(module: torch.nn.Module, model):

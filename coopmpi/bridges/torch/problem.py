@@ -35,9 +35,7 @@ class TorchProblem(Problem):
         self._loss = _named(task.loss, "loss", LOSSES)
         self._augment = task.augment and load_object(task.augment, "[task] augment")
         self._metrics = {name: load_object(path, f"[task] metrics.{name}") for name, path in task.metrics.items()}
-        self.module = built(task, place.seed).to(dtype)
-        if task.start:
-            _start(self.module, task.start)
+        self.module = self._made()
         self.binding = Binding(self.module, dtype)
         parameters = self.binding.parameters
         if not parameters.size:
@@ -45,7 +43,6 @@ class TorchProblem(Problem):
         self.dimension = parameters.size
         self.layout = parameters.layout
         require_countable(place.workers, self.dimension)
-        self._initial = parameters.values()
         self.slots = self.binding.slots
         self._call = torch.compile(self.module) if task.compile else self.module
         self._autocast = nullcontext() if task.autocast == "none" else torch.autocast("cpu", dtype=torch.bfloat16)
@@ -76,8 +73,16 @@ class TorchProblem(Problem):
         falling = {name for name, function in self._metrics.items() if not getattr(function, "rising", True)}
         return found, ("accuracy", *(name for name in self._metrics if name not in falling))
 
+    def _made(self):
+        module = built(self.task, self.place.seed).to(getattr(torch, self.place.dtype))
+        if self.task.start:
+            _start(module, self.task.start)
+        return module
+
     def initial(self):
-        return self._initial.copy()
+        # the module has these numbers until it is bound to a worker's; they are seldom asked for later
+        module = Binding(self._made(), self.binding.parameters.dtype) if self.binding.bound else self.binding
+        return module.parameters.values()
 
     def gradient(self, x, step, state=None):
         if not self.module.training:
@@ -89,8 +94,7 @@ class TorchProblem(Problem):
             if self._augment:
                 inputs = self._augment(inputs)
             loss = self._outcome(inputs, targets)[1]
-            loss.backward()
-            self.binding.take_gradients(self._out[i])
+            self.binding.backward(loss, self._out[i])
             self._losses[i] = loss.item()
         return self._losses, self._out
 
@@ -127,10 +131,8 @@ class TorchProblem(Problem):
         return {name: (value, len(indices)) for name, value in sums.items()}
 
     def memory(self):
-        flats = self.binding.flats
-        return {"gradients": self._out.nbytes, "the module's gradients": self._initial.nbytes,
-                "parameters that are not trained": sum(p.nbytes for p in self.module.parameters() if not p.requires_grad),
-                "the module as it was built": sum(flat.values().nbytes for flat in flats)}
+        return {"gradients": self._out.nbytes, "the module's gradients": self.binding.gradient_memory,
+                "parameters that are not trained": sum(p.nbytes for p in self.module.parameters() if not p.requires_grad)}
 
 
 def _named(name, key, known):
