@@ -74,7 +74,7 @@ class Trainings:
     def _description(self, method, seed, lr, **more):
         common = {"workers": RANKS, "steps": self.steps, "seed": seed, "device": "cpu",
                   "task": {"data": str(self.digits), "hidden": [1024, 512], "batch": BATCH},
-                  "optimizer": {"lr": lr, "momentum": 0.9}, "algorithm": {"kind": method},
+                  "optimizer": {"kind": "sgd", "lr": lr, "momentum": 0.9}, "algorithm": {"kind": method},
                   "record": {"eval_every": EVERY, "final": "mean"}, "checkpoint": {"every_minutes": 0},
                   "stop": {} if method in ALONE else {"train_loss": self.target}}
         return common | COOPMPI[method] | more

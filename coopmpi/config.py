@@ -43,12 +43,12 @@ class Survive(registry.Part, frozen=True, kw_only=True):
     buddies: Count = 1  # other ranks that hold a copy of a rank's state
 
 
-# tables that choose a part by `kind`, with the default choice
+# tables that choose a part by `kind`, with the default choice; without [optimizer] the algorithm may have another one
 _CHOICES = {
     "task": "classify",
+    "algorithm": "local-sgd",
     "optimizer": "sgd",
     "schedule": "constant",
-    "algorithm": "local-sgd",
     "period": "every",
     "compress": "none",
     "compute": "constant",
@@ -166,7 +166,11 @@ def resolve(tables):
     for key, value in tables.items():
         if key in (*_CHOICES, "mixing", "record", "checkpoint", "survive", "stop") and not isinstance(value, dict):
             raise UserError(f"[{key}] must be a table, given {quoted(value)}")
-    built = {kind: registry.build(kind, {"kind": default} | tables.pop(kind, {})) for kind, default in _CHOICES.items()}
+    built = {}
+    for kind, default in _CHOICES.items():
+        if kind == "optimizer" and not tables.get(kind):
+            default = built["algorithm"].optimizer
+        built[kind] = registry.build(kind, {"kind": default} | tables.pop(kind, {}))
     built["mixing"] = mixing_table(**tables.pop("mixing", {}))
     built["record"] = registry.convert(tables.pop("record", {}), Record, "[record]")
     built["checkpoint"] = registry.convert(tables.pop("checkpoint", {}), Saving, "[checkpoint]")

@@ -170,3 +170,10 @@ def test_the_code_that_a_description_imports_is_named():
               "compress": {"kind": "coopmpi.compression.compressors:Sign"}}
     assert registry.own_code(tables) == ["graphs", "mine", "pkg.tasks", "sinks.a"]
     assert registry.own_code({}) == []
+
+
+@pytest.mark.parametrize("algorithm, optimizer, kind", [
+    ("diloco", {}, "adamw"), ("streaming-diloco", {}, "adamw"), ("diloco", {"lr": 0.1}, "sgd"), ("local-sgd", {}, "sgd")])
+def test_without_an_optimizer_the_one_of_the_publication_is_taken(algorithm, optimizer, kind):
+    tables = {"algorithm": {"kind": algorithm}} | ({"optimizer": optimizer} if optimizer else {})
+    assert config.resolve(tables).optimizer.name == kind

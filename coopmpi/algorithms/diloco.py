@@ -16,6 +16,7 @@ class DiLoCo(Algorithm, frozen=True, kw_only=True):
 
     source = "Douillard et al., DiLoCo, 2023 (arXiv 2311.08105), Algorithm 1"
     bibtex = ("douillard2023diloco",)
+    optimizer = "adamw"
     slots = (Slot("z", "replica", "model", "the common model at the last round"),
              Slot("u", "replica", "zero", "outer momentum"))
     uses_period = True

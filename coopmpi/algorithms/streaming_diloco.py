@@ -19,6 +19,7 @@ class StreamingDiLoCo(Algorithm, frozen=True, kw_only=True):
 
     source = "Douillard et al., Streaming DiLoCo with overlapping communication, 2025 (arXiv 2501.18512)"
     bibtex = ("douillard2025streaming",)
+    optimizer = "adamw"
     slots = (Slot("z", "replica", "model", "the common model, each fragment as of its last round"),
              Slot("u", "replica", "zero", "outer momentum"),
              Slot("mean", "replica", "model", "mean of the models, each fragment as it last arrived"),

@@ -20,6 +20,7 @@ class Algorithm(Part, frozen=True, kw_only=True):
     name: ClassVar[str]
     source: ClassVar[str]  # paper and equation
     bibtex: ClassVar[tuple[str, ...]] = ()  # keys into coopmpi/references.bib
+    optimizer: ClassVar[str] = "sgd"  # what it is published with, where there is no [optimizer]
     slots: ClassVar[tuple[Slot, ...]] = ()  # state beyond the models and the optimiser's own
     uses_period: ClassVar[bool] = False
     uses_mixing: ClassVar[bool] = False
