@@ -27,9 +27,10 @@ class Torch:
                                          stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.version = self._process.stdout.readline().strip()
 
-    def steps(self, sizes, batch, models, steps):
-        """Each of `models` models makes `steps` steps."""
-        print(",".join(map(str, sizes)), batch, models, steps, file=self._process.stdin, flush=True)
+    def steps(self, kind, batch, models, steps):
+        """Each of `models` models makes `steps` steps; kind: "cnn", or the sizes of an mlp."""
+        name = kind if isinstance(kind, str) else ",".join(map(str, kind))
+        print(name, batch, models, steps, file=self._process.stdin, flush=True)
         if not self._process.stdout.readline():
             raise RuntimeError("the PyTorch process has ended")
 
@@ -38,10 +39,14 @@ class Torch:
         self._process.wait()
 
 
-def stepper(sizes, batch, workers):
+def stepper(kind, batch, workers):
     """A function that makes one local step of all workers."""
-    features, *hidden, classes = sizes
-    model = build_model("mlp", features, None, classes, hidden)
+    if kind == "cnn":
+        features, classes = 3 * 32 * 32, 10
+        model = build_model(kind, features, (3, 32, 32), classes)
+    else:
+        features, *hidden, classes = kind
+        model = build_model("mlp", features, None, classes, hidden)
     rng = np.random.default_rng(0)
     x = np.repeat(model.initial(rng, np.float32)[None], workers, axis=0)
     inputs = rng.standard_normal((workers, batch, features), np.float32)
@@ -101,6 +106,21 @@ def one_step(torch, rounds):
         yield what, f"PyTorch {torch.version}", micro["step"], micro["torch"], faster
 
 
+def convolutions(torch, rounds):
+    """Row for the built-in cnn on 3 x 32 x 32, batch 32."""
+    steps = 5
+    candidates = {"step": repeat(stepper("cnn", 32, 1), steps)}
+    if torch:
+        candidates["torch"] = lambda: torch.steps("cnn", 32, 1, steps)
+    times = interleaved(candidates, rounds)
+    ms = {name: f"{time.seconds / steps * 1e3:.1f} ms" for name, time in times.items()}
+    what = "one step of cnn, 3 x 32 x 32, batch 32"
+    if torch:
+        yield what, f"PyTorch {torch.version}", ms["step"], ms["torch"], f"{times['torch'].ratio:.2f}x faster"
+    else:
+        yield what, "", ms["step"], "", ""
+
+
 def many_workers(torch, rounds):
     """Row for 1,024 workers, mlp 64-128-10, batch 32."""
     sizes, batch, workers = (64, 128, 10), 32, 1024
@@ -127,7 +147,7 @@ def main(arguments):
     torch = Torch(python) if python else None
     with threadpool_limits(1):
         table(("one thread, float32", "against", "coopmpi", "the other", "result"),
-              [*one_step(torch, options.rounds), *many_workers(torch, options.rounds)])
+              [*one_step(torch, options.rounds), *convolutions(torch, options.rounds), *many_workers(torch, options.rounds)])
     if torch:
         torch.close()
     else:

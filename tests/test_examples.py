@@ -112,7 +112,7 @@ def test_every_key_is_documented_with_its_default():
     expected += [(kind, cls) for kind in ("task", "optimizer", "schedule", "algorithm", "period", "compress")
                  for cls in registry.parts(kind).values()]
     expected += [("sinks", cls) for cls in registry.parts("sink").values()]
-    from coopmpi.tasks.nn.models import LAYERS
+    from coopmpi.tasks.nn.stack import LAYERS
     from coopmpi.topology.graphs import GraphFile
     from coopmpi.topology.mixing import Mixing
 

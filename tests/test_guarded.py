@@ -200,7 +200,8 @@ def test_algorithms_in_one_process(variant, task, folder, monkeypatch):
 
 
 @pytest.mark.parametrize("task", [
-    DIGITS | {"model": "linear"}, DIGITS | {"model": "cnn"}, DIGITS | {"batch": 0, "partition": "dirichlet"},
+    DIGITS | {"model": "linear"}, DIGITS | {"model": "cnn"}, DIGITS | {"model": "resnet", "depth": 8},
+    DIGITS | {"batch": 0, "partition": "dirichlet"},
     DIGITS | {"layers": [{"type": "dense", "width": 9}, {"type": "tanh"}]},
     TEACHER, TEACHER | {"model": "linear"}, TEACHER | {"batch": 0},
 ], ids=str)

@@ -5,9 +5,10 @@ import pytest
 from scipy.signal import correlate2d
 from scipy.special import log_softmax
 
-from coopmpi.tasks.nn.layers import Conv, Dense, Flatten, Pooling, Relu, Scratch, Tanh
+from coopmpi.tasks.nn.images import Conv, GlobalPooling, GroupNorm, Pooling
+from coopmpi.tasks.nn.layers import Dense, Flatten, Relu, Scratch, Tanh
 from coopmpi.tasks.nn.losses import count_correct, cross_entropy, squared_error
-from coopmpi.tasks.nn.models import LAYERS
+from coopmpi.tasks.nn.stack import LAYERS, Residual
 
 EPSILON = 1e-6
 CASES = [
@@ -22,6 +23,15 @@ CASES = [
     (Pooling(kind="max", size=3), (1, 7, 6)),
     (Pooling(kind="mean"), (2, 5, 4)),
     (Pooling(kind="mean", size=3), (1, 7, 6)),
+    (GlobalPooling(), (2, 3, 4)),
+    (GroupNorm(groups=2), (4, 2, 3)),
+    (GroupNorm(groups=1), (3, 2, 2)),
+    (GroupNorm(groups=3), (3, 3, 2)),
+    (Residual(layers=[{"type": "conv", "channels": 2, "kernel": 3, "padding": 1}, {"type": "tanh"}]), (2, 3, 4)),
+    (Residual(layers=[{"type": "conv", "channels": 4, "kernel": 3, "padding": 1, "stride": 2}, {"type": "group-norm", "groups": 2}]),
+     (2, 4, 5)),
+    (Residual(layers=[{"type": "dense", "width": 5}, {"type": "tanh"}, {"type": "dense", "width": 6}]), (6,)),
+    (Residual(layers=[{"type": "tanh"}]), (3,)),
     (Flatten(), (2, 3, 2)),
     (Relu(), (6,)),
     (Relu(), (2, 3, 3)),

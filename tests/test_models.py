@@ -24,6 +24,14 @@ STACKS = {
         {"type": "conv", "channels": 3, "kernel": 3, "stride": 2, "padding": 1}, {"type": "tanh"},
         {"type": "conv", "channels": 1, "kernel": 2}, {"type": "relu"}, {"type": "flatten"},
         {"type": "dense", "width": 6}, {"type": "relu"}]),
+    "residual": dict(kind="cnn", layers=[
+        {"type": "conv", "channels": 4, "kernel": 3}, {"type": "group-norm", "groups": 2}, {"type": "relu"},
+        {"type": "residual", "layers": [{"type": "relu"}, {"type": "conv", "channels": 4, "kernel": 3, "padding": 1}]}, {"type": "relu"},
+        {"type": "residual", "layers": [
+            {"type": "conv", "channels": 6, "kernel": 3, "stride": 2, "padding": 1}, {"type": "group-norm", "groups": 3},
+            {"type": "residual", "layers": [{"type": "tanh"}]}]},
+        {"type": "global-pool"}]),
+    "residual first": dict(kind="mlp", layers=[{"type": "residual", "layers": [{"type": "tanh"}, {"type": "dense", "width": FEATURES}]}]),
     "regression": dict(kind="mlp", hidden=[7], loss="squared-error"),
 }
 
@@ -105,7 +113,7 @@ def test_arguments_stay_as_they_are(stack):
         np.testing.assert_array_equal(before, after)
 
 
-@pytest.mark.parametrize("stack", ["mlp", "cnn"])
+@pytest.mark.parametrize("stack", ["mlp", "cnn", "residual"])
 def test_a_step_allocates_nothing_large(stack):
     # large against the buffers of fixed size that numpy converts types in
     model, x, inputs, targets, _ = example(stack, b=4, n=1000)
@@ -118,7 +126,7 @@ def test_a_step_allocates_nothing_large(stack):
     assert peak < inputs.nbytes / 8
 
 
-@pytest.mark.parametrize("stack", ["mlp", "cnn", "strides", "tanh relu"])
+@pytest.mark.parametrize("stack", ["mlp", "cnn", "strides", "tanh relu", "residual"])
 def test_workspace_is_what_a_step_keeps(stack):
     model, x, inputs, targets, _ = example(stack, b=4, n=300, dtype=np.float32)
     gradient = np.empty_like(x)
@@ -216,6 +224,10 @@ def test_a_model_with_one_layer_starts_at_zero():
     ([{"type": "dense", "width": 0}], r"layer 1 \(dense\) width.*given 0"),
     ([{"type": "dense", "width": "4"}], r"layer 1 \(dense\) width.*given '4'"),
     ([{"type": "pool", "kind": "median"}], r"layer 1 \(pool\) kind.*given 'median'"),
+    ([{"type": "conv", "channels": 6, "kernel": 3}, {"type": "group-norm"}], r"layer 2 \(group-norm\) groups = 8 must divide the 6 channels"),
+    ([{"type": "residual", "layers": [{"type": "pool", "size": 1}, {"type": "flatten"}]}], r"layer 1 \(residual\) makes \(108,\) of \(2, 9, 6\)"),
+    ([{"type": "residual", "layers": [{"type": "rely"}]}], r"layer 1 inside a residual one: unknown layer 'rely'.*'relu'"),
+    ([{"type": "residual", "layers": [{"type": "pool", "size": 7}]}], r"layer 1 \(residual\) inside, layer 1 \(pool\) window 7 x 7"),
     ([{"width": 4}], "layer 1: a table with a type"),
     (["relu"], "layer 1: a table with a type"),
     ([{"type": ["relu"]}], "layer 1: a table with a type"),
@@ -228,6 +240,16 @@ def test_stacks_that_cannot_work_are_refused(layers, message):
 def test_convolution_of_data_without_image_shape_is_refused():
     with pytest.raises(UserError, match=r"layer 1 \(conv\) takes images, but gets 108 features"):
         build_model("cnn", FEATURES, None, 3)
+
+
+@pytest.mark.parametrize("keys, message", [
+    ({"kind": "resnet", "depth": 18}, "depth of a resnet must be 8, 14, 20 and so on, 6 n . 2; given 18"),
+    ({"kind": "vgg", "depth": 12}, "depth of a vgg must be one of 11, 13, 16, 19; given 12"),
+    ({"kind": "cnn", "depth": 8}, "depth = 8 is for model = 'resnet' or 'vgg', given 'cnn'"),
+    ({"kind": "resnet", "depth": 8, "layers": []}, "depth = 8 is for .*, given layers")])
+def test_depths_that_there_are_not_are_refused(keys, message):
+    with pytest.raises(UserError, match=message):
+        build_model(input_features=3072, image_shape=(3, 32, 32), outputs=10, **keys)
 
 
 def test_unknown_model_is_refused():

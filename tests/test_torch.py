@@ -9,6 +9,7 @@ from coopmpi.contract import problem
 from coopmpi.drivers.solo import Solo
 from coopmpi.errors import UserError
 from coopmpi.run.assemble import assemble
+from coopmpi.tasks.nn.models import build_model
 from tests.interruptions import content, interrupted, run
 from tests.runs import EVEN_VARIANTS, coopmpi, lockstep, settings
 
@@ -54,6 +55,56 @@ def test_a_resumed_run_equals_one_that_was_never_stopped(tmp_path, variant):
         assert np.array_equal(parts[name], values), name
     with h5py.File(tmp_path / "whole.h5") as one, h5py.File(tmp_path / "parts.h5") as other:
         assert one["eval/loss"][-1] == other["eval/loss"][-1]  # with the buffers of batch norm
+
+
+# the built-in models beside PyTorch
+class Block(torch.nn.Module):
+    def __init__(self, before, after, stride):
+        super().__init__()
+        self.inside = torch.nn.Sequential(
+            torch.nn.Conv2d(before, after, 3, stride, 1), torch.nn.GroupNorm(8, after), torch.nn.ReLU(),
+            torch.nn.Conv2d(after, after, 3, 1, 1), torch.nn.GroupNorm(8, after))
+        self.shortcut = torch.nn.Identity() if before == after else torch.nn.Conv2d(before, after, 1, stride)
+
+    def forward(self, x):
+        return torch.relu(self.inside(x) + self.shortcut(x))
+
+
+def resnet(depth):
+    blocks = [Block(before if not i else after, after, 2 if after > before and not i else 1)
+              for before, after in ((16, 16), (16, 32), (32, 64)) for i in range(depth // 6)]
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3, 1, 1), torch.nn.GroupNorm(8, 16), torch.nn.ReLU(), *blocks,
+                               torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(64, 10))
+
+
+def vgg(depth):
+    layers, before = [], 3
+    for after, count in zip((64, 128, 256, 512, 512), {11: (1, 1, 2, 2, 2), 16: (2, 2, 3, 3, 3)}[depth]):
+        for _ in range(count):
+            layers += [torch.nn.Conv2d(before, after, 3, 1, 1), torch.nn.GroupNorm(8, after), torch.nn.ReLU()]
+            before = after
+        layers.append(torch.nn.MaxPool2d(2))
+    return torch.nn.Sequential(*layers, torch.nn.Flatten(), torch.nn.Linear(512, 10))
+
+
+@pytest.mark.parametrize("kind, depth, side", [("resnet", 8, 12), ("resnet", 14, 9), ("vgg", 11, 32)])
+def test_deep_models_have_the_losses_and_gradients_of_pytorch(kind, depth, side):
+    own, beside = build_model(kind, 3 * side * side, (3, side, side), 10, depth=depth), {"resnet": resnet, "vgg": vgg}[kind](depth).double()
+    rng = np.random.default_rng(0)
+    x = own.initial(rng, np.float64) + 0.01 * rng.standard_normal(own.layout.size)
+    tensors = list(beside.parameters())
+    assert [tuple(tensor.shape) for tensor in tensors] == [entry.shape for entry in own.layout]
+    for tensor, entry in zip(tensors, own.layout):
+        tensor.data = torch.from_numpy(x[entry.offset:entry.offset + entry.size].reshape(entry.shape).copy())
+    inputs, labels = rng.standard_normal((1, 3, 3 * side * side)), rng.integers(0, 10, (1, 3))
+    gradient = np.empty((1, x.size))
+    losses = own.loss_and_gradient(np, x[None], inputs, labels, None, gradient)
+    loss = torch.nn.functional.cross_entropy(beside(torch.from_numpy(inputs[0]).reshape(3, 3, side, side)), torch.from_numpy(labels[0]))
+    loss.backward()
+    assert losses[0] == pytest.approx(loss.item(), rel=1e-9)
+    for tensor, entry in zip(tensors, own.layout):
+        found = gradient[0, entry.offset:entry.offset + entry.size].reshape(entry.shape)
+        np.testing.assert_allclose(found, tensor.grad, rtol=1e-6, atol=1e-9, err_msg=entry.name)
 
 
 # plain PyTorch

@@ -104,8 +104,8 @@ def parts():
     """All other parts, a table for each kind."""
     from coopmpi.tasks.data.partition import KINDS as PARTITIONS
     from coopmpi.tasks.data.sets import BUILTIN
-    from coopmpi.tasks.nn.models import KINDS as MODELS
-    from coopmpi.tasks.nn.models import LAYERS
+    from coopmpi.tasks.nn.architectures import KINDS as MODELS
+    from coopmpi.tasks.nn.stack import LAYERS
     from coopmpi.topology.weights import WEIGHTS
 
     tables = []

@@ -28,8 +28,9 @@ class Supervised(Task, frozen=True, kw_only=True):
 
     name: ClassVar[str]
     data: str = "digits"  # digits, teacher, or a path
-    model: str = "mlp"  # linear, mlp, cnn
+    model: str = "mlp"  # linear, mlp, cnn, resnet, vgg
     hidden: tuple[Count, ...] = (128,)  # widths of an mlp
+    depth: Count | None = None  # of a resnet (default 20) or vgg (11)
     layers: list[dict[str, Any]] | None = None  # any stack of layers, instead of `model`
     batch: Whole = 32
     partition: str = "iid"  # iid, dirichlet, shards, same
@@ -58,7 +59,7 @@ class Supervised(Task, frozen=True, kw_only=True):
 
     def build(self, features, shape, outputs):
         """The Model on samples of so many features, images of that shape if any."""
-        return build_model(self.model, features, shape, outputs, self.hidden, self.layers, self.loss)
+        return build_model(self.model, features, shape, outputs, self.hidden, self.layers, self.loss, self.depth)
 
 
 @register("task", "classify")

@@ -6,17 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from coopmpi.errors import UserError, quoted, unknown
-from coopmpi.registry import convert
-from coopmpi.tasks.nn.layers import Conv, Dense, Flatten, Pooling, Relu, Scratch, Tanh
+from coopmpi.errors import UserError, unknown
+from coopmpi.tasks.nn.architectures import DEEP, KINDS, cnn, mlp
+from coopmpi.tasks.nn.layers import Dense, Scratch
 from coopmpi.tasks.nn.losses import LOSSES, count_correct
+from coopmpi.tasks.nn.stack import Stack, layer_of
 
-LAYERS = {layer.name: layer for layer in (Conv, Dense, Flatten, Pooling, Relu, Tanh)}
-CNN = (
-    {"type": "conv", "channels": 16, "kernel": 3, "padding": 1}, {"type": "relu"}, {"type": "pool", "size": 2},
-    {"type": "conv", "channels": 32, "kernel": 3, "padding": 1}, {"type": "relu"}, {"type": "pool", "size": 2},
-)
-KINDS = ("linear", "mlp", "cnn")
 LARGEST = 10**15  # numbers that a sample may take
 
 # bytes of activations that are worked on at once: workers, or samples of an evaluation, are taken in blocks
@@ -54,14 +49,6 @@ class Layout(tuple):
         return [flat[:, span].reshape(b, *shape) for span, shape in self._spans]
 
 
-class LayerInModel(NamedTuple):
-    """A layer at its place in a model."""
-
-    layer: object
-    shape: tuple  # of one input
-    tensors: slice  # its entries in the layout
-
-
 class Model:
     """A stack of layers and a loss, for any number of workers and samples.
 
@@ -72,45 +59,20 @@ class Model:
     def __init__(self, layers, shape, loss):
         self.shape, self.loss = shape, LOSSES[loss]
         self.classifies = loss == "cross-entropy"
-        self.stack, tensors = [], []
-        for number, layer in enumerate(layers, start=1):
-            if isinstance(layer, Dense) and len(shape) > 1:
-                self.stack.append(LayerInModel(Flatten(), shape, slice(0, 0)))
-                shape = Flatten().build(shape)
-            try:
-                output = layer.build(shape)
-            except UserError as error:
-                raise UserError(f"[task] layer {number} ({layer.name}) {error}") from error
-            own = [(f"{number}.{layer.name}.{name}", size) for name, size in layer.parameters(shape).items()]
-            self.stack.append(LayerInModel(layer, shape, slice(len(tensors), len(tensors) + len(own))))
-            tensors += own
-            shape = output
-        self.layout = Layout(tensors)
-        self._first = next(i for i, (layer, size, _) in enumerate(self.stack) if layer.parameters(size))
+        self._stack = Stack(layers, shape)
+        self.layout = Layout(self._stack.tensors)
         self._scratches = {}
         # numbers kept for one sample: by the layers, and by the loss (outputs by class, some single numbers)
-        sizes = [layer.footprint(size, i > self._first) for i, (layer, size, _) in enumerate(self.stack)]
-        self._footprint = sum(sizes) + prod(shape) + 7
+        self._footprint = self._stack.footprint(False) + prod(self._stack.output) + 7
         if self._footprint > LARGEST:
             raise UserError(f"[task] one sample takes {self._footprint} numbers in the layers of this model; allowed are "
                             f"up to {LARGEST:g}")
 
     def initial(self, generator, dtype):
-        """The flat vector (d,) at the start: zero biases, weights N(0, gain / fan-in) with gain 2 before a relu
-        (He et al., 2015) and 1 elsewhere. A model with one layer of parameters starts at zero.
-        """
+        """The flat vector (d,) at the start; a model with one layer of parameters starts at zero."""
         x = np.zeros(self.layout.size, dtype)
-        trained = [i for i, layer_in_model in enumerate(self.stack) if layer_in_model.layer.parameters(layer_in_model.shape)]
-        if len(trained) == 1:
-            return x
-        views = self.layout.views(x[None])
-        for i, end in zip(trained, [*trained[1:], len(self.stack)]):
-            layer, shape, tensors = self.stack[i]
-            gain = 2 if any(isinstance(p.layer, Relu) for p in self.stack[i:end]) else 1
-            weight = views[tensors][0]
-            # row by row: numbers in float64 of the whole tensor would be its largest array
-            for row in weight:
-                row[...] = generator.standard_normal(row.shape) * np.sqrt(gain / layer.fan_in(shape))
+        if len(self._stack.trained) > 1:
+            self._stack.initial([view[0] for view in self.layout.views(x[None])], generator)
         return x
 
     def loss_and_gradient(self, xp, x, inputs, targets, weights, gradient):
@@ -136,7 +98,7 @@ class Model:
         for start in range(0, len(inputs), block):
             some, goal = inputs[None, start:start + block], targets[None, start:start + block]
             *layers, scratch = self._scratch(xp, x.dtype, some.shape)
-            outputs = self._forward(layers, parameters, some)[-1]
+            outputs = self._stack.forward(layers, parameters, self._shaped(some))[-1]
             if self.classifies:
                 correct = correct + count_correct(outputs, goal)
             losses = scratch.array("losses", some.shape[:2])
@@ -151,7 +113,8 @@ class Model:
     def _block_gradient(self, xp, x, inputs, targets, weights, gradient, losses):
         *layers, scratch = self._scratch(xp, x.dtype, inputs.shape)
         parameters, gradients = self.layout.views(x), self.layout.views(gradient)
-        *values, outputs = self._forward(layers, parameters, inputs)
+        values = self._stack.forward(layers, parameters, self._shaped(inputs))
+        outputs = values[-1]
         # the loss leaves its gradient in the outputs
         b, n = inputs.shape[:2]
         if weights is None:
@@ -159,25 +122,17 @@ class Model:
         each = scratch.array("losses", (b, n))
         self.loss(scratch, outputs, targets, weights, each)
         xp.matmul(each[:, None], weights[:, :, None], out=losses[:, None, None])
-        # back through the layers, down to the first that is trained
-        dy, values = outputs, [*values, outputs]
-        for i in range(len(layers) - 1, self._first - 1, -1):
-            layer, _, tensors = self.stack[i]
-            dy = layer.backward(layers[i], parameters[tensors], gradients[tensors], values[i], values[i + 1], dy,
-                                inputs_too=i > self._first)
+        self._stack.backward(layers, parameters, gradients, values, outputs)
 
-    def _forward(self, scratches, parameters, inputs):
-        """The inputs as the first layer takes them, and the outputs of every layer."""
-        values = [inputs.reshape(*inputs.shape[:2], *self.shape)]
-        for (layer, _, tensors), scratch in zip(self.stack, scratches):
-            values.append(layer.forward(scratch, parameters[tensors], values[-1]))
-        return values
+    def _shaped(self, inputs):
+        """The inputs (b, n, features) as the first layer takes them."""
+        return inputs.reshape(*inputs.shape[:2], *self.shape)
 
     def _scratch(self, xp, dtype, shape):
-        """One Scratch per layer and one for the loss. The inputs of the model must not be overwritten."""
+        """One Scratch per layer and one for the loss."""
         key = xp, dtype, shape[:2]
         if key not in self._scratches:
-            self._scratches[key] = [Scratch(xp, dtype, i > self._first) for i in range(len(self.stack) + 1)]
+            self._scratches[key] = [*self._stack.scratches(xp, dtype), Scratch(xp, dtype)]
         return self._scratches[key]
 
     def _per_block(self, xp, n, dtype):
@@ -187,30 +142,23 @@ class Model:
         return 1 << fitting.bit_length() - 1
 
 
-def build_model(kind, input_features, image_shape, outputs, hidden=(128,), layers=None, loss="cross-entropy"):
+def build_model(kind, input_features, image_shape, outputs, hidden=(128,), layers=None, loss="cross-entropy", depth=None):
     """The Model of a run description.
 
-    kind: "linear", "mlp" (`hidden` sizes, relu) or "cnn"; `layers`: tables of any other stack, instead. A dense
-    layer to `outputs` comes last by itself. image_shape: (channels, height, width) or None; loss: "cross-entropy"
-    or "squared-error". Raises UserError for a stack that does not fit; it names the layer.
+    kind: one of KINDS, "mlp" with `hidden` sizes, "resnet" and "vgg" with a `depth`; `layers`: tables of any other stack,
+    instead. A dense layer to `outputs` comes last by itself. image_shape: (channels, height, width) or None; loss:
+    "cross-entropy" or "squared-error". Raises UserError for a stack that does not fit; it names the layer.
     """
     if kind not in KINDS:
         raise unknown("model", kind, KINDS, where="[task] ")
-    if layers is None:
-        dense = [table for width in hidden for table in ({"type": "dense", "width": width}, {"type": "relu"})]
-        layers = {"linear": [], "mlp": dense, "cnn": CNN}[kind]
-    stack = [_layer(number, table) for number, table in enumerate(layers, start=1)]
-    stack.append(Dense(width=outputs))
-    images = image_shape and any(isinstance(layer, (Conv, Pooling)) for layer in stack)
-    return Model(stack, tuple(image_shape) if images else (input_features,), loss)
-
-
-def _layer(number, table):
-    """The layer that a TOML table describes."""
-    where = f"[task] layer {number}"
-    if not isinstance(table, dict) or not isinstance(table.get("type"), str):
-        raise UserError(f"{where}: a table with a type is needed, given {quoted(table)} (allowed: {', '.join(LAYERS)})")
-    own = {key: value for key, value in table.items() if key != "type"}
-    if table["type"] not in LAYERS:
-        raise unknown("layer", table["type"], LAYERS, f"{where}: ")
-    return convert(own, LAYERS[table["type"]], f"{where} ({table['type']})")
+    if depth is not None and (layers is not None or kind not in DEEP):
+        raise UserError(f"[task] depth = {depth} is for model = {' or '.join(map(repr, DEEP))}, given "
+                        f"{'layers' if layers is not None else repr(kind)}")
+    if layers is None and kind in DEEP:
+        make, usual = DEEP[kind]
+        layers = make(depth or usual)
+    elif layers is None:
+        layers = {"linear": list, "mlp": lambda: mlp(hidden), "cnn": cnn}[kind]()
+    stack = [layer_of(table, f"[task] layer {number}") for number, table in enumerate(layers, start=1)]
+    images = image_shape and any(layer.takes_images for layer in stack)
+    return Model([*stack, Dense(width=outputs)], tuple(image_shape) if images else (input_features,), loss)
