@@ -31,9 +31,9 @@ def arrays(n=20, features=3, classes=4):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_digits_are_the_uci_test_file(dtype):
     data = load("digits", "classify", dtype, seed=0)
-    x = np.concatenate([data.x_train, data.x_test]) * 16
+    x = data.inputs(np.concatenate([data.x_train, data.x_test])) * 16
     y = np.concatenate([data.y_train, data.y_test])
-    assert data.x_train.dtype == dtype and data.x_train.flags.c_contiguous and data.y_train.dtype == np.int64
+    assert data.x_train.dtype == np.uint8 and data.inputs(data.x_train).dtype == dtype and data.x_train.flags.c_contiguous and data.y_train.dtype == np.int64
     assert (data.shape, data.classes, x.shape) == ((1, 8, 8), 10, (1797, 64))
     assert x.min() == 0 and x.max() == 16 and (x == np.rint(x)).all()
     # class counts of optdigits.tes as the UCI repository lists them
@@ -89,10 +89,10 @@ def test_images_become_channel_first_rows(saved):
     for x in (first, np.moveaxis(first, 1, 3)):
         data = load(saved(x=x, y=y, x_test=x, y_test=y), "classify", "float64", 0)
         assert data.shape == (3, 5, 7)
-        np.testing.assert_array_equal(data.x_test.reshape(first.shape), first / 255)
+        np.testing.assert_array_equal(data.inputs(data.x_test).reshape(first.shape), first / 255)
     grey = load(saved(x=first[:, 0], y=y, x_test=first[:, 0], y_test=y), "classify", "float32", 0)
     assert grey.shape == (1, 5, 7)
-    np.testing.assert_array_equal(grey.x_train, (first[:, 0].reshape(6, -1) / 255).astype("float32"))
+    np.testing.assert_array_equal(grey.inputs(grey.x_train), (first[:, 0].reshape(6, -1) / 255).astype("float32"))
 
 
 @pytest.mark.parametrize("shape, axes", [((40, 6), 0), ((40, 3, 5, 4), (0, 2, 3))])
@@ -106,6 +106,29 @@ def test_standardize_uses_the_training_part(saved, shape, axes):
     std[:, 0] = 1
     np.testing.assert_allclose(data.x_train.reshape(shape), (x - mean) / std, atol=1e-12)
     np.testing.assert_allclose(data.x_test.reshape(shape), (x_test - mean) / std, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-12), ("float32", 2e-5)])
+@pytest.mark.parametrize("shape, axes", [((40, 6), 0), ((40, 3, 5, 4), (0, 2, 3))])
+def test_bytes_are_standardized_as_the_numbers_that_they_stand_for(saved, shape, axes, dtype, tolerance):
+    rng = np.random.default_rng(3)
+    x, x_test = (rng.integers(0, 256, shape, np.uint8) for _ in range(2))
+    x[:, 0] = x_test[:, 0] = 7
+    y = np.arange(40) % 2
+    data = load(saved(x=x, y=y, x_test=x_test, y_test=y), "classify", dtype, 0, standardize=True)
+    mean, std = (x / 255).mean(axis=axes, keepdims=True), (x / 255).std(axis=axes, keepdims=True)
+    std[:, 0] = 1
+    for rows, given in ((data.x_train, x), (data.x_test, x_test)):
+        assert rows.dtype == np.uint8 and data.inputs(rows).dtype == dtype
+        np.testing.assert_allclose(data.inputs(rows).reshape(shape), (given / 255 - mean) / std, atol=tolerance)
+
+
+@pytest.mark.parametrize("bytes_of", ["x", "x_test"])
+def test_bytes_beside_numbers_are_scaled_at_once(saved, bytes_of):
+    x = {"x": np.full((6, 3), 0.5), "x_test": np.full((6, 3), 0.5)} | {bytes_of: np.full((6, 3), 51, np.uint8)}
+    data = load(saved(**x, y=np.arange(6) % 2, y_test=np.arange(6) % 2), "classify", "float64", 0)
+    assert data.scaling is None
+    assert {"x": data.x_train, "x_test": data.x_test}[bytes_of].max() == 0.2
 
 
 # targets

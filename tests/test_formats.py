@@ -22,7 +22,7 @@ def read(path):
 
 def rows(data):
     """All samples with their labels as a sorted list: what was in the file, whatever the split."""
-    x, y = np.concatenate([data.x_train, data.x_test]), np.concatenate([data.y_train, data.y_test])
+    x, y = data.inputs(np.concatenate([data.x_train, data.x_test])), np.concatenate([data.y_train, data.y_test])
     return sorted((*row, label) for row, label in zip(x.tolist(), y.tolist()))
 
 
@@ -170,9 +170,9 @@ def test_mnist_folder(tmp_path, layout):
     write_mnist(tmp_path, **layout)
     data = read(tmp_path)
     assert (data.shape, data.classes) == ((1, 5, 6), 10)
-    np.testing.assert_array_equal(data.x_train.reshape(20, 5, 6), IMAGES[:20] / 255)
+    np.testing.assert_array_equal(data.inputs(data.x_train).reshape(20, 5, 6), IMAGES[:20] / 255)
     np.testing.assert_array_equal(data.y_train, LABELS[:20])
-    np.testing.assert_array_equal(data.x_test.reshape(10, 5, 6), IMAGES[20:] / 255)
+    np.testing.assert_array_equal(data.inputs(data.x_test).reshape(10, 5, 6), IMAGES[20:] / 255)
 
 
 def test_an_idx_file_brings_its_labels_and_its_test_pair(tmp_path):
@@ -267,7 +267,7 @@ def test_cifar10(tmp_path):
     write_cifar10(tmp_path)
     data = read(tmp_path)
     assert (data.shape, data.classes) == ((3, 32, 32), 10)
-    np.testing.assert_array_equal(data.x_train, PIXELS[:15].reshape(15, -1) / 255)
+    np.testing.assert_array_equal(data.inputs(data.x_train), PIXELS[:15].reshape(15, -1) / 255)
     np.testing.assert_array_equal(data.y_train, LABELS[:15])
     np.testing.assert_array_equal(data.y_test, LABELS[15:20])
 
@@ -279,7 +279,7 @@ def test_cifar100_uses_the_fine_labels(tmp_path):
     data = read(tmp_path)
     assert data.classes == 100
     np.testing.assert_array_equal(data.y_train, np.arange(15) * 5)
-    np.testing.assert_array_equal(data.x_test, PIXELS[15:].reshape(5, -1) / 255)
+    np.testing.assert_array_equal(data.inputs(data.x_test), PIXELS[15:].reshape(5, -1) / 255)
 
 
 def test_damaged_cifar_folders_are_refused(tmp_path):

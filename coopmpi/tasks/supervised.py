@@ -115,6 +115,7 @@ class SupervisedProblem(Problem):
         share = place.share(len(data.x_test))
         self.x_train, self.y_train = device.asarray(data.x_train), device.asarray(data.y_train)
         self.x_test, self.y_test = device.asarray(data.x_test[share]), device.asarray(data.y_test[share])
+        self.scaling = data.scaling and data.scaling.on(device)
         # and its share of as many training samples, spread over all of them
         self.looked_at = device.asarray(place.spread(self.samples, len(data.x_test)))
         self.out = device.empty((len(hosted), self.dimension), place.dtype)
@@ -127,23 +128,27 @@ class SupervisedProblem(Problem):
         chosen = device.asarray(self.batches.indices(step))
         weights = self.batches.weights(step)
         weights = None if weights is None else device.asarray(weights)
-        inputs = device.xp.take(self.x_train, chosen, axis=0)
+        inputs = self._inputs(device.xp.take(self.x_train, chosen, axis=0))
         targets = device.xp.take(self.y_train, chosen, axis=0)
         losses = self.model.loss_and_gradient(device.xp, x, inputs, targets, weights, self.out)
         return losses, self.out
 
+    def _inputs(self, rows):
+        """Rows of the data as numbers of the run's dtype."""
+        return self.scaling(self.place.device.xp, rows) if self.scaling else rows
+
     def memory(self):
         n, b = self.batch, len(self.place.hosted)
-        sample = self.x_train[:1].nbytes + self.y_train[:1].nbytes
+        sample = self.x_train.shape[1] * self.out.dtype.itemsize + self.y_train[:1].nbytes
         workspace = self.model.workspace(self.place.device.xp, b, n, self.out.dtype)
         return {"gradients": self.out.nbytes, "mini-batches": b * n * sample, "activations": workspace,
                 "data (one copy per node)": sum(a.nbytes for a in (self.x_train, self.y_train, self.x_test, self.y_test))}
 
     def evaluate(self, mean):
         xp = self.place.device.xp
-        loss, correct = self.model.evaluate(xp, mean, self.x_test, self.y_test)
-        seen = (xp.take(data, self.looked_at, axis=0) for data in (self.x_train, self.y_train))
-        train_loss, _ = self.model.evaluate(xp, mean, *seen)
+        loss, correct = self.model.evaluate(xp, mean, self._inputs(self.x_test), self.y_test)
+        seen, labels = (xp.take(data, self.looked_at, axis=0) for data in (self.x_train, self.y_train))
+        train_loss, _ = self.model.evaluate(xp, mean, self._inputs(seen), labels)
         figures = {"loss": (float(loss), len(self.x_test)), "train_loss": (float(train_loss), len(self.looked_at))}
         if self.model.classifies:
             figures["accuracy"] = (float(correct), len(self.x_test))

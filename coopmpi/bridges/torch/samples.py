@@ -11,14 +11,14 @@ from torch.utils.data import TensorDataset, default_collate
 from coopmpi.errors import UserError
 from coopmpi.registry import load_object
 from coopmpi.tasks.data import node_copy
-from coopmpi.tasks.data.sets import load
+from coopmpi.tasks.data.sets import Dataset, load
 
 
 class Arrays:
-    """Rows of NumPy arrays, which may be mapped into memory; `shape` is that of an input."""
+    """Rows of a data set's arrays, which may be mapped into memory; `shape` is that of an input."""
 
-    def __init__(self, x: np.ndarray, y: np.ndarray, shape: tuple):
-        self._x, self._y, self._shape = x, y, shape
+    def __init__(self, data: Dataset, x: np.ndarray, y: np.ndarray, shape: tuple):
+        self._data, self._x, self._y, self._shape = data, x, y, shape
         self.targets = y
 
     def __len__(self):
@@ -26,7 +26,7 @@ class Arrays:
 
     def batch(self, indices):
         """(inputs, targets) of these samples."""
-        x, y = self._x[indices], self._y[indices]
+        x, y = self._data.inputs(self._x[indices]), self._y[indices]
         return torch.from_numpy(x).view(len(x), *self._shape), torch.from_numpy(y)
 
 
@@ -75,7 +75,7 @@ def samples(task, place, dtype: torch.dtype) -> Split:
     if task.dataset is None:
         data = place.world.on_node(partial(_load, task, place), node_copy.publish, node_copy.attach)
         shape = data.shape or data.x_train.shape[1:]
-        return Split(Arrays(data.x_train, data.y_train, shape), Arrays(data.x_test, data.y_test, shape))
+        return Split(Arrays(data, data.x_train, data.y_train, shape), Arrays(data, data.x_test, data.y_test, shape))
     found = load_object(task.dataset, "[task] dataset")()
     if not (isinstance(found, (tuple, list)) and len(found) == 2 and all(hasattr(part, "__getitem__") for part in found)):
         raise UserError(f"[task] dataset {task.dataset} must return two map-style data sets, (train, test), given {found!r:.100}")

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from coopmpi.errors import CoopError
+from coopmpi.tasks.data.scaling import Scaling
 from coopmpi.tasks.data.sets import Dataset
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
@@ -16,7 +17,10 @@ def publish(dataset, folder):
     try:
         for name in ARRAYS:
             np.save(Path(folder, f"{name}.npy"), getattr(dataset, name), allow_pickle=False)
-        about = {"name": dataset.name, "shape": dataset.shape, "classes": dataset.classes}
+        about = {"name": dataset.name, "shape": dataset.shape, "classes": dataset.classes, "scaling": None}
+        if scaling := dataset.scaling:
+            moments = None if scaling.mean is None else [[float(value) for value in values.ravel()] for values in scaling[2:]]
+            about["scaling"] = [scaling.full_scale, scaling.dtype, moments]
         Path(folder, "dataset.json").write_text(json.dumps(about))
     except OSError as error:
         raise CoopError(f"cannot write the node's copy of the data into {folder}: {error}") from error
@@ -27,4 +31,8 @@ def attach(folder):
     about = json.loads(Path(folder, "dataset.json").read_text())
     shape = tuple(about["shape"]) if about["shape"] else None
     arrays = {name: np.asarray(np.load(Path(folder, f"{name}.npy"), mmap_mode="r")) for name in ARRAYS}
-    return Dataset(about["name"], **arrays, shape=shape, classes=about["classes"])
+    scaling = None
+    if about["scaling"]:
+        full_scale, dtype, moments = about["scaling"]
+        scaling = Scaling(full_scale, dtype, *(np.array(values, dtype)[:, None] for values in moments or ()))
+    return Dataset(about["name"], **arrays, shape=shape, classes=about["classes"], scaling=scaling)

@@ -10,13 +10,14 @@ import numpy as np
 from coopmpi.errors import UserError, quoted, unknown
 from coopmpi.streams import Purpose, stream
 from coopmpi.tasks.data import builtin, formats
+from coopmpi.tasks.data.scaling import Scaling
 
 BUILTIN = ("digits", "teacher")
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Inputs are rows (n, features) of the run's dtype, C-contiguous; images lie channel first in a row.
+    """Inputs are rows (n, features) of the run's dtype, or bytes that `scaling` makes such; images lie channel first in a row.
 
     Targets are class labels (n,) int64, or outputs (n, outputs) of the run's dtype.
     """
@@ -28,6 +29,11 @@ class Dataset:
     y_test: np.ndarray
     shape: tuple | None = None  # (channels, height, width) of images
     classes: int | None = None  # None: regression
+    scaling: Scaling | None = None  # of inputs that are uint8
+
+    def inputs(self, rows):
+        """Rows of x_train or x_test as numbers of the run's dtype."""
+        return self.scaling(np, rows) if self.scaling else rows
 
 
 class Outline(NamedTuple):
@@ -63,7 +69,7 @@ def load(source, kind, dtype, seed, *, test_fraction=0.2, standardize=False,
 
     kind: "classify" or "regress". test_fraction: what is split off where the source has no test part, the same
     for every seed. standardize: mean 0 and variance 1 on the training part, per column or image channel.
-    uint8 inputs are scaled to [0, 1]. classes: labels are 0..classes-1; None: found from the labels.
+    uint8 inputs stay what they are, to be scaled to [0, 1]. classes: labels are 0..classes-1; None: found from the labels.
     samples, features, classes (default 10), outputs, noise and seed describe the teacher. Raises UserError.
     """
     if source == "digits":
@@ -75,7 +81,10 @@ def load(source, kind, dtype, seed, *, test_fraction=0.2, standardize=False,
         raw = formats.read(_existing(source))
     where = f"data {str(source)!r}"
 
-    x, shape = _inputs(raw.x, dtype, raw.full_scale, f"{where}: x")
+    # bytes stay bytes where all inputs are such
+    scaling = Scaling(raw.full_scale, dtype)
+    stay = all(x is None or getattr(x, "dtype", None) == np.uint8 for x in (raw.x, raw.x_test))
+    x, shape = _inputs(raw.x, scaling, stay, f"{where}: x")
     y = _targets(raw.y, kind, dtype, len(x), f"{where}: y")
     if kind == "classify":
         classes = _count_classes(y, classes or raw.classes, f"{where}: y")
@@ -85,7 +94,7 @@ def load(source, kind, dtype, seed, *, test_fraction=0.2, standardize=False,
         train, test = _split(len(x), test_fraction, where)
         x, y, x_test, y_test = x[train], y[train], x[test], y[test]
     else:
-        x_test, test_shape = _inputs(raw.x_test, dtype, raw.full_scale, f"{where}: x_test")
+        x_test, test_shape = _inputs(raw.x_test, scaling, stay, f"{where}: x_test")
         y_test = _targets(raw.y_test, kind, dtype, len(x_test), f"{where}: y_test")
         if (x.shape[1:], y.shape[1:], shape) != (x_test.shape[1:], y_test.shape[1:], test_shape):
             raise UserError(f"{where}: training and test samples must have the same shapes; found x "
@@ -94,8 +103,12 @@ def load(source, kind, dtype, seed, *, test_fraction=0.2, standardize=False,
         if kind == "classify":
             _refuse(y_test >= classes, f"{where}: y_test", f"class labels must be 0..{classes - 1} as in training")
     if standardize:
-        _standardize(x, x_test, shape)
-    return Dataset(str(source), x, y, x_test, y_test, shape, classes)
+        columns = shape[0] if shape else x.shape[1]
+        if stay:
+            scaling = scaling.standardized(x, columns)
+        else:
+            _standardize(x, x_test, columns)
+    return Dataset(str(source), x, y, x_test, y_test, shape, classes, scaling if stay else None)
 
 
 def _existing(source):
@@ -107,17 +120,17 @@ def _existing(source):
     raise unknown("built-in data set (nor is there such a file)", source, BUILTIN, where="[task] data: ")
 
 
-def _inputs(x, dtype, full_scale, what):
-    """Rows (n, features), and (channels, height, width) if they are images."""
+def _inputs(x, scaling, stay, what):
+    """Rows (n, features), of bytes if these are to stay, and (channels, height, width) if they are images."""
     _check_numbers(x, what)
     shape = _image_shape(x.shape, what)
     if shape and x.ndim == 4 and shape != x.shape[1:]:
         x = np.moveaxis(x, 3, 1)
-    rows = np.empty(x.shape, dtype)
     if x.dtype == np.uint8:
-        np.divide(x, full_scale, out=rows)
-    else:
-        _cast(x, rows)
+        rows = np.ascontiguousarray(x).reshape(len(x), -1)
+        return rows if stay else scaling(np, rows), shape
+    rows = np.empty(x.shape, scaling.dtype)
+    _cast(x, rows)
     rows = rows.reshape(len(x), -1)
     _refuse_nonfinite(rows, what, f"NaN or Inf in the data (as {rows.dtype})")
     return rows, shape
@@ -183,9 +196,8 @@ def _split(n, test_fraction, where):
     return np.sort(order[tests:]), np.sort(order[:tests])
 
 
-def _standardize(x, x_test, shape):
+def _standardize(x, x_test, columns):
     """x <- (x - mean) / std in place, with the training part's mean and std; a constant is not scaled."""
-    columns = shape[0] if shape else x.shape[1]
     train, test = (rows.reshape(len(rows), columns, -1) for rows in (x, x_test))
     constant = train.min(axis=(0, 2)) == train.max(axis=(0, 2))
     mean = train.mean(axis=(0, 2), keepdims=True, dtype=np.float64).astype(x.dtype)
