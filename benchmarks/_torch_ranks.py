@@ -103,7 +103,8 @@ class Training:
 
     def __init__(self, torch, dist, digits, start, method, lr):
         self.torch, self.dist = torch, dist
-        self.x, self.y = torch.from_numpy(digits["x"]).float() / 255, torch.from_numpy(digits["y"]).long()
+        self.x, self.y = self.samples(digits["x"], digits["y"])
+        self.held_out = self.samples(digits["x_test"], digits["y_test"])
         # training samples of an evaluation: those that coopmpi takes
         self.looked_at = torch.from_numpy(np.linspace(0, len(self.x) - 1, len(digits["x_test"])).astype(int))
         self.batches = torch.from_numpy(start["batches"][:, dist.get_rank()])
@@ -115,6 +116,9 @@ class Training:
                 value = torch.from_numpy(value)
                 parameter.copy_(value if parameter.ndim == 1 else value.reshape(parameter.shape[::-1]).T)
         self.forward, self.step = method(torch, self.model, lr)
+
+    def samples(self, x, y):
+        return self.torch.from_numpy(x).float() / 255, self.torch.from_numpy(y).long()
 
     def network(self):
         nn = self.torch.nn
@@ -132,7 +136,7 @@ class Training:
 
     def train(self, steps, target):
         """Steps, until an evaluation finds the target reached; what benchmarks._trainings wants to know."""
-        self.evaluate()
+        losses = [self.evaluate()]
         seconds, sent = 0.0, 0
         for done in range(0, steps, EVERY):
             begin, sent_before = time.perf_counter(), bytes_sent()
@@ -145,11 +149,14 @@ class Training:
                 operation.wait()  # of decent-dp: nothing is to travel while the clock stands still
             self.dist.barrier()
             seconds, sent = seconds + time.perf_counter() - begin, sent + bytes_sent() - sent_before
-            loss = self.evaluate()
-            if loss <= target:
+            losses.append(self.evaluate())
+            if losses[-1] <= target:
                 break
-        done = min(done + EVERY, steps)
-        return {"steps": done, "seconds": seconds, "loss": loss, "reached": loss <= target, "bytes": sent / done}
+        done, (x, y) = min(done + EVERY, steps), self.held_out
+        with self.torch.no_grad():
+            accuracy = float((self.mean(x).argmax(1) == y).double().mean())
+        return {"steps": done, "seconds": seconds, "loss": losses[-1], "reached": losses[-1] <= target, "bytes": sent / done,
+                "losses": losses, "accuracy": accuracy}
 
     def evaluate(self):
         """The loss of the mean model."""

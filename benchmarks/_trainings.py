@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from math import inf
 from pathlib import Path
 
 import h5py
@@ -15,6 +16,8 @@ from benchmarks._torch_ranks import EVERY
 from benchmarks.hosts import NET
 
 RANKS, BATCH = 4, 32
+LRS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # the grid of all methods
+DIVERGED = "a smaller [optimizer] lr usually helps"  # says coopmpi of NaN and Inf
 LIMIT = 900  # seconds after which a run counts as hanging
 HERE = Path(__file__).parent
 RING, SIGN = {"graph": "ring"}, {"kind": "sign"}
@@ -39,8 +42,28 @@ ALONE = ("alone", "torch-alone")  # nothing is sent and there is no target: how 
 UNPREDICTED = ("adacomm",)  # what it sends depends on numbers
 
 
+class Results:
+    """What is finished: values under keys, a line of JSON each in a file."""
+
+    def __init__(self, path):
+        self._path = path
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        self._found = {tuple(key): value for key, value in map(json.loads, lines)}
+
+    def get(self, *key):
+        return self._found.get(key)
+
+    def put(self, key, value):
+        self._found[key] = value
+        with self._path.open("a", encoding="utf-8") as file:
+            print(json.dumps([key, value]), file=file, flush=True)
+
+
 class Trainings:
-    """Runs of at most `steps` steps to a training loss `target`; files lie in the folder. torch_python: an interpreter."""
+    """Runs of at most `steps` steps to a training loss `target`; files lie in the folder. torch_python: an interpreter.
+
+    steps has to be a multiple of EVERY, the steps between two evaluations.
+    """
 
     def __init__(self, folder: Path, torch_python: str, steps: int, target: float):
         self.folder, self.torch_python, self.steps, self.target = folder, torch_python, steps, target
@@ -49,9 +72,16 @@ class Trainings:
             _output([torch_python, HERE / "_torch_ranks.py", "data", self.digits])
 
     def train(self, network, method: str, seed: int, lr: float) -> dict:
-        """One run: steps, seconds and loss at its end, whether that reached the target, bytes per step and worker."""
+        """One run: steps, seconds and loss at its end, whether that reached the target, bytes per step and worker; the training
+        losses of all evaluations, and the accuracy on held-out data at the end."""
         train = self._coopmpi if method in COOPMPI else self._torch
-        return train(network, method, seed, lr) | {"load": os.getloadavg()[0]}
+        try:
+            found = train(network, method, seed, lr)
+        except subprocess.CalledProcessError as error:
+            if DIVERGED not in error.stderr:
+                raise
+            found = {"steps": self.steps, "loss": inf, "reached": False}
+        return found | {"load": os.getloadavg()[0]}
 
     def measure(self, network, name: str) -> dict:
         """The [compute] and [network] tables for a simulation: of work while all ranks are busy, and of bare messages."""
@@ -91,10 +121,12 @@ class Trainings:
         self._write(method, seed, lr)
         self._run(network.mpirun(), "train", "run.toml", "-o", "run.h5", "--overwrite", "--quiet")
         with h5py.File(self.folder / "run.h5") as file:
-            steps, seconds, loss = (file[f"eval/{name}"][-1] for name in ("step", "wall_time", "train_loss"))
+            steps, seconds, accuracy = (file[f"eval/{name}"][-1] for name in ("step", "wall_time", "accuracy"))
+            losses = file["eval/train_loss"][:].tolist()
             sent, waited = file["train/bytes_sent"][:], file["train/wait_time"][:]
-        return {"steps": int(steps), "seconds": float(seconds), "loss": float(loss), "reached": bool(loss <= self.target),
-                "bytes": float(sent.mean()), "waiting": float(waited.mean(axis=1).sum() / seconds)}
+        return {"steps": int(steps), "seconds": float(seconds), "loss": losses[-1], "reached": losses[-1] <= self.target,
+                "bytes": float(sent.mean()), "waiting": float(waited.mean(axis=1).sum() / seconds), "losses": losses,
+                "accuracy": float(accuracy)}
 
     def _torch(self, network, method, seed, lr):
         start = self.folder / f"start-{seed}-{self.steps}.npz"

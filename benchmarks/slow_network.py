@@ -9,20 +9,19 @@ What is finished lies in --folder and is not repeated: a run that was cut off, o
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
+from math import nan
 from pathlib import Path
 from statistics import median
 
 import tomli_w
 
-from benchmarks._trainings import ALONE, COOPMPI, RANKS, TORCH, UNPREDICTED, Trainings
+from benchmarks._trainings import ALONE, COOPMPI, LRS, RANKS, TORCH, UNPREDICTED, Results, Trainings
 from benchmarks.hosts import hosts
 from benchmarks.timing import table
 
-LRS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 METHODS = (*COOPMPI, *TORCH)
 
 
@@ -51,23 +50,6 @@ def main(arguments):
         bench.report()
 
 
-class Results:
-    """What is finished: values under keys, a line of JSON each in a file."""
-
-    def __init__(self, path):
-        self._path = path
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        self._found = {tuple(key): value for key, value in map(json.loads, lines)}
-
-    def get(self, *key):
-        return self._found.get(key)
-
-    def put(self, key, value):
-        self._found[key] = value
-        with self._path.open("a", encoding="utf-8") as file:
-            print(json.dumps([key, value]), file=file, flush=True)
-
-
 class Bench:
     """All runs that the options ask for, and their tables."""
 
@@ -76,6 +58,7 @@ class Bench:
         folder.mkdir(exist_ok=True)
         self.results = Results(folder / f"results-{options.steps}-{options.target:g}.jsonl")
         self.trainings = Trainings(folder, options.torch_python, options.steps, options.target)
+        self.failed = set()  # methods
 
     def run(self):
         """Tune at the highest rate, since the rate changes no number; then all methods in turn, seed by seed."""
@@ -98,12 +81,15 @@ class Bench:
                 found = self.trainings.train(network, method, seed, lr)
             except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
                 print(f"{what} failed: {error.stderr or error}", file=sys.stderr)
+                self.failed.add(method)
                 continue
             self.results.put((method, rate, seed, lr), found)
-            print(f"{what}: {found['steps']} steps in {found['seconds']:.1f} s, loss {found['loss']:.3f}", file=sys.stderr, flush=True)
+            print(f"{what}: loss {found['loss']:.3f} after {found['steps']} steps, {found.get('seconds', nan):.1f} s", file=sys.stderr, flush=True)
 
     def lr(self, method):
-        """The learning rate that came to the target first; None if none has."""
+        """The learning rate that came to the target first; None if none has, or if a run failed: the grid would have a hole."""
+        if method in self.failed:
+            return None
         if self.options.lr or method in ALONE:
             return self.options.lr or LRS[0]
         reached = [(found["steps"], found["loss"], lr) for lr in LRS
