@@ -212,6 +212,7 @@ def test_models_and_batches(task):
 @pytest.mark.parametrize("optimizer", [
     {}, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01}, {"weight_decay": 0.1},
     {"kind": "adam", "weight_decay": 0.1}, {"kind": "adamw", "weight_decay": 0.1, "no_decay": ["*.bias"], "clip_norm": 0.1},
+    {"kind": "muon", "plain": ["3.*"]},
 ], ids=str)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_optimizers(optimizer, dtype):

@@ -18,9 +18,11 @@ OPTIMIZERS = {
     "adam": {"kind": "adam"}, "adam with decay": {"kind": "adam", "weight_decay": 0.1}, "adamw": {"kind": "adamw", "weight_decay": 0.1},
     "clipped": {"momentum": 0.9, "clip_norm": 5.5}, "adamw, clipped, biases spared": {
         "kind": "adamw", "weight_decay": 0.3, "clip_norm": 5.5, "no_decay": ["*.bias", "norm.*"]},
+    "muon": {"kind": "muon"}, "muon, a matrix and biases spared": {
+        "kind": "muon", "plain": ["b.weight"], "no_decay": ["*.bias", "norm.*"], "weight_decay": 0.3, "momentum": 0.8},
     "momentum, biases spared": {"momentum": 0.9, "weight_decay": 0.3, "no_decay": ["*.bias", "norm.*"]},
 }
-TENSORS = (("a.weight", (4, 3), 0), ("a.bias", (3,), 12), ("norm.scale", (5,), 15), ("b.weight", (10,), 20), ("b.bias", (3,), 30))
+TENSORS = (("a.weight", (4, 3), 0), ("a.bias", (3,), 12), ("norm.scale", (5,), 15), ("b.weight", (2, 5), 20), ("b.bias", (3,), 30))
 SPARED = np.r_[12:20, 30:33]
 EVERY = pytest.mark.parametrize("name", OPTIMIZERS)
 
@@ -42,22 +44,37 @@ def steps(name, dtype, rows=slice(None), chunk=10**6, layout=np.array):
     return x
 
 
+def orthogonal(matrix):
+    """U p(S) V^T with the polynomial of Newton and Schulz, five times."""
+    left, sizes, right = np.linalg.svd(matrix, full_matrices=False)
+    sizes = sizes / np.linalg.norm(sizes)
+    for _ in range(5):
+        sizes = 3.4445 * sizes - 4.775 * sizes**3 + 2.0315 * sizes**5
+    return left * sizes @ right
+
+
 def written_out(name):
     """The same in float64, as the docstrings of the optimisers say."""
     keys, x, m, v = OPTIMIZERS[name], numbers(B, D, "float64"), 0, 0
-    decay = np.full(D, keys.get("weight_decay", 0.0))
+    momentum, decay = np.zeros((B, D)), np.full(D, keys.get("weight_decay", 0.1 if keys.get("kind") == "muon" else 0.0))
     if "no_decay" in keys:
         decay[SPARED] = 0
     for t, g in enumerate(gradients("float64"), start=1):
         if "clip_norm" in keys:
             norm = np.linalg.norm(g, axis=1, keepdims=True)
             g = g * np.minimum(1, keys["clip_norm"] / (norm + 1e-6))
-        if keys.get("kind") != "adamw":
+        if keys.get("kind") not in ("adamw", "muon"):
             g = g + decay * x
         if keys.get("kind", "sgd") != "sgd":
             m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
             direction = m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
-            if keys["kind"] == "adamw":
+            if keys["kind"] == "muon":
+                for place, shape in ((slice(0, 12), (4, 3)), *([(slice(20, 30), (2, 5))] if "plain" not in keys else ())):
+                    momentum[:, place] = keys.get("momentum", 0.95) * momentum[:, place] + g[:, place]
+                    ahead = g[:, place] + keys.get("momentum", 0.95) * momentum[:, place]
+                    for row, values in zip(direction, ahead):
+                        row[place] = 0.2 * max(shape) ** 0.5 * orthogonal(values.reshape(shape)).ravel()
+            if keys["kind"] != "adam":
                 direction = direction + decay * x
         else:
             v = keys.get("momentum", 0) * v + g

@@ -1,6 +1,7 @@
 """Local optimisers: the direction in which one worker goes. Buffers stay local and are never exchanged."""
 
 import fnmatch
+from math import prod, sqrt
 from typing import ClassVar
 
 from coopmpi.errors import UserError, unknown
@@ -62,19 +63,24 @@ class Optimizer(Part, frozen=True, kw_only=True):
 
         UserError for a pattern that no name matches.
         """
-        if not self.no_decay:
+        spared, names = self._named("no_decay", tensors), [name for name, *_ in tensors]
+        if not spared:
             return [(slice(None), self.weight_decay)]
-        names, spared = [name for name, *_ in tensors], set()
-        for pattern in self.no_decay:
-            found = fnmatch.filter(names, pattern)
-            if not found:
-                raise unknown("tensor of the model", pattern, names, "[optimizer] no_decay: ")
-            spared.update(found)
         # where a group of tensors begins
         firsts = [(offset, name in spared) for i, (name, _, offset) in enumerate(tensors)
                   if i == 0 or (name in spared) != (names[i - 1] in spared)]
         ends = [*(start for start, _ in firsts[1:]), None]
         return [(slice(start, end), 0.0 if spare else self.weight_decay) for (start, spare), end in zip(firsts, ends)]
+
+    def _named(self, key, tensors):
+        """The names of the tensors that the patterns of a key match; UserError for a pattern that matches none."""
+        names, found = [name for name, *_ in tensors], set()
+        for pattern in getattr(self, key) or ():
+            matching = fnmatch.filter(names, pattern)
+            if not matching:
+                raise unknown("tensor of the model", pattern, names, f"[optimizer] {key}: ")
+            found.update(matching)
+        return found
 
     def _pieces(self, context, *arrays):
         """(weight decay, pieces of the arrays) for passes over a model."""
@@ -189,3 +195,61 @@ class AdamW(Adam, frozen=True, kw_only=True):
     decoupled = True
 
     weight_decay: NonNegative = 0.01
+
+
+@register("optimizer", "muon")
+class Muon(AdamW, frozen=True, kw_only=True):
+    """Muon [Jordan et al. 2024]: the momentum of a matrix is made nearly orthogonal; all other tensors take AdamW.
+
+    m <- momentum m + g;  direction = 0.2 sqrt(max(n, c)) orth(g + momentum m) + weight_decay x
+
+    A tensor with two or more dimensions is the matrix (n, c) of its first and all others; the factor makes its steps as
+    large as those of AdamW [Liu et al. 2025, section 2.2], so both take the same lr. orth: five steps of Newton and Schulz,
+    which leave singular values between about 0.7 and 1.2. plain: patterns of names of matrices that take AdamW, too, as those
+    of embeddings and of the last layer should.
+    """
+
+    momentum: Fraction = 0.95
+    plain: tuple[str, ...] = ()
+    weight_decay: NonNegative = 0.1
+
+    def groups(self, tensors) -> list[tuple[slice, float]]:
+        """(numbers, their weight decay) of each tensor that takes AdamW."""
+        return [(span, decay) for span, shape, decay in self._parted(tensors) if shape is None]
+
+    def direction(self, state: State, x: Array, gradient: Array, context: Context) -> Array:
+        super().direction(state, x, gradient, context)
+        for span, shape, decay in self._parted(context.tensors):
+            if shape is not None:
+                g, m = gradient[:, span], state.first_moment[:, span]
+                # m <- momentum m + g
+                m *= self.momentum
+                m += g
+                # g + momentum m
+                context.device.add_scaled(g, self.momentum, m)
+                orthogonal = _orthogonal(context.device.xp, g.reshape(-1, *shape))
+                g[...] = orthogonal.reshape(g.shape)
+                g *= 0.2 * sqrt(max(shape))
+                if decay:
+                    context.device.add_scaled(g, decay, x[:, span])
+        return gradient
+
+    def _parted(self, tensors):
+        """(numbers, shape of the matrix or None, weight decay) of each tensor."""
+        plain, spared = self._named("plain", tensors), self._named("no_decay", tensors)
+        for name, shape, offset in tensors:
+            matrix = (shape[0], prod(shape[1:])) if len(shape) > 1 and name not in plain else None
+            yield slice(offset, offset + prod(shape)), matrix, 0.0 if name in spared else self.weight_decay
+
+
+def _orthogonal(xp, matrices):
+    """Newton and Schulz: X <- a X + (b X X^T + c (X X^T)^2) X, five times, from X / ||X||; (b, n, c)."""
+    wide = matrices.shape[1] <= matrices.shape[2]
+    x = matrices.copy() if wide else matrices.swapaxes(1, 2).copy()
+    for one in x:
+        flat = one.ravel()
+        one /= xp.maximum(xp.sqrt(xp.vdot(flat, flat)), 1e-7)
+    for _ in range(5):
+        square = xp.matmul(x, x.swapaxes(1, 2))
+        x = 3.4445 * x + xp.matmul(-4.775 * square + 2.0315 * xp.matmul(square, square), x)
+    return x if wide else x.swapaxes(1, 2)
