@@ -6,6 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 from statistics import median
+from time import perf_counter
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from benchmarks.timing import interleaved, table
 
 MODULES = {"mlp": ("digits", 100, 0.08), "resnet8": ("images", 10, 0.03), "resnet20": ("images", 5, 0.03)}  # steps of a turn, aim
 BATCH, TAU = 32, 16
+PLAIN = "PyTorch alone, twice"
 
 
 def main(arguments):
@@ -22,7 +24,7 @@ def main(arguments):
     parser.add_argument("--gpt", metavar="ALGORITHM", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.gpt:
-        _gpt(options)
+        (_plain_gpt if options.gpt == PLAIN else _gpt)(options)
         return
     import torch
 
@@ -110,7 +112,7 @@ def _rounds(steps):
 
     command, environment = mpirun(2, lambda text: None)
     rows = []
-    for algorithm in ("local-sgd", "diloco", "overlap-local-sgd"):
+    for algorithm in (PLAIN, "local-sgd", "diloco", "overlap-local-sgd"):
         again = [sys.executable, "-m", "benchmarks", "pytorch", "--steps", str(steps), "--gpt", algorithm]
         out = subprocess.run([*command, *again], env=environment | {"OMP_NUM_THREADS": "1"}, check=True, capture_output=True, text=True).stdout
         rows.append((algorithm, *out.strip().split(",")))
@@ -149,6 +151,32 @@ def _gpt(options):
             gradient, without, round_ = median(computing), median(rest[~due]), median(rest[due]) - median(rest[~due])
             print(f"{trainer.driver.task.dimension:,}".replace(",", " "), f"{1e3 * gradient:.0f}", f"{1e3 * without:.1f}", f"{1e3 * round_:.1f}",
                   f"{100 * round_ / TAU / gradient:.1f} %", f"{models:.1f}", sep=",")
+
+
+def _plain_gpt(options):
+    """On each rank by itself: the same model and optimiser, nothing communicated."""
+    import torch
+    from mpi4py import MPI
+
+    from benchmarks import _modules
+
+    torch.set_num_threads(1)
+    before, times = _resident(), []
+    module = _modules.GPT()
+    optimizer = torch.optim.AdamW(module.parameters(), lr=3e-4)
+    x, y = _modules.words()[0].tensors
+    for _ in range(options.steps):
+        chosen = torch.randint(len(x), (8,))
+        optimizer.zero_grad()
+        begin = perf_counter()
+        _modules.token_loss(module(x[chosen]), y[chosen]).backward()
+        computed = perf_counter()
+        optimizer.step()
+        times.append((computed - begin, perf_counter() - computed))
+    if MPI.COMM_WORLD.rank == 0:
+        size = sum(tensor.numel() for tensor in module.parameters())
+        gradient, rest = (1e3 * median(column) for column in zip(*times))
+        print(f"{size:,}".replace(",", " "), f"{gradient:.0f}", f"{rest:.1f}", "", "", f"{(_peak() - before) / (4 * size):.1f}", sep=",")
 
 
 def _resident():

@@ -81,6 +81,10 @@ class Loop:
             steps=steps or LONGEST, dtype=task.dtype, device="cpu", record=record)
 
     @property
+    def _device(self):
+        return self._assembly.driver.device
+
+    @property
     def done(self) -> int:
         """Steps so far."""
         return self._trainer.done
@@ -106,12 +110,10 @@ class Loop:
         if self._step is None:
             raise UserError("step() needs a zero_grad() of the same wrapped loop before the loss is computed")
         step, self._step = self._step, None
-        row = self._problem.row
-        self._binding.take_gradients(row[0])
-        losses = np.array([loss.item() if hasattr(loss, "item") else loss], row.dtype)
+        answer = self._problem.taken(loss)
         with np.errstate(all="ignore"):
             try:
-                step.send((losses, row))
+                step.send(answer)
             except StopIteration:
                 self._show_own()
             else:
@@ -135,7 +137,8 @@ class Loop:
         """This rank's state, as tensors, without that of the optimiser; all ranks call it."""
         self._require_between("state_dict()")
         self._trainer.finish_transfers()
-        return {"step": self.done} | bridge("state_dict()").export.tensors({slot.name: values for slot, values in self._slots()})
+        return {"step": self.done} | bridge("state_dict()").export.tensors({slot.name: self._device.to_host(values)
+                                                                               for slot, values in self._slots()})
 
     def load_state_dict(self, state: dict):
         """Go on from what state_dict() gave on the same rank of as many; before the first step."""
@@ -148,7 +151,7 @@ class Loop:
                 raise UserError(f"load_state_dict(): {slot.name!r} must be of shape {values.shape}, given "
                                 f"{None if found is None else tuple(found.shape)}; algorithm, module and ranks must be the same")
         for slot, values in self._slots():
-            values[...] = state[slot.name].numpy()
+            values[...] = self._device.asarray(state[slot.name].numpy())
         self._trainer.go_on_from(int(state["step"]))
         self._show_own()
 

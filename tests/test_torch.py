@@ -234,9 +234,37 @@ def test_every_rank_and_seed_has_its_module():
     assert np.array_equal(one, again) and not np.array_equal(one, other)
 
 
-def test_bfloat16_in_the_passes():
-    exact, rounded = (lockstep(tables("simple", task_keys={"autocast": kind})).figures for kind in ("none", "bfloat16"))
+@pytest.mark.parametrize("name", ["bfloat16", "float16"])
+def test_half_precision_in_the_passes(name):
+    exact, rounded = (lockstep(tables("simple", task_keys={"autocast": kind})).figures for kind in ("none", name))
     assert 0 < abs(exact["loss"] - rounded["loss"]) < 0.05
+
+
+def test_the_scale_of_the_loss_falls_where_float16_overflows_and_grows_where_it_does_not(monkeypatch):
+    monkeypatch.setattr("coopmpi.bridges.torch.problem.GROWS_AFTER", 3)
+    own = assembled(tables("simple", task_keys={"autocast": "float16", "loss": f"{HERE}:steep"}))
+    (state, own_state), problem = own.start(), own.driver.task.problem
+    scales, moved = [], []
+    for k in range(30):
+        _, gradient = problem.gradient(state.x, k, own_state)
+        scales.append(float(own_state.loss_scale[0, 0]))
+        moved.append(bool(gradient[0].any()))
+        assert np.isfinite(gradient).all()
+    # halved wherever it does not fit, and doubled after three steps in a row
+    expected, scale, fine = [], 2.0**16, 0
+    for fits in moved:
+        scale, fine = (scale, fine + 1) if fits else (scale / 2, 0)
+        scale, fine = (2 * scale, 0) if fine == 3 else (scale, fine)
+        expected.append(scale)
+    first = moved.index(True)
+    assert scales == expected and first > 0 and any(later > earlier for earlier, later in zip(scales, scales[1:]))
+    # the gradient has no scale in it
+    plain = assembled(tables("simple", task_keys={"loss": f"{HERE}:steep"}))
+    (state, _), k = plain.start(), first
+    expected = plain.driver.task.problem.gradient(state.x, k)[1]
+    (_, again), problem = own.start(), own.driver.task.problem
+    again.loss_scale[:, 0] = scales[first]
+    assert np.allclose(problem.gradient(state.x, k, again)[1], expected, rtol=0, atol=0.01 * abs(expected).max())
 
 
 @pytest.mark.parametrize("keys, says", [

@@ -127,3 +127,8 @@ def squares(outputs, targets):
 
 def no_mean(outputs, targets):
     return outputs
+
+
+def steep(outputs, targets):
+    """Gradients that float16 does not hold at the scale that a run begins with."""
+    return 30 * nn.functional.cross_entropy(outputs, targets)

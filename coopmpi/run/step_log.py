@@ -5,6 +5,7 @@ from time import perf_counter
 
 import numpy as np
 
+from coopmpi.device.pool import Pool
 from coopmpi.errors import NumericalFailure
 from coopmpi.record import schema
 from coopmpi.sinks.sink import StepRows
@@ -149,7 +150,8 @@ class Table:
         self._reached = dict.fromkeys(sources, first)
         self._size = size
         self.taken = first  # steps of which the rows have been taken
-        self._bytes = np.empty((len(workers), BLOCK * size), np.uint8)
+        self._pool = Pool(np.empty)
+        self._bytes = self._pool.empty((len(workers), BLOCK * size), np.uint8)
 
     def put(self, rank, first, block):
         """What a rank has to say of the steps from `first` on: (its workers, n), in any shape and type."""
@@ -167,8 +169,8 @@ class Table:
         end, last = n * self._size, (max(self._reached.values()) - first) * self._size
         block, rest = self._bytes[:, :end], self._bytes[:, end:last]
         if n:
-            # the block is given away as it is
-            self._bytes = np.empty_like(self._bytes)
+            # the block is given away as it is, and comes back when it is written
+            self._bytes = self._pool.empty(self._bytes.shape, np.uint8)
             self._bytes[:, :rest.shape[1]] = rest
             self.taken += n
         return first, block

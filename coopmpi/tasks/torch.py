@@ -28,14 +28,12 @@ class Torch(Task, frozen=True, kw_only=True):
     shards_per_worker: Count = 2  # shards
     augment: str | None = None  # package.module:function(inputs), in training
     metrics: dict[str, str] = {}  # further figures: {name: package.module:function(outputs, targets)}
-    autocast: Literal["none", "bfloat16"] = "none"
+    autocast: Literal["none", "bfloat16", "float16"] = "none"
     compile: bool = False
     start: str | None = None  # a warm start: .safetensors, a state_dict in .pt, or a run.h5
 
     def device(self, chosen):
-        if chosen.name != "cpu":
-            raise UserError('[task] kind = "torch" computes on the CPU only so far; set device = "cpu"')
-        return bridge('[task] kind = "torch"').TorchHost()
+        return bridge('[task] kind = "torch"').TorchHost() if chosen.name == "cpu" else chosen
 
     def prepare(self, place):
         return bridge('[task] kind = "torch"').TorchProblem(self, place)

@@ -1,13 +1,14 @@
 """A PyTorch module whose numbers lie in rows of other arrays: parameters in a worker's model, buffers in a row of their own."""
 
-import ctypes
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from coopmpi.bridges.torch.device import OnHost
 from coopmpi.errors import UserError
+from coopmpi.step.requests import Array
 from coopmpi.step.slots import Slot
 
 MOST = 256  # rows whose views are remembered
@@ -25,10 +26,13 @@ class Member(NamedTuple):
 
 
 class Flat:
-    """Tensors that lie one after the other in a row of one type; `members` may name a tensor more than once."""
+    """Tensors that lie one after the other in a row of one type; `members` may name a tensor more than once.
 
-    def __init__(self, members: list[Member], dtype: torch.dtype):
-        self.members, self.dtype = members, dtype
+    where: OnHost or OnGpu, see coopmpi.bridges.torch.device; rows are arrays of that device.
+    """
+
+    def __init__(self, members: list[Member], dtype: torch.dtype, where):
+        self.members, self.dtype, self.where = members, dtype, where
         self.names, self.tensors = [], []
         for member in members:
             if not any(member.tensor is known for known in self.tensors):
@@ -41,8 +45,8 @@ class Flat:
         self._views = {}
 
     def values(self) -> np.ndarray:
-        """What the tensors hold, as one row."""
-        return np.concatenate([tensor.detach().reshape(-1).to(self.dtype).numpy() for tensor in self.tensors])
+        """What the tensors hold, as one row on the host."""
+        return np.concatenate([tensor.detach().reshape(-1).to(self.dtype).cpu().numpy() for tensor in self.tensors])
 
     @property
     def layout(self) -> tuple[tuple[str, tuple, int], ...]:
@@ -50,22 +54,22 @@ class Flat:
         return tuple(zip(self.names, self.shapes, self.offsets))
 
     def fill(self, row: np.ndarray):
-        """Let the tensors hold the numbers of a row (size,), where they are."""
-        torch._foreach_copy_([tensor.data for tensor in self.tensors], self.at(row))
+        """Let the tensors hold the numbers of a row (size,) of the host, where they are."""
+        torch._foreach_copy_([tensor.data for tensor in self.tensors], self._cut(torch.from_numpy(row)))
 
-    def at(self, row: np.ndarray) -> list[torch.Tensor]:
+    def at(self, row: Array) -> list[torch.Tensor]:
         """The tensors as views of a row (size,), which they do not keep alive."""
-        address = row.__array_interface__["data"][0]
+        address = self.where.address(row)
         views = self._views.get(address)
         if views is None:
             if len(self._views) == MOST:
                 self._views.clear()
-            memory = (ctypes.c_byte * row.nbytes).from_address(address)
-            whole = torch.frombuffer(memory, dtype=self.dtype)
-            views = [whole[offset:offset + tensor.numel()].view(shape)
-                     for tensor, shape, offset in zip(self.tensors, self.shapes, self.offsets)]
-            self._views[address] = views
+            views = self._views[address] = self._cut(self.where.tensor(row, self.dtype))
         return views
+
+    def _cut(self, whole):
+        return [whole[offset:offset + tensor.numel()].view(shape)
+                for tensor, shape, offset in zip(self.tensors, self.shapes, self.offsets)]
 
     def move(self, views: list[torch.Tensor]):
         """Let the tensors be these views."""
@@ -80,19 +84,19 @@ class Binding:
     state_dict leaves out. A tensor that several modules share is one tensor.
     """
 
-    def __init__(self, module: torch.nn.Module, dtype: torch.dtype):
+    def __init__(self, module: torch.nn.Module, dtype: torch.dtype, where=OnHost()):
         trained, buffers, counters = [], [], []
         for prefix, part in module.named_modules(remove_duplicate=True):
-            where = f"{prefix}." if prefix else ""
-            trained += [Member(part._parameters, key, where + key, tensor) for key, tensor in part._parameters.items()
+            path = f"{prefix}." if prefix else ""
+            trained += [Member(part._parameters, key, path + key, tensor) for key, tensor in part._parameters.items()
                         if tensor is not None and tensor.requires_grad]
             for key, tensor in part._buffers.items():
                 if tensor is not None and tensor.numel() and key not in part._non_persistent_buffers_set:
                     kept = {dtype: buffers, torch.int64: counters}.get(tensor.dtype, [])
-                    kept.append(Member(part._buffers, key, where + key, tensor))
-        self.parameters = Flat(trained, dtype)
+                    kept.append(Member(part._buffers, key, path + key, tensor))
+        self.parameters = Flat(trained, dtype, where)
         found = {"buffers": (buffers, dtype), "counters": (counters, torch.int64)}
-        self.own = {name: Flat(members, kind) for name, (members, kind) in found.items() if members}
+        self.own = {name: Flat(members, kind, where) for name, (members, kind) in found.items() if members}
         self._bound = None
         self._into, self._taken = None, None  # views of the row that gradients go into; numbers of those that are there
 
@@ -102,7 +106,7 @@ class Binding:
         return tuple(Slot(name, "worker", flat.values(), f"the module's {SAID[name]}", columns=flat.size,
                           dtype="int64" if flat.dtype is torch.int64 else None) for name, flat in self.own.items())
 
-    def bind(self, *rows: np.ndarray):
+    def bind(self, *rows: Array):
         """Let the module be that of these rows: a model, then the buffers and the counters, where there are such."""
         self.require_in_place()
         views = [flat.at(row) for flat, row in zip(self.flats, rows)]
@@ -111,7 +115,7 @@ class Binding:
                 flat.move(found)
             self._bound = views
 
-    def bind_worker(self, row: np.ndarray, state, i: int):
+    def bind_worker(self, row: Array, state, i: int):
         """The same for a model and the buffers of the i-th local worker, whose rows the slots' state holds."""
         self.bind(row, *(getattr(state, name)[i] for name in self.own))
 
@@ -126,7 +130,7 @@ class Binding:
         """Do the tensors lie in rows?"""
         return self._bound is not None
 
-    def backward(self, loss: torch.Tensor, row: np.ndarray):
+    def backward(self, loss: torch.Tensor, row: Array):
         """loss.backward(), with the gradients into a row (d,): large ones at once, so that few lie in memory twice."""
         if self._taken is None:
             for number in self._large:
@@ -151,7 +155,7 @@ class Binding:
         large = [sizes[number] for number in self._large]
         return sum(sizes) - sum(large) + max(large, default=0)
 
-    def take_gradients(self, row: np.ndarray, taken=()):
+    def take_gradients(self, row: Array, taken=()):
         """Those of the parameters into a row (d,), but the ones already taken; a parameter that took no part has zeros."""
         gradients, to = [], []
         for number, (tensor, view) in enumerate(zip(self.parameters.tensors, self.parameters.at(row))):
@@ -165,7 +169,7 @@ class Binding:
             tensor.grad = None
         torch._foreach_copy_(to, gradients)
 
-    def set_gradients(self, row: np.ndarray):
+    def set_gradients(self, row: Array):
         """Let the parameters have these numbers (d,) as their gradients, without a copy."""
         for tensor, view in zip(self.parameters.tensors, self.parameters.at(row)):
             tensor.grad = view
@@ -203,7 +207,7 @@ def start_from(module: torch.nn.Module, model):
     """Let a module have the numbers of a run's model, a coopmpi.record.models.Model; RuntimeError if it has other tensors."""
     binding = Binding(module, next(module.parameters()).dtype)
     expected = {name: shape for name, shape, _ in binding.parameters.layout} | {name: (flat.size,) for name, flat in binding.own.items()}
-    found = model.tensors | model.own
+    found = model.tensors | {name: row for name, row in model.own.items() if name in SAID}
     if expected != {name: array.shape for name, array in found.items()}:
         other = sorted(name for name in expected.keys() | found.keys()
                        if name not in expected or name not in found or expected[name] != found[name].shape)

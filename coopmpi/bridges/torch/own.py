@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from coopmpi.bridges.torch.binding import Binding
-from coopmpi.bridges.torch.device import TorchHost
+from coopmpi.bridges.torch.device import TorchHost, beside
 from coopmpi.errors import UserError
 from coopmpi.tasks.problem import Problem
 
@@ -25,14 +25,27 @@ class OwnTask:
         kinds = {str(tensor.dtype).removeprefix("torch.") for _, tensor in trained}
         if len(kinds) > 1 or not kinds <= {"float32", "float64"}:
             raise UserError(f"wrap: all trained parameters must be float32, or all float64; given {', '.join(sorted(kinds))}")
-        for name, tensor in trained:
-            if tensor.device.type != "cpu":
-                raise UserError(f"wrap: parameter {name!r} is on {tensor.device}; modules are trained on the CPU only so far")
+        places = {tensor.device for _, tensor in trained}
+        if len(places) > 1 or not {place.type for place in places} <= {"cpu", "cuda"}:
+            raise UserError("wrap: all trained parameters must be on the CPU, or on one GPU of CUDA; given "
+                            f"{', '.join(sorted(map(str, places)))}")
         self.dtype, self._name = kinds.pop(), type(module).__qualname__
-        self.binding = Binding(module, getattr(torch, self.dtype))
+        self._device = self._device_of(places.pop())
+        self.binding = Binding(module, getattr(torch, self.dtype), beside(self._device))
+
+    @staticmethod
+    def _device_of(place):
+        if place.type == "cpu":
+            return TorchHost()
+        try:
+            from coopmpi.device.gpu import Gpu
+        except ImportError as error:
+            raise UserError(f"wrap: the module is on {place}, where coopmpi computes with CuPy, which cannot be imported ({error}): pip "
+                            "install 'cupy-cuda12x[ctk]' (or cuda13x)") from error
+        return Gpu(place.index)
 
     def device(self, chosen):
-        return TorchHost()
+        return self._device
 
     def prepare(self, place):
         return OwnProblem(self.binding, place)
@@ -51,7 +64,15 @@ class OwnProblem(Problem):
         self.dimension = parameters.size
         self.layout = parameters.layout
         self.slots = binding.slots
-        self.figures, self.row = {}, np.empty((1, self.dimension), place.dtype)
+        self.figures, self._row = {}, place.device.empty((1, self.dimension), place.dtype)
+        self._losses = place.device.empty((1,), place.dtype)
+        self._loss = parameters.where.tensor(self._losses, parameters.dtype)
+
+    def taken(self, loss):
+        """Losses (1,) and gradients (1, d): what backward() has left in the module."""
+        self.binding.take_gradients(self._row[0])
+        self._loss.copy_(torch.as_tensor(loss, dtype=self._loss.dtype).detach().reshape(1))
+        return self._losses, self._row
 
     def initial(self):
         return self.binding.parameters.values()

@@ -4,15 +4,16 @@ import inspect
 import os
 from contextlib import nullcontext
 
-import numpy as np
 import torch
 from torch.nn import functional
 
 from coopmpi.bridges.torch.binding import Binding, start_from
+from coopmpi.bridges.torch.device import beside
 from coopmpi.bridges.torch.samples import samples, tensors_in
 from coopmpi.errors import UserError, unknown
 from coopmpi.record.models import final_model
 from coopmpi.registry import load_object
+from coopmpi.step.slots import Slot
 from coopmpi.streams import Purpose, stream
 from coopmpi.tasks.data.batches import Batches
 from coopmpi.tasks.data.partition import partition
@@ -20,10 +21,13 @@ from coopmpi.tasks.problem import Problem, require_countable
 
 LOSSES = {"cross-entropy": functional.cross_entropy, "mse": functional.mse_loss}
 CHUNK = 256  # samples of an evaluation that go through the module together
+# float16 ends at 65504: the loss is scaled so that gradients neither vanish nor overflow, as PyTorch's GradScaler does it
+GROWS_AFTER = 2000  # steps without an overflow
+LOSS_SCALE = Slot("loss_scale", "worker", (2.0**16, 0.0), "scale of the loss under float16, and steps without an overflow", columns=2)
 
 
 class TorchProblem(Problem):
-    """The objectives of this rank's workers, on the CPU.
+    """The objectives of this rank's workers, on its device.
 
     task: a coopmpi.tasks.torch.Torch. Dropout and augmentation draw from (seed, worker, step), buffers are rows of the
     problem's own slots.
@@ -32,11 +36,12 @@ class TorchProblem(Problem):
     def __init__(self, task, place):
         self.task, self.place, dtype = task, place, getattr(torch, place.dtype)
         torch.set_num_threads(max(1, min(torch.get_num_threads(), len(os.sched_getaffinity(0)) // place.world.local_size)))
-        self._loss = _named(task.loss, "loss", LOSSES)
+        self._criterion = _named(task.loss, "loss", LOSSES)
         self._augment = task.augment and load_object(task.augment, "[task] augment")
         self._metrics = {name: load_object(path, f"[task] metrics.{name}") for name, path in task.metrics.items()}
+        self.where = beside(place.device)
         self.module = self._made()
-        self.binding = Binding(self.module, dtype)
+        self.binding = Binding(self.module, dtype, self.where)
         parameters = self.binding.parameters
         if not parameters.size:
             raise UserError(f"[task] module {task.module}: none of its parameters needs a gradient, so there is nothing to train")
@@ -45,9 +50,13 @@ class TorchProblem(Problem):
         require_countable(place.workers, self.dimension)
         self.slots = self.binding.slots
         self._call = torch.compile(self.module) if task.compile else self.module
-        self._autocast = nullcontext() if task.autocast == "none" else torch.autocast("cpu", dtype=torch.bfloat16)
+        self._autocast = nullcontext()
+        if task.autocast != "none":
+            self._autocast = torch.autocast(self.where.device.type, dtype=getattr(torch, task.autocast))
+        self._scales = task.autocast == "float16"
+        self.slots += (LOSS_SCALE,) * self._scales
 
-        self.data = samples(task, place, dtype)
+        self.data = samples(task, place, dtype, self.where.device)
         hosted, self.samples, self.batch = place.hosted, len(self.data.train), task.batch
         if task.batch > self.samples:
             raise UserError(f"[task] batch = {task.batch} is more than the {self.samples} training samples")
@@ -57,8 +66,9 @@ class TorchProblem(Problem):
         # what this rank evaluates
         held_out = len(self.data.test)
         self._held_out, self._looked_at = place.spread(held_out, held_out), place.spread(self.samples, held_out)
-        self._out = np.empty((len(hosted), self.dimension), place.dtype)
-        self._losses = np.empty(len(hosted), place.dtype)
+        self._out = place.device.empty((len(hosted), self.dimension), place.dtype)
+        self._losses = place.device.empty((len(hosted),), place.dtype)
+        self._each_loss = list(self.where.tensor(self._losses, dtype))  # one by one
         self.figures, self.rising = self._figures()
 
     def _figures(self):
@@ -77,32 +87,47 @@ class TorchProblem(Problem):
         module = built(self.task, self.place.seed).to(getattr(torch, self.place.dtype))
         if self.task.start:
             _start(module, self.task.start)
-        return module
+        return module.to(self.where.device)
 
     def initial(self):
         # the module has these numbers until it is bound to a worker's; they are seldom asked for later
-        module = Binding(self._made(), self.binding.parameters.dtype) if self.binding.bound else self.binding
+        module = Binding(self._made(), self.binding.parameters.dtype, self.where) if self.binding.bound else self.binding
         return module.parameters.values()
 
     def gradient(self, x, step, state=None):
         if not self.module.training:
             self.module.train()
         for i, worker in enumerate(self.place.hosted):
-            torch.default_generator.manual_seed(seed_of(self.place.seed, worker, step))
+            self.where.seed(seed_of(self.place.seed, worker, step))
             self.binding.bind_worker(x[i], state, i)
             inputs, targets = self.data.train.batch(self._batches.indices(step)[i])
             if self._augment:
                 inputs = self._augment(inputs)
             loss = self._outcome(inputs, targets)[1]
-            self.binding.backward(loss, self._out[i])
-            self._losses[i] = loss.item()
+            if self._scales:
+                self._scaled_backward(loss, self._out[i], state.loss_scale[i])
+            else:
+                self.binding.backward(loss, self._out[i])
+            self._each_loss[i].copy_(loss.detach())
         return self._losses, self._out
+
+    def _scaled_backward(self, loss, row, scale):
+        """The gradient of loss times scale, over scale; zero, and half the scale for the next step, if that is too large for float16."""
+        scale, steps = self.where.tensor(scale, self.binding.parameters.dtype)
+        self.binding.backward(loss * scale, row)
+        gradient = self.where.tensor(row, self.binding.parameters.dtype).div_(scale)
+        fine = torch.isfinite(gradient).all()
+        gradient.masked_fill_(~fine, 0.0)
+        steps.copy_(torch.where(fine, steps + 1, 0))
+        grown = steps >= GROWS_AFTER
+        scale.mul_(torch.where(fine, torch.where(grown, 2.0, 1.0), 0.5))
+        steps.masked_fill_(grown, 0.0)
 
     def _outcome(self, inputs, targets):
         """(outputs, loss) of a batch."""
         with self._autocast:
             outputs = self._call(*inputs) if isinstance(inputs, tuple) else self._call(inputs)
-            loss = self._loss(outputs, targets)
+            loss = self._criterion(outputs, targets)
         if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
             raise UserError(f"[task] loss {self.task.loss} must return a tensor of one number, the mean over the batch; "
                             f"given {f'one of shape {tuple(loss.shape)}' if isinstance(loss, torch.Tensor) else repr(loss)}")

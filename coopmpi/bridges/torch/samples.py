@@ -17,8 +17,8 @@ from coopmpi.tasks.data.sets import Dataset, load
 class Arrays:
     """Rows of a data set's arrays, which may be mapped into memory; `shape` is that of an input."""
 
-    def __init__(self, data: Dataset, x: np.ndarray, y: np.ndarray, shape: tuple):
-        self._data, self._x, self._y, self._shape = data, x, y, shape
+    def __init__(self, data: Dataset, x: np.ndarray, y: np.ndarray, shape: tuple, device: torch.device):
+        self._data, self._x, self._y, self._shape, self._device = data, x, y, shape, device
         self.targets = y
 
     def __len__(self):
@@ -27,14 +27,14 @@ class Arrays:
     def batch(self, indices):
         """(inputs, targets) of these samples."""
         x, y = self._data.inputs(self._x[indices]), self._y[indices]
-        return torch.from_numpy(x).view(len(x), *self._shape), torch.from_numpy(y)
+        return torch.from_numpy(x).view(len(x), *self._shape).to(self._device), torch.from_numpy(y).to(self._device)
 
 
 class Samples:
     """A map-style data set of (input, target) pairs. Floating-point numbers become those of the run's dtype."""
 
-    def __init__(self, dataset, dtype: torch.dtype):
-        self._dataset, self._dtype = dataset, dtype
+    def __init__(self, dataset, dtype: torch.dtype, device: torch.device):
+        self._dataset, self._dtype, self._device = dataset, dtype, device
         self._tensors = dataset.tensors if type(dataset) is TensorDataset else None
         targets = getattr(dataset, "targets", self._tensors[1] if self._tensors else None)
         self.targets = None if targets is None else np.asarray(targets)
@@ -57,7 +57,7 @@ class Samples:
 
     def _of_the_run(self, part):
         if isinstance(part, torch.Tensor):
-            return part.to(self._dtype) if part.is_floating_point() else part
+            return part.to(self._device, self._dtype if part.is_floating_point() else part.dtype)
         if isinstance(part, dict):
             return {key: self._of_the_run(value) for key, value in part.items()}
         return tuple(map(self._of_the_run, part)) if isinstance(part, (list, tuple)) else part
@@ -70,19 +70,19 @@ class Split(NamedTuple):
     test: Arrays | Samples
 
 
-def samples(task, place, dtype: torch.dtype) -> Split:
-    """What the [task] table names. UserError where that does not do."""
+def samples(task, place, dtype: torch.dtype, device: torch.device) -> Split:
+    """What the [task] table names, in batches on a device of PyTorch. UserError where that does not do."""
     if task.dataset is None:
         data = place.world.on_node(partial(_load, task, place), node_copy.publish, node_copy.attach)
         shape = data.shape or data.x_train.shape[1:]
-        return Split(Arrays(data, data.x_train, data.y_train, shape), Arrays(data, data.x_test, data.y_test, shape))
+        return Split(*(Arrays(data, *arrays, shape, device) for arrays in ((data.x_train, data.y_train), (data.x_test, data.y_test))))
     found = load_object(task.dataset, "[task] dataset")()
     if not (isinstance(found, (tuple, list)) and len(found) == 2 and all(hasattr(part, "__getitem__") for part in found)):
         raise UserError(f"[task] dataset {task.dataset} must return two map-style data sets, (train, test), given {found!r:.100}")
     for part, which in zip(found, ("training", "held-out")):
         if len(part) == 0:
             raise UserError(f"[task] dataset {task.dataset}: the {which} data set is empty")
-    return Split(*(Samples(part, dtype) for part in found))
+    return Split(*(Samples(part, dtype, device) for part in found))
 
 
 def _load(task, place):
