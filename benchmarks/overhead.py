@@ -39,7 +39,7 @@ def main(arguments):
     with tempfile.TemporaryDirectory() as folder:
 
         def recorded():
-            session.train(assembly, Solo(), Path(folder, "run.h5"))
+            session.train(assembly, Solo(), Path(folder, "run.h5"), overwrite=True)
 
         timings = interleaved({"bare gradient and descent": bare, "local SGD, tau = 8": unrecorded,
                                "the same, recorded in HDF5": recorded}, options.repeats)

@@ -14,7 +14,7 @@ from benchmarks.timing import table
 from coopmpi.device.host import Host
 from coopmpi.drivers.rank_layout import RankLayout
 from coopmpi.run.feed import Feed
-from coopmpi.run.step_log import BLOCK, StepLog, row_type
+from coopmpi.run.step_log import StepLog, block_of, row_type
 from coopmpi.sinks.sink import About
 
 AIM = 0.01  # of the time of rank 0
@@ -25,7 +25,7 @@ def main(arguments):
     parser.add_argument("--ranks", type=int, default=1024, help="that are played, a worker each")
     parser.add_argument("--node", type=int, default=8, help="ranks of a node")
     parser.add_argument("--step", type=float, default=10.0, help="milliseconds of a step")
-    parser.add_argument("--blocks", type=int, default=20, help=f"of {BLOCK} steps")
+    parser.add_argument("--blocks", type=int, default=20, help="of as many steps as are handed over together")
     parser.add_argument("--rank", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.rank:
@@ -42,6 +42,7 @@ def _measure(options):
     from mpi4py import MPI
 
     comm, rows = MPI.COMM_WORLD, []
+    options.together = block_of(options.ranks)
     for what, node in (("every rank sends to rank 0", 1), (f"nodes of {options.node} ranks", options.node)):
         below = {rank: [rank] for rank in range(node)}
         below |= {first: list(range(first, first + node)) for first in range(node, options.ranks, node)}
@@ -53,7 +54,7 @@ def _measure(options):
                 seconds = _receive(comm, below, options, per_worker)
                 rows.append((what, per_worker, len(below) - 1, *(f"{100 * share:.2f} %" for share in seconds)))
     if comm.rank == 0:
-        table((f"{options.ranks} ranks, steps of {options.step:g} ms", "record.per_worker", f"messages per {BLOCK} steps",
+        table((f"{options.ranks} ranks, steps of {options.step:g} ms", "record.per_worker", f"messages per {options.together} steps",
                "rank 0's own time", "processor time of the writing thread"), rows)
 
 
@@ -66,10 +67,10 @@ def _play(comm, below, options):
     for number in range(options.blocks):
         for rank, ranks in below.items():
             if rank:
-                block = np.ones((len(ranks), BLOCK), row)
-                message = np.concatenate([np.array([number * BLOCK]).view(np.uint8), block.ravel().view(np.uint8)])
+                block = np.ones((len(ranks), options.together), row)
+                message = np.concatenate([np.array([number * options.together]).view(np.uint8), block.ravel().view(np.uint8)])
                 requests.append(comm.Isend(message, dest=0, tag=rank))
-        time.sleep(max(0.0, begin + (number + 1) * BLOCK * options.step / 1e3 - time.perf_counter()))
+        time.sleep(max(0.0, begin + (number + 1) * options.together * options.step / 1e3 - time.perf_counter()))
     MPI.Request.Waitall(requests)
 
 
@@ -79,7 +80,7 @@ def _receive(comm, below, options, per_worker):
     from coopmpi.record.writer import Writer
 
     inbox = Inbox(comm)
-    workers, steps = options.ranks, options.blocks * BLOCK
+    workers, steps = options.ranks, options.blocks * options.together
     driver = SimpleNamespace(
         rank_layout=RankLayout(workers, workers), hosted=range(1), device=Host(), clocks=None, computing=(), waited=0.0,
         sent=np.ones(1), rounds=[], k=0, world=SimpleNamespace(

@@ -213,7 +213,7 @@ def test_rows_are_handed_on_in_order_however_they_arrive(data):
     numbers = data.draw(st.permutations(range(workers)))  # a node's ranks need not host neighbours
     cuts = RankLayout(workers, ranks)
     sources = {rank: sorted(numbers[i] for i in cuts.hosted(rank)) for rank in range(ranks)}
-    table, taken = Table(sources, ROW.itemsize, 0), []
+    table, taken = Table(sources, ROW.itemsize, 0, 64), []
     full = np.empty((steps, workers), ROW)
     full["loss"], full["bytes_sent"] = (np.arange(steps * workers).reshape(steps, workers) + shift for shift in (0, 2**40 + 1))
     reached = [0] * ranks

@@ -119,7 +119,8 @@ class MeanTicket(Ticket):
 
     def value(self):
         device = self.driver.device
-        device.xp.multiply(self.out, 1 / self.driver.workers, out=self.out)
+        if self.driver.workers > 1:
+            device.xp.multiply(self.out, 1 / self.driver.workers, out=self.out)
         return device.repeat(self.out, self.copies)
 
 

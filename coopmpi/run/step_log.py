@@ -10,10 +10,15 @@ from coopmpi.errors import NumericalFailure
 from coopmpi.record import schema
 from coopmpi.sinks.sink import StepRows
 
-BLOCK = 64  # steps after which a block is handed over ...
+BLOCK, ROWS = 256, 1 << 16  # steps after which a block is handed over, fewer where these have more rows than that of workers ...
 PATIENCE = 1.0  # ... or seconds, whichever comes first
 COLUMNS = ("loss", "compute_time", "wait_time", "bytes_sent")
 FIRST = 8  # bytes in front of a message: after how many steps it begins
+
+
+def block_of(workers: int) -> int:
+    """Steps of a block."""
+    return max(1, min(BLOCK, ROWS // workers))
 
 
 def row_type(simulated: bool) -> np.dtype:
@@ -38,7 +43,8 @@ class StepLog:
         self._row = row_type(simulated=bool(self.clocks))
         sources = {rank: [worker for source in ranks for worker in driver.rank_layout.hosted(source)]
                    for rank, ranks in driver.world.below.items()}
-        self._table = Table(sources, self._row.itemsize, first) if sources else None
+        self._block_steps = block_of(driver.rank_layout.workers)
+        self._table = Table(sources, self._row.itemsize, first, self._block_steps) if sources else None
 
     def behind(self, step: int) -> bool:
         """Do rows up to that step still have to come here, to be handed on?"""
@@ -58,7 +64,7 @@ class StepLog:
             self._rounds += [(driver.k + 1, *passage) for passage in driver.rounds if not self.clocks]
         self.waited += waited.mean() if self.clocks else waited
         self.sent += self._rest[-1][1].sum()
-        if len(self._losses) == BLOCK or perf_counter() - self._handed_over > PATIENCE:
+        if len(self._losses) == self._block_steps or perf_counter() - self._handed_over > PATIENCE:
             self.hand_over()
 
     def hand_over(self):
@@ -140,10 +146,11 @@ def _packed(first, block):
 class Table:
     """Rows that have arrived but are not complete yet, as mere bytes, the steps of a worker side by side as in the messages.
 
-    sources: {rank: the workers of which its messages hold rows}; size: bytes of a worker in a row.
+    sources: {rank: the workers of which its messages hold rows}; size: bytes of a worker in a row; steps: there is room for at
+    first.
     """
 
-    def __init__(self, sources: dict[int, list[int]], size: int, first: int):
+    def __init__(self, sources: dict[int, list[int]], size: int, first: int, steps: int):
         workers = sorted(worker for found in sources.values() for worker in found)
         self._places = {rank: _span(np.searchsorted(workers, found)) for rank, found in sources.items()}
         self._widths = {rank: len(found) for rank, found in sources.items()}
@@ -151,7 +158,7 @@ class Table:
         self._size = size
         self.taken = first  # steps of which the rows have been taken
         self._pool = Pool(np.empty)
-        self._bytes = self._pool.empty((len(workers), BLOCK * size), np.uint8)
+        self._bytes = self._pool.empty((len(workers), steps * size), np.uint8)
 
     def put(self, rank, first, block):
         """What a rank has to say of the steps from `first` on: (its workers, n), in any shape and type."""

@@ -97,7 +97,7 @@ class Binding:
         self.parameters = Flat(trained, dtype, where)
         found = {"buffers": (buffers, dtype), "counters": (counters, torch.int64)}
         self.own = {name: Flat(members, kind, where) for name, (members, kind) in found.items() if members}
-        self._bound = None
+        self._bound, self._pointers = None, []  # views of rows, and where those of the parameters are
         self._into, self._taken = None, None  # views of the row that gradients go into; numbers of those that are there
 
     @property
@@ -113,7 +113,7 @@ class Binding:
         if self._bound is None or any(new is not old for new, old in zip(views, self._bound)):
             for flat, found in zip(self.flats, views):
                 flat.move(found)
-            self._bound = views
+            self._bound, self._pointers = views, [view.data_ptr() for view in views[0]]
 
     def bind_worker(self, row: Array, state, i: int):
         """The same for a model and the buffers of the i-th local worker, whose rows the slots' state holds."""
@@ -185,8 +185,8 @@ class Binding:
         for member in self.parameters.members:
             if member.table.get(member.key) is not member.tensor:
                 raise _replaced(member.name)
-        for name, tensor, view in zip(self.parameters.names, self.parameters.tensors, self._bound[0]):
-            if tensor.data_ptr() != view.data_ptr() or tensor.dtype != view.dtype:
+        for name, tensor, pointer in zip(self.parameters.names, self.parameters.tensors, self._pointers):
+            if tensor.data_ptr() != pointer:
                 raise _replaced(name)
         for flat in self.flats[1:]:
             for member in flat.members:
