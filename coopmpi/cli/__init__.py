@@ -16,6 +16,7 @@ VERBS = {
     "simulate": "Run the same description on virtual clocks: a network and stragglers of your choice.",
     "resume": "Go on with a run that a signal stopped.",
     "inspect": "Look into a result file, finished or being written.",
+    "compare": "Rank result files: by the loss at the end, or by what it took to reach a target.",
     "export": "Write the trained model as .safetensors, .pt or .npz.",
     "graph": "Degree, spectral gap, messages and bytes of a mixing choice.",
     "algorithms": "List the algorithms, their keys and their sources.",

@@ -88,7 +88,7 @@ class Trainer:
         self.trained = self.stopwatch.seconds
         with driver.pause():
             self.log.add(loss, self.trained, tau)
-            if saves or outcome.snapshot:
+            if pauses or saves or outcome.snapshot:
                 self.log.hand_over()
             if self.saver is not None:
                 self.commit(outcome.saved)
