@@ -60,9 +60,10 @@ COOPMPI = """#!/bin/bash
 if [[ $1 == inspect ]]; then echo "$STATUS"; exit; fi
 printf '%s\\n' "$@" > arguments
 [[ $LASTS ]] || exit "${RETURNS:-0}"
+steps=$(seq 500)  # a trap that comes into a substitution fails
 trap 'touch asked; exit 3' USR1
 touch started
-for _ in $(seq 500); do sleep 0.01; done
+for _ in $steps; do sleep 0.01; done
 """
 SRUN = '#!/bin/bash\nwhile [[ $1 == -* ]]; do shift; done\nexec "$@"\n'
 OTHERS = '#!/bin/bash\necho "$0 $*" >> called\n'

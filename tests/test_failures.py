@@ -340,7 +340,7 @@ def test_ranks_within_ranks_are_refused(tmp_path):
 def test_a_rank_that_stands_still_is_named_and_nobody_is_ended(folder):
     (folder / "impatient.py").write_text("from coopmpi.run import watchdog\nfrom trouble import trouble\n"
                                          "watchdog.PATIENCE, watchdog.PACE = 1.0, 0.2\ntask = trouble\n")
-    arguments = [*train(steps=300, function="impatient:task", workers=4, pause=[0.005] * 4), "--set=algorithm.kind=dpa",
+    arguments = [*train(steps=1000, function="impatient:task", workers=4, pause=[0.005] * 4), "--set=algorithm.kind=dpa",
                  "--set=period.tau=1"]
     with started([*mpirun(4), sys.executable, "-m", "coopmpi", *arguments], folder) as process:
         wait_for_rows(process, folder / "run.h5")
