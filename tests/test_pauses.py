@@ -117,6 +117,9 @@ class Rows:
         self.wall_time.append(wall_time)
         self.waited.append(self.driver.waited)
 
+    def hand_over(self):
+        pass
+
     def close(self, end, models):
         pass
 
