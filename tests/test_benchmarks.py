@@ -14,7 +14,7 @@ CASES = {
     "overhead": ["--steps", "64", "--repeats", "1"],
     "prices": ["--rounds", "1", "--task", "digits"],
     "pytorch": ["--repeats", "1", "--steps", "0"],
-    "recording": ["--blocks", "1", "--ranks", "16"],
+    "recording": ["--blocks", "1", "--ranks", "16", "--step", "1"],
 }
 
 

@@ -72,6 +72,13 @@ def test_every_time_and_every_byte_is_that_of_the_full_simulation(path, tmp_path
     assert full["virtual_time"][-1] > 0 and full["bytes_sent"].any()
 
 
+@pytest.mark.parametrize("kind", registry.parts("optimizer"))
+def test_every_optimizer_and_its_clipping_go_without_numbers(tmp_path, kind):
+    given = {"workers": M, "steps": 5, "device": "cpu", "task": {"hidden": [4]}, "optimizer": {"kind": kind, "clip_norm": 1.0}}
+    times, _ = record(given, tmp_path, "time-only")
+    assert np.array_equal(times["virtual_time"], record(given, tmp_path, "simulate")[0]["virtual_time"])
+
+
 @pytest.mark.parametrize("change", [
     {"algorithm": {"kind": "choco-sgd"}, "mixing": {"graph": "matcha"}, "compress": {"kind": "sign"}},
     {"algorithm": {"kind": "dpa"}, "mixing": {"graph": "one-peer-exponential"}, "period": {"kind": "post-local", "switch": 7}},

@@ -58,6 +58,9 @@ class HollowArray:
         return self._view(np.broadcast_to(np.empty((), "b"), self.shape).reshape(shape).shape
                           if -1 not in shape else _filled(shape, self.size))
 
+    def ravel(self):
+        return self.reshape(self.size)
+
     def view(self, dtype):
         *rest, last = self.shape
         return self._view((*rest, last * self.itemsize // np.dtype(dtype).itemsize), dtype)
