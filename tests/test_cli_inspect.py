@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from coopmpi import config
 from coopmpi.cli.inspect import command
 from coopmpi.errors import UserError
+from coopmpi.record import reader
 from coopmpi.record.writer import Writer
 from coopmpi.report import inspect
 from coopmpi.sinks import About, StepRows
@@ -89,7 +90,7 @@ def test_contents_name_every_series_and_what_is_not_written(finished):
 
 @pytest.mark.parametrize("block", [1, 7, 1 << 20])
 def test_series_prints_the_numbers_exactly(finished, monkeypatch, block):
-    monkeypatch.setattr(inspect, "BLOCK", block)
+    monkeypatch.setattr(reader, "BLOCK", block)
     text = invoke(finished, "--series", "train/loss")
     assert text.splitlines()[0] == "step\tworker_0\tworker_1\tworker_2"
     table = np.loadtxt(StringIO(text), skiprows=1, dtype=np.float64)

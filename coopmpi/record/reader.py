@@ -11,6 +11,7 @@ from coopmpi.inputs import DAMAGE, require_file, told
 from coopmpi.record import apart, schema
 
 TRIES, PAUSE = 6, 0.01  # of reads beside a writer, which may just be writing the same chunk; seconds, growing
+BLOCK = 1 << 20  # numbers read at once: a long run need not fit into memory
 MODES = ("train", "simulate", "time-only")
 PER_WORKER = ("all", "summary")
 STATUSES = ("running", "finished", "interrupted", "failed")
@@ -177,3 +178,17 @@ def read(data, span):
             if attempt == TRIES - 1 or not data.file.swmr_mode:
                 raise
             sleep(PAUSE * 2**attempt)
+
+
+def read_alive(data, span):
+    """The same in a child process that is to read on, however long the whole takes."""
+    apart.alive()
+    values = read(data, span)
+    apart.alive()
+    return values
+
+
+def blocks(data, rows) -> list[slice]:
+    """Slices that cover the first rows, of at most BLOCK numbers each."""
+    length = max(1, BLOCK // max(1, int(np.prod(data.shape[1:]))))
+    return [slice(start, min(start + length, rows)) for start in range(0, rows, length)]

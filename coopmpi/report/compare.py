@@ -10,11 +10,10 @@ import numpy as np
 
 from coopmpi.errors import UserError, clean
 from coopmpi.record import apart
-from coopmpi.record.reader import complete_rows, open_run, read, require_complete, status_of
+from coopmpi.record.reader import blocks, complete_rows, open_run, read_alive, require_complete, status_of
 
 RISING = ("accuracy",)  # figures that are better when they are larger
 SHOWN = {"loss": ".4g", "train_loss": ".4g", "accuracy": ".2%"}  # first among the figures, in this order
-BLOCK = 1 << 20  # numbers read at once
 FEWEST, NARROWEST = 4, 16  # columns of a table in a terminal; characters of the first
 APART = ("seed", "sinks", "record", "checkpoint", "survive", "stop")  # keys in which comparable runs may differ without a word
 TARGET = ("steps to it", "s to it", "MB to it")
@@ -53,7 +52,7 @@ def compared(paths, target: tuple[str, float] | None = None) -> list[Row]:
     if target and target[0] not in figures:
         raise UserError(f"{runs[0].path}: has no figure {target[0]!r}; there are: {', '.join(figures)}")
     rows = []
-    for label, alike in _alike(runs).items():
+    for label, alike in _alike(runs):
         found = [_cells(run, figures, target) for run in alike]
         rows.append(Row(label, len(alike), {name: [cells[name] for cells in found] for name in found[0]}))
     best = "s to it" if target else figures[0]
@@ -76,7 +75,7 @@ def _extract(path, file):
         raise UserError(f"{path}: {'a failed run' if 'eval' in file else 'a simulation of time alone'} has nothing to compare")
     train, evaluations = file["train"], file["eval"]
     done, rows = complete_rows(list(train.values())), complete_rows(list(evaluations.values()))
-    values = {name: read(evaluations[name], slice(rows)) for name in evaluations}
+    values = {name: read_alive(evaluations[name], slice(rows)) for name in evaluations}
     # nothing has been sent, and no time is gone, at step 0
     steps = values.pop("step")
     kept = (steps <= done) & (steps > 0)
@@ -84,7 +83,7 @@ def _extract(path, file):
     if not len(steps):
         raise UserError(f"{path}: no evaluation after the first step is in the file yet")
     sent = np.concatenate([[0.0], np.cumsum(_means(train["bytes_sent"], done))])[steps]
-    seconds = read(train["virtual_time"], slice(done))[steps - 1] if "virtual_time" in train else wall
+    seconds = read_alive(train["virtual_time"], slice(done))[steps - 1] if "virtual_time" in train else wall
     figures = {name: column[kept].tolist() for name, column in values.items() if not np.isnan(column[kept]).all()}
     tables = tomllib.loads(file["config"].asstr()[()])
     settings = {key: value for key, value in _flat(tables) if key.partition(".")[0] not in APART}
@@ -94,13 +93,8 @@ def _extract(path, file):
 
 def _means(data, rows):
     """Of each row, over the workers."""
-    length = max(1, BLOCK // max(1, int(np.prod(data.shape[1:]))))
-    means = [np.zeros(0)]
-    for start in range(0, rows, length):
-        apart.alive()
-        block = read(data, slice(start, min(start + length, rows)))
-        means.append(block.reshape(len(block), -1).mean(axis=1))
-    return np.concatenate(means)
+    found = (read_alive(data, span) for span in blocks(data, rows))
+    return np.concatenate([block.reshape(len(block), -1).mean(axis=1) for block in found] or [np.zeros(0)])
 
 
 def _flat(table, before=""):
@@ -126,7 +120,7 @@ def _require_comparable(runs):
 
 
 def _alike(runs):
-    """{label: runs that differ in the seed alone}; a label says what differs between the others."""
+    """[(label, runs that differ in the seed alone)]; a label says what differs between the others."""
     sets = {}
     for run in runs:
         sets.setdefault(json.dumps(run.settings, sort_keys=True), []).append(run)
@@ -138,7 +132,7 @@ def _alike(runs):
     labels = [_label(one, differ) for one in settings]
     if len(set(labels)) < len(labels):
         labels = [_label(one, [key for key in keys if len({str(other.get(key)) for other in settings}) > 1]) for one in settings]
-    return {label or alike[0].path: alike for label, alike in zip(labels, sets.values())}
+    return [(label or alike[0].path, alike) for label, alike in zip(labels, sets.values())]
 
 
 def _label(settings, keys):

@@ -10,10 +10,9 @@ import numpy as np
 from coopmpi.errors import UserError, clean, unknown
 from coopmpi.inputs import require_file
 from coopmpi.record import apart
-from coopmpi.record.reader import complete_rows, open_run, read, require_complete, status_of
+from coopmpi.record.reader import blocks, complete_rows, open_run, read_alive, require_complete, status_of
 
 LONGEST = 86400 * 10**8  # seconds that can be told as days
-BLOCK = 1 << 20  # numbers read at once: a long run need not fit into memory
 EVALUATIONS, EVENTS = 6, 5  # lines at most
 FORMS = {"train_loss": ".5g", "loss": ".5g", "accuracy": ".2%", "consensus": ".3g"}  # of evaluations, in this order
 GROUPS = ("train", "eval", "rounds")  # of series
@@ -71,10 +70,10 @@ def series(file, name):
     data, step, rows = file[path], file[group]["step"], _rows(file[group])
     each_worker = data.ndim == 2
     yield "\t".join(["step", *([f"worker_{i}" for i in range(data.shape[1])] if each_worker else [short])]) + "\n"
-    for span in _blocks(data, rows):
-        values = _read(data, span)
+    for span in blocks(data, rows):
+        values = read_alive(data, span)
         columns = values if each_worker else values[:, None]
-        yield "".join("\t".join(map(str, (k, *row))) + "\n" for k, row in zip(_read(step, span), columns))
+        yield "".join("\t".join(map(str, (k, *row))) + "\n" for k, row in zip(read_alive(step, span), columns))
 
 
 def _find(file, name):
@@ -95,8 +94,8 @@ def _find(file, name):
 def _event_lines(file):
     yield "step\twall_time\tkind\ttext\n"
     events = file["events"]
-    for span in _blocks(events, complete_rows([events])):
-        for step, wall_time, kind, text in _read(events, span):
+    for span in blocks(events, complete_rows([events])):
+        for step, wall_time, kind, text in read_alive(events, span):
             kind, text = (' '.join(part.decode(errors="replace").split()) for part in (kind, text))
             yield f"{step}\t{wall_time}\t{kind}\t{text}\n"
 
@@ -105,22 +104,9 @@ def _rows(group):
     return complete_rows(list(group.values()))
 
 
-def _read(data, span):
-    apart.alive()
-    values = read(data, span)
-    apart.alive()
-    return values
-
-
-def _blocks(data, rows):
-    """Slices that cover the first rows."""
-    length = max(1, BLOCK // max(1, int(np.prod(data.shape[1:]))))
-    return [slice(start, min(start + length, rows)) for start in range(0, rows, length)]
-
-
 def _total(data, rows):
     """Sum over the steps for each worker, float64; one number where only the mean over the workers was recorded."""
-    sums = (_read(data, span).sum(axis=0, dtype=float) for span in _blocks(data, rows))
+    sums = (read_alive(data, span).sum(axis=0, dtype=float) for span in blocks(data, rows))
     return np.atleast_1d(sum(sums, np.zeros(data.shape[1:])))
 
 
@@ -164,11 +150,11 @@ def _overview(path, file):
     done = _rows(train)
     _row(table, "steps", f"{done} of {config['steps']}" if "steps" in config else str(done))
     if done:
-        seconds = float(_read(train["wall_time"], done - 1))
+        seconds = float(read_alive(train["wall_time"], done - 1))
         pace = f"{done / seconds if seconds else np.inf:.4g} steps/s, evaluation and writing left out"
         _row(table, "time", f"{_duration(seconds)}, {pace}")
         if "virtual_time" in train:  # a simulation: waiting is virtual, too
-            seconds = float(_read(train["virtual_time"], done - 1))
+            seconds = float(read_alive(train["virtual_time"], done - 1))
             _row(table, "virtual time", _duration(seconds))
         _row(table, "waiting", _waiting(train, done, seconds, config["workers"]))
         hidden = _hidden(file)
@@ -187,10 +173,10 @@ def _overview(path, file):
 def _targets(file, targets, done):
     """What it took to reach a target of [stop], for each that was; a run that was extended may have reached several."""
     train, time = file["train"], "virtual_time" if "virtual_time" in file["train"] else "wall_time"
-    events = _read(file["events"], slice(complete_rows([file["events"]])))
+    events = read_alive(file["events"], slice(complete_rows([file["events"]])))
     found = {(step, text) for step, _, kind, text in events if kind == b"target" and 0 < step <= done}
     for step, text in sorted(found):
-        seconds, sent = float(_read(train[time], step - 1)), _total(train["bytes_sent"], step).mean()
+        seconds, sent = float(read_alive(train[time], step - 1)), _total(train["bytes_sent"], step).mean()
         yield f"{text.decode(errors='replace')}, after {step} steps, {_duration(seconds)}, {_size(sent)} sent per worker"
     if targets and not found:
         yield f"not reached: {', '.join(f'{name} = {target:g}' for name, target in targets.items())}"
@@ -228,7 +214,7 @@ def _hidden(file):
     n = _rows(rounds) if rounds else 0
     if not n:
         return None
-    posted, finished, waited = (_read(rounds[name], slice(n)) for name in ("posted", "finished", "waited"))
+    posted, finished, waited = (read_alive(rounds[name], slice(n)) for name in ("posted", "finished", "waited"))
     return (f"{1 - waited.sum() / (finished - posted).sum():.1%} of the time that transfers were under way on rank 0 ("
             f"{n} transfers, {1e3 * waited.mean():.3g} of {1e3 * (finished - posted).mean():.3g} ms waited on average)")
 
@@ -251,7 +237,7 @@ def _evaluations(file):
         return None
     forms = {name: FORMS.get(name, ".5g") for name in (*FORMS, *group) if name in group}
     forms = {name: form for name, form in forms.items() if name not in ("step", "wall_time")}
-    values = {name: _read(group[name], slice(rows)) for name in ("step", "wall_time", *forms)}
+    values = {name: read_alive(group[name], slice(rows)) for name in ("step", "wall_time", *forms)}
     forms = {name: form for name, form in forms.items() if not np.isnan(values[name]).all()}
     names = ["evaluated at step", "time", *forms]
     table = _table(*names, right=names)
@@ -269,7 +255,7 @@ def _events(file):
     table = _table("event at step", "time", "kind", "", right=("event at step", "time"))
     if rows > EVENTS:
         _row(table, "", "", "", f"(the last {EVENTS} of {rows}; all of them: --series events)")
-    for step, wall_time, kind, text in _read(events, slice(max(0, rows - EVENTS), rows)):
+    for step, wall_time, kind, text in read_alive(events, slice(max(0, rows - EVENTS), rows)):
         _row(table, str(step), _duration(wall_time), *(part.decode(errors="replace") for part in (kind, text)))
     return table
 
