@@ -43,6 +43,16 @@ class Survive(registry.Part, frozen=True, kw_only=True):
     buddies: Count = 1  # other ranks that hold a copy of a rank's state
 
 
+class Forecast(registry.Part, frozen=True, kw_only=True):
+    """The [forecast] table, as `coopmpi plan` writes it: what a run is expected to take. Nothing depends on it."""
+
+    seconds: NonNegative  # to the target
+    steps: NonNegative
+    gradient: NonNegative  # seconds of a step, as the next two
+    other: NonNegative  # compressors, sums, the optimiser
+    network: NonNegative
+
+
 # tables that choose a part by `kind`, with the default choice; without [optimizer] the algorithm may have another one
 _CHOICES = {
     "task": "classify",
@@ -79,6 +89,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     record: Any = None
     checkpoint: Any = None
     survive: Any = None  # read under --survive only
+    forecast: Forecast | None = None  # what a plan expects of the run
     stop: dict[str, float] = {}  # targets of which any ends the run: {figure of the task, or "minutes": number}
     sinks: tuple = ()  # [[sinks]]: further takers of results, coopmpi.sinks.Sink
 
@@ -164,7 +175,7 @@ def resolve(tables):
     _require_flat(tables)
     tables = dict(tables)
     for key, value in tables.items():
-        if key in (*_CHOICES, "mixing", "record", "checkpoint", "survive", "stop") and not isinstance(value, dict):
+        if key in (*_CHOICES, "mixing", "record", "checkpoint", "survive", "forecast", "stop") and not isinstance(value, dict):
             raise UserError(f"[{key}] must be a table, given {quoted(value)}")
     built = {}
     for kind, default in _CHOICES.items():
@@ -175,6 +186,8 @@ def resolve(tables):
     built["record"] = registry.convert(tables.pop("record", {}), Record, "[record]")
     built["checkpoint"] = registry.convert(tables.pop("checkpoint", {}), Saving, "[checkpoint]")
     built["survive"] = registry.convert(tables.pop("survive", {}), Survive, "[survive]")
+    if "forecast" in tables:
+        built["forecast"] = registry.convert(tables.pop("forecast"), Forecast, "[forecast]")
     built["stop"] = _targets(tables.pop("stop", {}))
     built["sinks"] = tuple(_sinks(tables.pop("sinks", [])))
     config = registry.convert(tables | built, Config, "run description:")

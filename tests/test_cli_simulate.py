@@ -56,7 +56,7 @@ def test_the_result_has_virtual_time_and_the_models_of_train(run):
         assert sim["train/wall_time"][-1] < virtual[-1]
         tables = tomllib.loads(sim["config"][()].decode())
         assert tables["network"] == {"kind": "delay", "seconds": 4.0, "jitter": 0.0}
-        free = dict.fromkeys(("compress", "unpack", "mix", "optimizer"), 0.0)
+        free = dict.fromkeys(("compress", "unpack", "mix", "optimizer"), 0.0) | {"beside": 1.0}
         assert tables["compute"] == {"kind": "exponential", "seconds": 1.0, "shift": 0.5} | free
         assert not {"network", "compute"} & set(tomllib.loads(plain["config"][()].decode()))
         assert re.findall(r"virtual seconds +(\S+)", out)[-1] == f"{virtual[-1]:.5g}"

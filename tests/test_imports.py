@@ -75,6 +75,7 @@ FLOORS = [
     ["torch", "python"],
     ["contract"],
     ["report"],
+    ["planner"],
     ["run"],
     ["drivers"],
     ["config"],

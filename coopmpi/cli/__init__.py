@@ -14,6 +14,8 @@ VERBS = {
     "train": "Train a model with a communication-efficient SGD, alone or under mpirun / srun.",
     "run": "Start a Python script on MPI ranks: a training loop of one's own, wrapped by coopmpi.torch.",
     "simulate": "Run the same description on virtual clocks: a network and stragglers of your choice.",
+    "probe": "Measure this machine for a run: gradients, messages, all other work.",
+    "plan": "Rank algorithms, periods, graphs, compressors and learning rates by their time to a target on a machine.",
     "resume": "Go on with a run that a signal stopped.",
     "inspect": "Look into a result file, finished or being written.",
     "compare": "Rank result files: by the loss at the end, or by what it took to reach a target.",

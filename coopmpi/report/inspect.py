@@ -11,6 +11,7 @@ from coopmpi.errors import UserError, clean, unknown
 from coopmpi.inputs import require_file
 from coopmpi.record import apart
 from coopmpi.record.reader import blocks, complete_rows, open_run, read_alive, require_complete, status_of
+from coopmpi.report.forecast import against_forecast
 
 LONGEST = 86400 * 10**8  # seconds that can be told as days
 EVALUATIONS, EVENTS = 6, 5  # lines at most
@@ -167,6 +168,10 @@ def _overview(path, file):
         _row(table, "sent", f"{_size(sent.mean())} per worker, {_size(sent.mean() * config['workers'])} in all")
     for text in _targets(file, config.get("stop", {}), done):
         _row(table, "target", text)
+    if done and "forecast" in config and "virtual_time" not in train:
+        parts = (float(_total(train[name], done).mean() / done) for name in ("compute_time", "wait_time"))
+        for text in against_forecast(config["forecast"], done, seconds / done, *parts):
+            _row(table, "forecast", text)
     return table
 
 

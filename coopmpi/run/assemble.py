@@ -129,7 +129,7 @@ def _clocks(config, workers):
     packs = algorithm.uses_compress or config.compress.halves
     prices = compute.prices(config.compress.name if packs else algorithm.compresses_like)
     seconds = compute.bind(workers, config.seed, read_numbers)
-    return Clocks(workers, seconds, config.network.bind(workers, read_numbers), config.seed, prices)
+    return Clocks(workers, seconds, config.network.bind(workers, read_numbers), config.seed, prices, compute.beside)
 
 
 def _objective(task, place, numbers):
