@@ -1,6 +1,5 @@
 """A machine file: what `coopmpi probe` has measured, as tables that the simulator reads and people can edit."""
 
-import tomllib
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -10,7 +9,8 @@ from msgspec import Meta
 
 from coopmpi import config, registry
 from coopmpi.errors import UserError
-from coopmpi.ranges import Count, Fraction, NonNegative
+from coopmpi.inputs import read_numbers
+from coopmpi.ranges import Count, NonNegative
 from coopmpi.registry import Part
 
 WIDEST = 110  # characters of an array in one line
@@ -31,7 +31,7 @@ class About(Part, frozen=True, kw_only=True):
     date: str = ""
     versions: str = ""
     noise: NonNegative = 0.05
-    hidden: Fraction | Annotated[float, Meta(ge=0, le=1)] = 0.0
+    hidden: Annotated[float, Meta(ge=0, le=1)] = 0.0
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +55,9 @@ def load(path) -> Machine:
                         f"{'given' if odd[0] in tables else 'missing'} is {odd[0]}; coopmpi probe writes one")
     try:
         about = registry.convert(tables["machine"], About, "[machine]")
-        config.resolve({"workers": about.ranks, "compute": tables["compute"], "network": tables["network"]})
+        resolved = config.resolve({"workers": about.ranks, "compute": tables["compute"], "network": tables["network"]})
+        resolved.compute.bind(about.ranks, 0, read_numbers)
+        resolved.network.bind(about.ranks, read_numbers)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     return Machine(about=about, compute=tables["compute"], network=tables["network"])
@@ -98,7 +100,3 @@ def _value(value):
 
 def now() -> str:
     return f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-
-
-def parsed(found: str) -> dict:
-    return tomllib.loads(found)
