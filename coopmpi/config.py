@@ -43,6 +43,19 @@ class Survive(registry.Part, frozen=True, kw_only=True):
     buddies: Count = 1  # other ranks that hold a copy of a rank's state
 
 
+class Family(registry.Part, frozen=True, kw_only=True):
+    """The [plan] table: what is tried. Longer and shorter periods than these are tried around the best.
+
+    graphs and compressors are kinds, or tables with keys of their own.
+    """
+
+    algorithms: tuple[str, ...] | None = None  # default: all
+    periods: tuple[Count, ...] = (4, 16)
+    graphs: tuple[str | dict[str, Any], ...] = ("ring", "one-peer-exponential", "exponential")
+    compressors: tuple[str | dict[str, Any], ...] = ("sign", {"kind": "topk", "fraction": 0.01})
+    adaptive: bool = True  # AdaComm's periods for local-sgd, too
+
+
 class Forecast(registry.Part, frozen=True, kw_only=True):
     """The [forecast] table, as `coopmpi plan` writes it: what a run is expected to take. Nothing depends on it."""
 
@@ -89,6 +102,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     record: Any = None
     checkpoint: Any = None
     survive: Any = None  # read under --survive only
+    plan: Family | None = None  # read by `coopmpi plan` only
     forecast: Forecast | None = None  # what a plan expects of the run
     stop: dict[str, float] = {}  # targets of which any ends the run: {figure of the task, or "minutes": number}
     sinks: tuple = ()  # [[sinks]]: further takers of results, coopmpi.sinks.Sink
@@ -175,7 +189,7 @@ def resolve(tables):
     _require_flat(tables)
     tables = dict(tables)
     for key, value in tables.items():
-        if key in (*_CHOICES, "mixing", "record", "checkpoint", "survive", "forecast", "stop") and not isinstance(value, dict):
+        if key in (*_CHOICES, "mixing", "record", "checkpoint", "survive", "plan", "forecast", "stop") and not isinstance(value, dict):
             raise UserError(f"[{key}] must be a table, given {quoted(value)}")
     built = {}
     for kind, default in _CHOICES.items():
@@ -186,8 +200,9 @@ def resolve(tables):
     built["record"] = registry.convert(tables.pop("record", {}), Record, "[record]")
     built["checkpoint"] = registry.convert(tables.pop("checkpoint", {}), Saving, "[checkpoint]")
     built["survive"] = registry.convert(tables.pop("survive", {}), Survive, "[survive]")
-    if "forecast" in tables:
-        built["forecast"] = registry.convert(tables.pop("forecast"), Forecast, "[forecast]")
+    for name, cls in (("plan", Family), ("forecast", Forecast)):
+        if name in tables:
+            built[name] = registry.convert(tables.pop(name), cls, f"[{name}]")
     built["stop"] = _targets(tables.pop("stop", {}))
     built["sinks"] = tuple(_sinks(tables.pop("sinks", [])))
     config = registry.convert(tables | built, Config, "run description:")

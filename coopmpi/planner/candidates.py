@@ -2,32 +2,19 @@
 
 from collections.abc import Iterator
 from itertools import product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from coopmpi import config, registry
+from coopmpi.config import Family
 from coopmpi.drivers.solo import Solo
 from coopmpi.errors import UserError, unknown
-from coopmpi.ranges import Count
 from coopmpi.run.assemble import assemble
 
 LONGEST = 64  # period
 CHOSEN = ("algorithm", "period", "mixing", "compress")  # tables that a candidate sets
 APART = ("sinks", "checkpoint", "survive", "compute", "network", "stop", "forecast")  # tables of a run that say nothing of its progress
-
-
-class Family(registry.Part, frozen=True, kw_only=True):
-    """The [plan] table: what is tried. Longer and shorter periods than these are tried around the best.
-
-    graphs and compressors are kinds, or tables with keys of their own.
-    """
-
-    algorithms: tuple[str, ...] | None = None  # default: all
-    periods: tuple[Count, ...] = (4, 16)
-    graphs: tuple[str | dict[str, Any], ...] = ("ring", "one-peer-exponential", "exponential")
-    compressors: tuple[str | dict[str, Any], ...] = ("sign", {"kind": "topk", "fraction": 0.01})
-    adaptive: bool = True  # AdaComm's periods for local-sgd, too
 
 
 class Candidate(NamedTuple):
@@ -53,8 +40,8 @@ class Candidate(NamedTuple):
 
 def named(tables: dict) -> Candidate:
     """The candidate of these tables, which its label tells in short."""
-    parts = [tables["algorithm"]["kind"]]
-    for table, key in (("period", "kind"), ("mixing", "graph"), ("compress", "kind")):
+    parts = []
+    for table, key in (("algorithm", "kind"), ("period", "kind"), ("mixing", "graph"), ("compress", "kind")):
         if chosen := dict(tables.get(table, {})):
             first = chosen.pop(key, None)
             parts += [first] if first and first != "every" else []

@@ -9,14 +9,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from coopmpi import registry
+from coopmpi import config, registry
+from coopmpi.config import Family
+from coopmpi.drivers.solo import Solo
 from coopmpi.errors import UserError
-from coopmpi.planner.candidates import CHOSEN, Candidate, Family, candidates, named
+from coopmpi.planner.candidates import CHOSEN, candidates, named, without_choice
 from coopmpi.planner.curves import Curve, Forecast, Target
-from coopmpi.planner.machine import Machine
+from coopmpi.planner.machine import Machine, require_fits
 from coopmpi.planner.pilot import pilot
 from coopmpi.planner.search import Search, Tried
-from coopmpi.run.assemble import DEFAULT_STEPS
+from coopmpi.run.assemble import DEFAULT_STEPS, assemble
 
 CONFIRMED = 5  # of the best are trained on a second seed
 MODEL_ERROR = 0.07  # root mean square of the relative errors of 26 forecasts of seconds per step, see docs/plan.md
@@ -93,6 +95,8 @@ def plan(tables: dict, machine: Machine, target: Target, minutes: float, known: 
     found, refused = candidates(tables, family)
     if not found:
         raise UserError(f"[plan] no candidate fits this run; the first was refused because: {refused[0][1] if refused else 'there is none'}")
+    outline = assemble(config.resolve(without_choice(tables)), Solo(), "time-only").driver.task
+    require_fits(machine, "the machine file", None, outline.dimension)
     tell(f"{len(found)} candidates, {len(refused)} pairs left out")
     with Search(tables, machine.tables(), target, known, begin + 60 * minutes, tell) as search:
         search.run(found)

@@ -118,7 +118,7 @@ def assemble(config: Config, world, mode="train") -> Assembly:
     context = Context(workers, driver.hosted, steps, config.optimizer, config.schedule, device, objective.layout,
                       config.seed, codec, mixing, halves is not None, clocks)
     slots = (MODEL, *config.algorithm.bound_slots(context), *config.optimizer.slots, *period.slots)
-    unused = ("checkpoint", "survive") if simulated else ("compute", "network")
+    unused = ("plan", "checkpoint", "survive") if simulated else ("plan", "compute", "network")
     config = msgspec.structs.replace(config, **dict.fromkeys(unused))
     eval_every = config.record.eval_every or max(1, steps // 20)
     return Assembly(mode, config, context, driver, slots, eval_every, stop, clocks, _notes(config, objective))
