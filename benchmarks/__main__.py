@@ -23,4 +23,5 @@ def main():
     importlib.import_module(f"benchmarks.{chosen.name.replace('-', '_')}").main(arguments)
 
 
-main()
+if __name__ == "__main__":  # processes that a benchmark starts import this, too
+    main()

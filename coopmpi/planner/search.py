@@ -181,29 +181,38 @@ class Search:
     def attempt(self, candidate: Candidate, lr: float, seed: int) -> Tried:
         """Train, or take what is known; noted down."""
         tables = self.tables(candidate, lr, seed)
-        key = progress_key(tables | {"target": self.target._asdict()})
-        found = self._recalled(candidate, tables, key)
-        if found is None:
-            found = self._pool.submit(_curve, tables | self.machine, self.target).result()
-            with self._lock:
-                self.trained += found.steps[-1] * self.machine["workers"]
-                self.known[key] = found
-        tried = Tried(candidate, lr, seed, found)
+        tried = Tried(candidate, lr, seed, self._trained(tables, self.machine, candidate.label if seed == self.seed else None))
         with self._lock:
             self.tried.append(tried)
-            if found.reached and seed == self.seed:
-                self._best.value = min(self._best.value, SLACK * found.seconds[-1])
+            if tried.curve.reached and seed == self.seed:
+                self._best.value = min(self._best.value, SLACK * tried.curve.seconds[-1])
         self._tell(tried)
         return tried
 
-    def _recalled(self, candidate, tables, key):
-        """A known curve on this machine's clocks; None: there is none, or it ends before its time here is over."""
-        known = self.known.get(key)
-        if known is None or follows_numbers(tables):
-            return None
-        seconds = np.concatenate([[0.0], self._pool.submit(forecast, tables | self.machine, max(1, known.steps[-1])).result().seconds])
-        found = known._replace(seconds=[float(seconds[step]) for step in known.steps])
-        return None if found.end == "late" and found.seconds[-1] < self._best.value else found
+    def _trained(self, tables, machine, label=None) -> Curve:
+        """The curve of a run on a machine; label: of a forecast whose times are those of this run."""
+        tables = tables | machine
+        key = progress_key(tables | {"target": self.target._asdict()})
+        known = None if follows_numbers(tables) else self.known.get(key)
+        if known is not None:
+            times = self._times(tables, known.steps[-1], label)
+            known = known._replace(seconds=[float(times[step - 1]) if step else 0.0 for step in known.steps])
+            # it may have been stopped at a time that is not over yet here
+            if known.end != "late" or known.seconds[-1] > self._best.value:
+                return known
+        found = self._pool.submit(_curve, tables, self.target).result()
+        with self._lock:
+            self.trained += found.steps[-1] * tables["workers"]
+            self.known[key] = found
+        return found
+
+    def _times(self, tables, steps, label):
+        """Virtual seconds after each step, of at least so many."""
+        with self._lock:
+            told = self.forecasts.get(label)
+        if told is not None and len(told.seconds) >= steps:
+            return told.seconds
+        return self._pool.submit(forecast, tables, max(1, steps)).result().seconds
 
     def forecast(self, candidate: Candidate) -> Forecast:
         """Seconds per step and their shares."""
@@ -228,7 +237,7 @@ class Search:
     def elsewhere(self, machine: dict, tables: dict) -> Curve:
         """A run on another machine, for as long as it takes."""
         self._best.value = np.inf
-        return self._pool.submit(_curve, tables | machine, self.target).result()
+        return self._trained(tables, machine)
 
     def _tell(self, tried):
         found = tried.curve
