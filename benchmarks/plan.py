@@ -21,7 +21,7 @@ from benchmarks.hosts import hosts
 from benchmarks.timing import table
 
 RANKS, LIMIT = 4, 3600  # seconds after which a run counts as hanging
-LONGEST, EVERY = 600, 4  # steps of a run to a target, and of an evaluation
+LONGEST, EVERY = 600, 8  # steps of a run to a target, and of an evaluation
 REAL = 5  # choices of a plan that are run
 WARM, STEPS = 16, 32  # steps: not counted, and counted
 RING, ONE_PEER, EXPONENTIAL = ({"graph": graph} for graph in ("ring", "one-peer-exponential", "exponential"))

@@ -1,7 +1,12 @@
 """coopmpi probe, plan and train --plan as users run them, with two ranks and a tiny search."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import tomllib
+from time import monotonic, sleep
 
 import h5py
 import pytest
@@ -117,3 +122,30 @@ def test_mistakes_are_answered_with_a_sentence(folder, monkeypatch):
     assert "given 1 rank" in refused("probe", "run.toml", "-o", "other.toml")
     assert "machine.toml exists" in refused("probe", "run.toml", "-n", 2)
     assert not (folder / "x.h5").exists() and not (folder / "other.toml").exists()
+
+
+def _gone(group):
+    """Does a process group end soon?"""
+    end = monotonic() + 20
+    while monotonic() < end:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        sleep(0.1)
+    return False
+
+
+@pytest.mark.mpi
+def test_a_search_that_is_stopped_keeps_its_curves_and_leaves_no_process(folder):
+    words = ["plan", "run.toml", "--machine", "machine.toml", "--train-loss", "1e-9", "--set", "steps=3000", "-o", "stopped.h5"]
+    process = subprocess.Popen([sys.executable, "-m", "coopmpi", *words], cwd=folder, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    lines = [process.stderr.readline() for _ in range(2)]  # what is tried, and the first curve
+    process.send_signal(signal.SIGTERM)
+    rest = process.communicate(timeout=60)[1]
+    assert process.returncode == 3 and "goes on" in rest, (lines, rest)
+    assert "Traceback" not in rest
+    with h5py.File(folder / "stopped.h5") as file:
+        assert len(file["curves"]) >= 1 and "ranking" not in file
+    assert _gone(process.pid)
+    assert "no choice of this plan" in refused("train", "--plan", folder / "stopped.h5", "-o", folder / "x.h5")

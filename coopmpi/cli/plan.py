@@ -1,12 +1,13 @@
 """coopmpi plan: which strategy reaches a target first on a machine."""
 
+import signal
 from pathlib import Path
 
 import click
 
 from coopmpi.cli import job
 from coopmpi.drivers.join import on_this_rank
-from coopmpi.errors import UserError
+from coopmpi.errors import Interrupted, UserError
 
 READY = 3  # run descriptions that are written
 
@@ -47,7 +48,7 @@ def _plan(world, description, machine, targets, minutes, pilot, output, override
     from coopmpi import config
     from coopmpi.planner import machine as machines
     from coopmpi.planner.curves import Target
-    from coopmpi.planner.plan import plan, with_pilots
+    from coopmpi.planner.plan import with_pilots
     from coopmpi.run.assemble import together
 
     def tell(text):
@@ -66,7 +67,7 @@ def _plan(world, description, machine, targets, minutes, pilot, output, override
 
     def search():
         try:
-            return plan(*read_in, Target(*targets.popitem()), minutes, _known(output), tell) if world.rank == 0 else None
+            return _searched(*read_in, Target(*targets.popitem()), minutes, output, tell) if world.rank == 0 else None
         finally:
             world.wait_for_first()
 
@@ -77,6 +78,19 @@ def _plan(world, description, machine, targets, minutes, pilot, output, override
     if world.rank == 0:
         _write(found, output, tell)
         click.echo(_text(found, as_json))
+
+
+def _searched(tables, machine, target, minutes, output, tell):
+    """The plan; where a signal ends the search, its curves are kept for the next one."""
+    from coopmpi.planner.plan import plan
+
+    known = _known(output)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return plan(tables, machine, target, minutes, known, tell)
+    except KeyboardInterrupt as error:
+        _save(output, {}, {}, {}, dict(known))
+        raise Interrupted(f"stopped; {output} keeps the {len(known)} curves so far, from which the same command goes on") from error
 
 
 def _known(output):
@@ -99,16 +113,20 @@ def _write(found, output, tell):
     import tomli_w
 
     from coopmpi.planner import machine as machines
-    from coopmpi.record import plan as record
     from coopmpi.report import plan as report
 
     target = {"figure": found.target.figure, "target": found.target.value, "seconds_of_planning": found.took}
     ready = [tomli_w.dumps(choice.description(found.target)) for choice in found.choices]
     columns = {name: [getattr(choice, name) for choice in found.choices] for name in
                ("label", "lr", "seconds", "low", "high", "per_step", "steps", "sent", "gradient", "other", "network", "tie", "edge")}
-    curves = {key: (curve.steps, curve.values, curve.end) for key, curve in found.known.items()}
-    record.save(output, target, {"machine": machines.text(found.machine), "answer": report.as_json(found)},
-                columns | {"description": ready} if ready else {}, curves)
+    texts = {"machine": machines.text(found.machine), "answer": report.as_json(found)}
+    _save(output, target, texts, columns | {"description": ready} if ready else {}, found.known)
     for number, text in enumerate(ready[:READY], start=1):
         Path(f"{Path(output).with_suffix('')}-{number}.toml").write_text(text, encoding="utf-8")
     tell(f"{output} written{f', with {Path(output).stem}-1.toml and the next ones ready to train' if ready else ''}")
+
+
+def _save(output, attributes, texts, columns, known):
+    from coopmpi.record import plan as record
+
+    record.save(output, attributes, texts, columns, {key: (curve.steps, curve.values, curve.end) for key, curve in known.items()})

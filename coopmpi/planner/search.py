@@ -2,11 +2,12 @@
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from statistics import median_low
-from time import monotonic
+from time import monotonic, sleep
 from typing import NamedTuple
 
 import numpy as np
@@ -60,7 +61,10 @@ class Search:
     def __enter__(self):
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, kind, error, trace):
+        if error is not None:
+            for child in multiprocessing.active_children():
+                child.terminate()
         self._threads.shutdown(cancel_futures=True)
         self._pool.shutdown(cancel_futures=True)
 
@@ -253,11 +257,17 @@ def follows_numbers(tables: dict) -> bool:
 
 
 def _begin(best):
-    import signal
-
     global _cap
     _cap = best
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent):
+    """End this process when its parent is gone, however that ended."""
+    while os.getppid() == parent:
+        sleep(1)
+    os._exit(1)
 
 
 def _curve(tables, target):

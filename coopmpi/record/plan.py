@@ -54,6 +54,8 @@ def choices(path) -> list[dict]:
 
 
 def _choices(file):
+    if "ranking" not in file:
+        return
     table = file["ranking"]
     columns = {name: (data.asstr()[:] if data.dtype.kind == "O" else data[:]).tolist() for name, data in table.items()}
     for row in zip(*columns.values()):
