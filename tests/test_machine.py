@@ -1,18 +1,22 @@
 """What a machine file adds to the simulator, against hand-made cases; machine files that are none."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from pytest import approx
 
-from coopmpi import registry
+from coopmpi import config, registry
 from coopmpi.errors import UserError
 from coopmpi.inputs import read_numbers
 from coopmpi.planner import machine
 from coopmpi.planner.plan import more_workers, slower_network, with_straggler
+from coopmpi.report.machine import described
 from coopmpi.simulation.clocks import Clocks
 from coopmpi.step import traffic
 from tests.test_network import exchange, still
 
+ROOT = Path(__file__).parents[1]
 NETWORK = {"kind": "measured", "workers": 8, "hops": [1, 2, 4], "latency": [0.5, 1.0, 2.0], "bandwidth": [100.0, 50.0, 10.0],
            "allreduce": [[0, 7.0], [100, 27.0]], "all_to_all": [[0, 14.0], [700, 84.0]]}
 COMPUTE = {"kind": "trace", "times": [[1.0, 2.0], [3.0, 4.0]]}
@@ -112,6 +116,17 @@ def test_a_damaged_file_is_answered_with_a_sentence(tmp_path, old, new, message)
     with pytest.raises(UserError, match=message) as error:
         machine.load(path)
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples" / "machines").glob("*.toml")), ids=lambda path: path.stem)
+def test_examples_are_machines(path):
+    found = machine.load(path)
+    text = described(found)
+    assert f"{found.about.ranks} ranks" in text and "gradient" in text and "network" in text
+    for other in (slower_network(found, 10), with_straggler(found, 3), more_workers(found, 2)):
+        resolved = config.resolve(other)
+        resolved.compute.bind(other["workers"], 0, read_numbers)
+        assert resolved.network.bind(other["workers"], read_numbers).average(other["workers"], other["workers"], 1e6)[0] > 0
 
 
 # what if

@@ -182,26 +182,28 @@ def slower_network(machine: Machine, factor: float) -> dict:
 
 
 def with_straggler(machine: Machine, factor: float) -> dict:
-    """The tables of a machine whose last worker computes slower."""
+    """The tables of a machine with constant or recorded seconds of a gradient, whose last worker computes slower."""
     compute, ranks = dict(machine.compute), machine.about.ranks
+    if compute["kind"] == "constant":
+        return machine.tables() | {"compute": compute | {"kind": "slow-worker", "worker": ranks - 1, "factor": factor}}
     factors = np.array(compute.get("factor", 1.0)) * np.ones(ranks)
     factors[-1] *= factor
     return machine.tables() | {"compute": compute | {"factor": factors.tolist()}}
 
 
 def more_workers(machine: Machine, factor: int) -> dict:
-    """The tables of a machine with so many times the workers, of the same kind."""
+    """The tables of such a machine with so many times the workers."""
     compute = dict(machine.compute)
-    compute["times"] = [list(row) * factor for row in compute["times"]]
+    if "times" in compute:
+        compute["times"] = [list(row) * factor for row in compute["times"]]
     if isinstance(compute.get("factor"), (list, tuple)):
         compute["factor"] = list(compute["factor"]) * factor
     return machine.tables() | {"compute": compute, "workers": factor * machine.about.ranks}
 
 
 def _what_ifs(search, machine, choices):
-    measured = machine.compute.get("kind") == "trace" and "times" in machine.compute
     yield _on(search, "the network ten times slower", slower_network(machine, 10))
-    if measured:
+    if machine.compute.get("kind") == "constant" or "times" in machine.compute:
         yield _on(search, "one worker three times slower", with_straggler(machine, 3))
         yield _twice(search, more_workers(machine, 2), choices)
 
