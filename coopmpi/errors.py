@@ -85,6 +85,11 @@ def _escaped(found):
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
+def missing(whose, package, extra):
+    """The UserError for an optional package that is not installed. whose: what needs it; extra: of coopmpi, which brings it."""
+    return UserError(f"{whose} needs the package {package}, which is not installed: pip install 'coopmpi[{extra}]'")
+
+
 def unknown(what, given, allowed, where=""):
     """The UserError for a name that is not one of `allowed`, with the nearest valid one."""
     allowed = sorted(allowed)

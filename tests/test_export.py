@@ -94,7 +94,7 @@ def test_mistakes(tmp_path):
         assert status == 2 and said in err and "Traceback" not in err, err
     coopmpi("train", "--quiet", "-o", "run.h5", "--overwrite", *settings({"workers": 3, "steps": 5}), cwd=tmp_path)
     status, _, err = export(tmp_path, "-o", "m.npz", "--worker", 3)
-    assert status == 2 and "--worker must be one of 0 to 2, given 3" in err
+    assert status == 2 and "worker must be one of 0 to 2, given 3" in err
     with h5py.File(tmp_path / "run.h5", "r+") as file:
         layout = file["final/layout"][:]
         layout["offset"][1] = 10**9

@@ -2,6 +2,7 @@
 
 from time import sleep
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -38,14 +39,23 @@ def open_run(path):
     except DAMAGE as error:
         raise UserError(f"{path}: not a readable HDF5 file: {told(error)}") from error
     try:
-        found = file.attrs.get("format")
-    except DAMAGE as error:
+        _require_format(path, file)
+    except BaseException:
         file.close()
+        raise
+    return file
+
+
+def _require_format(path, file):
+    try:
+        found, version = file.attrs.get("format"), np.asarray(file.attrs.get("format_version")).tolist()
+    except DAMAGE as error:
         raise UserError(f"{path}: damaged: its attributes cannot be read: {told(error)}") from error
     if not isinstance(found, str) or found != schema.FORMAT:
-        file.close()
         raise UserError(f"{path}: not a result of coopmpi train (attribute format is not {schema.FORMAT!r})")
-    return file
+    if version != schema.FORMAT_VERSION:
+        raise UserError(f"{path}: format_version is {quoted(version)}, this coopmpi reads {schema.FORMAT_VERSION}; read the file with "
+                        "the coopmpi that wrote it")
 
 
 def _closed(path):
@@ -96,13 +106,11 @@ def _check(file):
         require(isinstance(file[name], h5py.Group), f"/{name} must be a group")
         return file[name]
 
-    names = ("format_version", "mode", "per_worker", "status", "ranks", "mpi", "device")
+    names = ("mode", "per_worker", "status", "ranks", "mpi", "device")
     attributes = {name: file.attrs.get(name) for name in names}
     for name, value in attributes.items():
         require(value is not None, f"the attribute {name} is missing")
-    version, ranks = (np.asarray(attributes[name]) for name in ("format_version", "ranks"))
-    require(version.shape == () and version.dtype.kind in "iu" and version == schema.FORMAT_VERSION,
-            f"format_version is {quoted(version.tolist())}, this coopmpi reads {schema.FORMAT_VERSION}")
+    ranks = np.asarray(attributes["ranks"])
     require(ranks.shape == () and ranks.dtype.kind in "iu" and ranks >= 1,
             f"the attribute ranks must be a number >= 1, found {quoted(ranks.tolist())}")
     mode, status = attributes["mode"], attributes["status"]
@@ -119,6 +127,7 @@ def _check(file):
     workers = dataset(file, "worker", None, (None,)).shape[0]
     require(workers >= 1, "/worker must name one worker or more")
     dataset(file, "events", schema.EVENT, (None,))
+    dataset(file, "event", None, (None,))
     if "final" in file:
         group("final")
     about = SimpleNamespace(mode=mode, per_worker=per_worker == "all", figures={})
@@ -178,6 +187,30 @@ def read(data, span):
             if attempt == TRIES - 1 or not data.file.swmr_mode:
                 raise
             sleep(PAUSE * 2**attempt)
+
+
+def read_sound(data, span):
+    """The same; UserError where the numbers are damaged."""
+    try:
+        return read(data, span)
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{data.file.filename}: damaged: {data.name}: {told(error)}") from error
+
+
+class Event(NamedTuple):
+    """What happened in a run, after so many steps."""
+
+    step: int
+    wall_time: float  # seconds
+    kind: str
+    text: str
+
+
+def events_of(file) -> list[Event]:
+    """The events in an open result file. UserError where they are damaged."""
+    found = read_sound(file["events"], slice(complete_rows([file["events"]])))
+    return [Event(step, wall_time, kind.decode(errors="replace"), text.decode(errors="replace"))
+            for step, wall_time, kind, text in found.tolist()]
 
 
 def read_alive(data, span):

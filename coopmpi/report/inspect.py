@@ -11,6 +11,7 @@ from coopmpi.errors import UserError, clean, unknown
 from coopmpi.inputs import require_file
 from coopmpi.record import apart
 from coopmpi.record.reader import blocks, complete_rows, open_run, read_alive, require_complete, status_of
+from coopmpi.record.schema import only_counts
 from coopmpi.report.forecast import against_forecast
 
 LONGEST = 86400 * 10**8  # seconds that can be told as days
@@ -279,8 +280,9 @@ def _contents(file):
 
 
 def _items(group):
-    """(name, item) of what lies in this file itself."""
-    return [(name, group[name]) for name in group if type(group.get(name, getlink=True)).__name__ == "HardLink"]
+    """(name, item) of what lies in this file itself, without dimensions that only count."""
+    found = [(name, group[name]) for name in group if type(group.get(name, getlink=True)).__name__ == "HardLink"]
+    return [(name, item) for name, item in found if not only_counts(item)]
 
 
 def _shape(data):

@@ -38,6 +38,11 @@ class StepRows(NamedTuple):
     bytes_sent: np.ndarray  # (n, m)
     virtual_time: np.ndarray | None  # seconds, of a simulation
 
+    def means(self) -> dict[str, np.ndarray]:
+        """The series that there are, (n,) each: means over the workers."""
+        series = {name: column for name, column in self._asdict().items() if name != "first" and column is not None}
+        return {name: column if np.ndim(column) == 1 else column.mean(axis=1, dtype=float) for name, column in series.items()}
+
 
 class Sink(msgspec.Struct, kw_only=True, dict=True, forbid_unknown_fields=True):
     """Base of all sinks; each method does nothing unless it is overridden. There are sinks on rank 0 only.

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from coopmpi.errors import UserError
+from coopmpi.errors import missing
 from coopmpi.ranges import Count, Seed
 from coopmpi.registry import register
 from coopmpi.tasks.task import Task
@@ -46,5 +46,5 @@ def bridge(whose):
     except ModuleNotFoundError as error:
         if error.name not in ("torch", "safetensors"):
             raise
-        raise UserError(f"{whose} needs the package {error.name}, which is not installed: pip install 'coopmpi[torch]'") from error
+        raise missing(whose, error.name, "torch") from error
     return torch
