@@ -12,7 +12,7 @@ import coopmpi
 
 ROOT = Path(coopmpi.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-HEAVY = {"mpi4py", "cupy", "scipy", "h5py", "numpy", "matplotlib", "networkx", "torch"}
+HEAVY = {"mpi4py", "cupy", "scipy", "h5py", "numpy", "matplotlib", "networkx", "torch", "xarray", "pandas", "tensorboardX"}
 
 
 # at run time
@@ -23,6 +23,17 @@ def test_help_imports_nothing_heavy(arguments):
     done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "coopmpi" in done.stdout
     assert "click" in done.stderr.split() and not HEAVY & set(done.stderr.split())
+
+
+def loaded(program):
+    """The packages that a Python program has loaded at its end."""
+    program += "\nimport sys\nprint(*{name.partition('.')[0] for name in sys.modules})"
+    return set(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_the_package_alone_loads_nothing_and_opening_a_result_no_mpi():
+    assert not loaded("import coopmpi") & (HEAVY | {"click"})
+    assert not loaded("import coopmpi; coopmpi.open") & {"mpi4py", "click", "torch", "xarray"}
 
 
 # in the source
@@ -58,6 +69,8 @@ HOMES = {
     "networkx": ["topology/"],
     "torch": ["bridges/torch/"],
     "safetensors": ["bridges/torch/"],
+    "xarray": ["record/tree.py"],
+    "tensorboardX": ["sinks/tensorboard.py"],
 }
 
 

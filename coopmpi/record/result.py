@@ -17,7 +17,7 @@ class Result:
         steps: loss, compute_time, wait_time, bytes_sent (step, worker), tau (step);
         evaluations: loss, train_loss, accuracy, consensus, ... (step) of the mean model, the first one before step 1;
         rounds: tau, wait_time, bytes_sent of the steps after which workers had sent something;
-        transfers: those that rank 0 let travel beside its gradients, of a training.
+        transfers: those that rank 0 let travel beside its gradients, where there are such.
     Coordinates are step, worker, wall_time and, of simulations, virtual_time; units and descriptions are attributes.
     config: the tables of the run description, resolved. events: what happened, a list of Event.
 
@@ -34,7 +34,7 @@ class Result:
         try:
             self.config = tomllib.loads(self._file["config"].asstr()[()])
             self.events: list[Event] = events_of(self._file)
-            self.data = tree(self._file, self.path)
+            self.data = tree(self._file)
         except DAMAGE as error:
             raise UserError(f"{path}: damaged: {told(error)}") from error
 

@@ -12,16 +12,16 @@ OF_A_ROUND = ("tau", "wait_time", "bytes_sent")  # what is told of the steps of 
 ATTRIBUTES = ("mode", "ranks", "mpi", "device", "coopmpi")
 
 
-def tree(file, path) -> xarray.DataTree:
-    """The nodes steps, evaluations, rounds, and of a training transfers, with the rows that an open file holds now."""
+def tree(file) -> xarray.DataTree:
+    """The nodes steps, evaluations, rounds, and where there are such transfers, with the rows that an open file holds now."""
     steps = dataset(file, "train")
-    nodes = {"/": xarray.Dataset(attrs={"file": path, "status": status_of(file)} | {name: file.attrs[name] for name in ATTRIBUTES}),
-             "steps": steps}
+    attributes = {"status": status_of(file)} | {name: file.attrs[name] for name in ATTRIBUTES}
+    nodes = {"/": xarray.Dataset(attrs=attributes), "steps": steps}
     if "eval" in file:
         nodes["evaluations"] = timed(dataset(file, "eval").sel(step=slice(0, steps.sizes["step"])), steps)
     nodes["rounds"] = rounds(steps, file["train/bytes_sent"])
-    if "rounds" in file:
-        nodes["transfers"] = dataset(file, "rounds")
+    if "rounds" in file and (transfers := dataset(file, "rounds")).sizes["step"]:
+        nodes["transfers"] = transfers
     return xarray.DataTree.from_dict(nodes)
 
 
@@ -29,14 +29,14 @@ def dataset(file, name) -> xarray.Dataset:
     """The complete rows of a group of series."""
     group = file[name]
     rows = complete_rows(list(group.values()))
-    series = {short: (("step", "worker")[:data.ndim], indexing.LazilyIndexedArray(Rows(data, rows)), attributes(data))
-              for short, data in group.items()}
+    coordinates = {short: ("step", read_sound(group[short], slice(rows)), told_of(group[short])) for short in ("step", *TIMES) if short in group}
     if any(data.ndim == 2 for data in group.values()):
-        series["worker"] = ("worker", file["worker"][:], attributes(file["worker"]))
-    return xarray.Dataset(series).set_coords([time for time in TIMES if time in series])
+        coordinates["worker"] = ("worker", file["worker"][:], told_of(file["worker"]))
+    return xarray.Dataset({short: (("step", "worker")[:data.ndim], indexing.LazilyIndexedArray(Rows(data, rows)), told_of(data))
+                           for short, data in group.items() if short not in coordinates}, coordinates)
 
 
-def attributes(data) -> dict:
+def told_of(data) -> dict:
     """Units and description of a series."""
     return {name: data.attrs[name] for name in ("units", "description")}
 
@@ -46,6 +46,9 @@ class Rows(BackendArray):
 
     def __init__(self, data, rows):
         self.data, self.shape, self.dtype = data, (rows, *data.shape[1:]), data.dtype
+
+    def __deepcopy__(self, memo):
+        return self  # nobody changes it
 
     def __getitem__(self, key):
         return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.BASIC, self._read)
