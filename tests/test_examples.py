@@ -5,12 +5,14 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from unittest import mock
 
 import h5py
 import numpy as np
 import pytest
 
-from coopmpi import config, registry
+from coopmpi import __version__, config, registry
+from coopmpi.contract import sink
 from coopmpi.device.host import Host
 from coopmpi.drivers.solo import Solo
 from coopmpi.report import catalogue
@@ -78,7 +80,7 @@ def test_commented_run_description_learns_the_digits(tmp_path):
     assert len(models) == 8 and accuracy[0] < 0.3 and accuracy[-1] > 0.9
 
 
-@pytest.mark.filterwarnings("ignore:The 'phony_dims'")
+@pytest.mark.filterwarnings("error")
 def test_xarray_opens_the_groups_as_documented(tmp_path):
     xarray = pytest.importorskip("xarray")
     pytest.importorskip("h5netcdf")
@@ -92,6 +94,50 @@ def test_xarray_opens_the_groups_as_documented(tmp_path):
                 assert np.array_equal(data.loss.mean("worker"), file["train/loss"][:].mean(axis=1))
         with xarray.open_dataset(tmp_path / "run.h5", group="eval", engine="h5netcdf", **options) as data:
             assert data.accuracy.dims == ("step",)
+
+
+def test_the_notebook_runs_and_is_stored_with_what_it_shows(tmp_path, monkeypatch):
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    for variable in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    stored = nbformat.read(EXAMPLES / "results.ipynb", as_version=4)
+    run = nbclient.execute(nbformat.read(EXAMPLES / "results.ipynb", as_version=4), cwd=str(tmp_path), timeout=120, kernel_name="python3")
+    shown, expected = ([[output.output_type for output in cell.outputs] for cell in notebook.cells if cell.cell_type == "code"]
+                       for notebook in (run, stored))
+    assert shown == expected and sum(map(len, shown)) >= len(shown) - 1 and {*sum(shown, [])} <= {"stream", "execute_result", "display_data"}
+    assert any("image/png" in output.get("data", ()) for cell in stored.cells for output in cell.get("outputs", ()))
+    # the model as NumPy computes it is as good as the run has recorded
+    computed, recorded = run.cells[-1].outputs[0].text.splitlines()[-1].split(" recorded: ")
+    assert float(computed) == float(recorded) > 0.9
+
+
+def test_result_files_are_read_as_documented(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("xarray")
+    pytest.importorskip("h5netcdf")
+    train(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    page, found = (ROOT / "docs" / "result-file.md").read_text(), {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(block, found)
+    assert found["tree"]["train"].loss.shape == (2000, 4) and found["train"].loss.dims == ("step", "worker")
+    told = found["run"].model(2)
+    assert told.keys() == found["model"].keys() and all(np.array_equal(told[name], found["model"][name]) for name in told)
+    # the names and shapes that the page shows
+    assert str({name: tensor.shape for name, tensor in told.items()}) in page
+
+
+def test_the_example_of_a_sink_keeps_the_rules(tmp_path, monkeypatch):
+    """With a stand-in for MLflow, which is large."""
+    logged = {}
+    stand_in = mock.MagicMock(log_metrics=lambda metrics, step: [logged.setdefault(name, {}).update({step: value}) for name, value in metrics.items()])
+    monkeypatch.setitem(sys.modules, "mlflow", stand_in)
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    for rule in sink.RULES:
+        rule(sink.Trial(lambda: registry.build("sink", {"kind": "own_sink:MLflow", "experiment": "digits"})))
+    assert logged["train/loss"] == {6: 1.0, 8: 1.0, 10: 1.0} and logged["eval/loss"][0] == 2.0
+    stand_in.set_experiment.assert_called_with("digits")
+    assert stand_in.end_run.call_args_list[0] == mock.call("FINISHED")
 
 
 def documented_keys():
@@ -167,3 +213,8 @@ def test_conda_environment_has_every_dependency():
     lines = {re.sub(r"[- ]", "", line.partition("#")[0]) for line in text.splitlines()}
     for requirement in wanted:
         assert re.sub("^torch", "pytorch", requirement.replace("-", "")) in lines, requirement
+
+
+def test_the_citation_is_of_this_version():
+    version = re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)[1]
+    assert version == __version__ == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]

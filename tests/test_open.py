@@ -22,7 +22,8 @@ from tests.runs import write_quadratic
 from tests.test_cli_inspect import rows, start_file
 from tests.test_damaged import chunk_of, damage
 
-pytest.importorskip("xarray")
+xarray = pytest.importorskip("xarray")
+pytest.importorskip("h5netcdf")
 M, STEPS = 3, 20
 SMALL = {"workers": M, "steps": STEPS, "device": "cpu", "record": {"eval_every": 5}, "period": {"tau": 4}, "task": {"hidden": [70]}}
 
@@ -124,6 +125,8 @@ def test_a_growing_file_and_what_a_kill_leaves(tmp_path):
     assert run.data.attrs["status"] == "running" and run.steps.loss.values.shape == (5, 3) and run.evaluations.loss.values.tolist() == [1.0]
     with pytest.raises(UserError, match="a run that is running has no model yet"):
         run.model()
+    with xarray.open_datatree(path, engine="h5netcdf", driver_kwds={"swmr": True}) as tree:
+        assert tree["train/loss"].shape == (12, 3) and tree.attrs["status"] == "running"
     with coopmpi.open(path) as later:
         assert later.steps.loss.values.shape == (12, 3)
     content = path.read_bytes()
