@@ -190,8 +190,10 @@ def test_exports_that_cannot_be(recorded, tmp_path):
     result = recorded / "run.h5"
     (tmp_path / "file").touch()
     for words, said in {(): "give one of -o, --csv, --jsonl, --tensorboard; given none",
-                        ("--csv", tmp_path / "a", "-o", "m.npz"): "given -o, --csv", ("--csv", tmp_path / "a", "--worker", 1): "it goes with -o",
-                        ("--csv", tmp_path / "file"): "cannot be a folder", ("--tensorboard", tmp_path / "file" / "in"): "cannot be a folder",
+                        ("--csv", tmp_path / "a", "-o", "m.npz"): "given -o, --csv",
+                        ("--csv", tmp_path / "a", "--worker", 1): "it goes with -o",
+                        ("--csv", tmp_path / "file"): "cannot be a folder",
+                        ("--tensorboard", tmp_path / "file" / "in"): "cannot be a folder",
                         ("--jsonl", tmp_path / "file"): "exists already", ("--jsonl", tmp_path / "no" / "a"): "does not exist"}.items():
         assert said in refused("export", result, *words)
     damaged = tmp_path / "damaged.h5"

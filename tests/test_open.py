@@ -186,7 +186,8 @@ def foreign(path):
 
 NO_RESULTS = {
     "missing": (lambda path: path.unlink(), "does not exist"), "empty": (lambda path: path.write_bytes(b""), "not a readable HDF5 file"),
-    "text": (lambda path: path.write_text("step,loss\n"), "not a readable HDF5 file"), "foreign": (foreign, "not a result of coopmpi train"),
+    "text": (lambda path: path.write_text("step,loss\n"), "not a readable HDF5 file"),
+    "foreign": (foreign, "not a result of coopmpi train"),
     "truncated": (lambda path: path.write_bytes(path.read_bytes()[:3000]), "not a readable HDF5 file"),
     "older": (older, "format_version is 1, this coopmpi reads 2; read the file with the coopmpi that wrote it"),
     "folder": (lambda path: (path.unlink(), path.mkdir()), "is a folder"),

@@ -34,8 +34,8 @@ def _about(file):
                    if name not in ("step", *EVAL)}
     tables, model = tomllib.loads(config), file["final/mean"] if "final" in file else np.zeros(0, "f4")
     attributes = {name: file.attrs[name] for name in ("ranks", "mpi", "device")}
-    return About(config, len(file["worker"]), tables["steps"], len(model), str(model.dtype), file.attrs["mode"], attributes, figures=figures,
-                 per_worker=file.attrs["per_worker"] == "all")
+    return About(config, len(file["worker"]), tables["steps"], len(model), str(model.dtype), file.attrs["mode"], attributes,
+                 figures=figures, per_worker=file.attrs["per_worker"] == "all")
 
 
 def _tell_steps(file, sink, begin, end):
@@ -66,7 +66,8 @@ def _transfers(file):
 def _evaluations(file):
     columns = _columns(file, "eval")
     steps, times = columns.pop("step", ()), columns.pop("wall_time", ())
-    return [(step, "evaluation", (step, time, dict(zip(columns, figures)))) for step, time, figures in zip(steps, times, zip(*columns.values()))]
+    return [(step, "evaluation", (step, time, dict(zip(columns, figures))))
+            for step, time, figures in zip(steps, times, zip(*columns.values()))]
 
 
 def _events(file):

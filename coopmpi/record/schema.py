@@ -121,39 +121,30 @@ def resize_events(file, count):
 
 def make_final(file, about):
     """Room for the models at the end, and the names of their tensors. Chunks of a row cost nothing until then."""
-    final = file.create_group("final")
-    _make_rows(file, "x", "mean", "parameter", about.dimension, about.dtype, about.all_models,
-               ("models of the workers at the end", "mean of the workers' models at the end"))
+    final, worker = file.create_group("final"), file["worker"]
+    parameter = _dimension(final, "parameter", about.dimension)
+    if about.all_models:
+        _make_rows(final, "x", (worker, parameter), about.dtype, "models of the workers at the end")
+    _make_rows(final, "mean", (parameter,), about.dtype, "mean of the workers' models at the end")
     for name, columns, dtype in about.own:
-        _make_rows(file, f"{OWN}{name}", f"{OWN}{name}{OF_MEAN}", f"column_of_{name}", columns, dtype, about.all_models,
-                   (f"{name} of the workers at the end", f"{name} that go with the mean model"))
+        column = _dimension(final, f"column_of_{name}", columns)
+        if about.all_models:
+            _make_rows(final, f"{OWN}{name}", (worker, column), dtype, f"{name} of the workers at the end")
+        _make_rows(final, f"{OWN}{name}{OF_MEAN}", (column,), dtype, f"{name} that go with the mean model")
     if about.layout:
         final["layout"] = layout_table(about.layout)
-        final["layout"].attrs["description"] = ("tensors of a model: each is row[offset:offset + size].reshape(shape[:ndim]) of a row of x, "
-                                                "or of mean")
+        final["layout"].attrs["description"] = "tensors of a model: each is row[offset:offset + size].reshape(shape[:ndim])"
         _attach(final["layout"], _dimension(final, "tensor", len(about.layout)))
 
 
 def layout_table(layout):
     """The (name, shape, offset) of tensors as an array with a row for each and the columns name, offset, size, ndim, shape."""
-    longest = max(len(name.encode()) for name, *_ in layout)
+    longest = max(1, *(len(name.encode()) for name, *_ in layout))
     most = max(1, *(len(shape) for _, shape, _ in layout))
     columns = [("name", f"S{longest}"), ("offset", "i8"), ("size", "i8"), ("ndim", "i8"), ("shape", "i8", (most,))]
-    rows = [(name.encode(), offset, prod(shape), len(shape), (*shape, *[0] * (most - len(shape)))) for name, shape, offset in layout]
+    rows = [(name.encode(), offset, prod(shape), len(shape), (*shape, *[0] * (most - len(shape))))
+            for name, shape, offset in layout]
     return np.array(rows, columns)
-
-
-def _make_rows(file, each, mean, dimension, length, dtype, all_workers, descriptions):
-    """In /final: a row of so many numbers for each worker, if so wanted, and one for the mean model."""
-    final = file["final"]
-    columns = _dimension(final, dimension, length)
-    if all_workers:
-        rows = final.create_dataset(each, (len(file["worker"]), length), dtype, chunks=(1, length), fletcher32=True)
-        rows.attrs.update({"units": "1", "description": descriptions[0]})
-        _attach(rows, file["worker"], columns)
-    row = final.create_dataset(mean, (length,), dtype, chunks=(length,), fletcher32=True)
-    row.attrs.update({"units": "1", "description": descriptions[1]})
-    _attach(row, columns)
 
 
 def only_counts(data) -> bool:
@@ -167,6 +158,14 @@ def _dimension(place, name, length, **options):
     scale = place.create_dataset(name, (length,), "f4", **options)
     scale.make_scale(f"{NO_COORDINATES}{length:10d}")
     return scale
+
+
+def _make_rows(place, name, scales, dtype, description):
+    """A data set with these dimension scales, whose rows are written one by one."""
+    shape = tuple(map(len, scales))
+    data = place.create_dataset(name, shape, dtype, chunks=(1, *shape[1:]) if shape[1:] else shape, fletcher32=True)
+    data.attrs.update({"units": "1", "description": description})
+    _attach(data, *scales)
 
 
 def _attach(data, *scales):

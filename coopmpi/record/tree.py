@@ -14,34 +14,35 @@ ATTRIBUTES = ("mode", "ranks", "mpi", "device", "coopmpi")
 
 def tree(file) -> xarray.DataTree:
     """The nodes steps, evaluations, rounds, and where there are such transfers, with the rows that an open file holds now."""
-    steps = dataset(file, "train")
+    steps = _dataset(file, "train")
     attributes = {"status": status_of(file)} | {name: file.attrs[name] for name in ATTRIBUTES}
     nodes = {"/": xarray.Dataset(attrs=attributes), "steps": steps}
     if "eval" in file:
-        nodes["evaluations"] = timed(dataset(file, "eval").sel(step=slice(0, steps.sizes["step"])), steps)
-    nodes["rounds"] = rounds(steps, file["train/bytes_sent"])
-    if "rounds" in file and (transfers := dataset(file, "rounds")).sizes["step"]:
+        nodes["evaluations"] = _timed(_dataset(file, "eval").sel(step=slice(0, steps.sizes["step"])), steps)
+    nodes["rounds"] = _rounds(steps, file["train/bytes_sent"])
+    if "rounds" in file and (transfers := _dataset(file, "rounds")).sizes["step"]:
         nodes["transfers"] = transfers
     return xarray.DataTree.from_dict(nodes)
 
 
-def dataset(file, name) -> xarray.Dataset:
+def _dataset(file, name) -> xarray.Dataset:
     """The complete rows of a group of series."""
     group = file[name]
     rows = complete_rows(list(group.values()))
-    coordinates = {short: ("step", read_sound(group[short], slice(rows)), told_of(group[short])) for short in ("step", *TIMES) if short in group}
+    coordinates = {short: ("step", read_sound(group[short], slice(rows)), _told_of(group[short]))
+                   for short in ("step", *TIMES) if short in group}
     if any(data.ndim == 2 for data in group.values()):
-        coordinates["worker"] = ("worker", file["worker"][:], told_of(file["worker"]))
-    return xarray.Dataset({short: (("step", "worker")[:data.ndim], indexing.LazilyIndexedArray(Rows(data, rows)), told_of(data))
+        coordinates["worker"] = ("worker", file["worker"][:], _told_of(file["worker"]))
+    return xarray.Dataset({short: (("step", "worker")[:data.ndim], indexing.LazilyIndexedArray(_Rows(data, rows)), _told_of(data))
                            for short, data in group.items() if short not in coordinates}, coordinates)
 
 
-def told_of(data) -> dict:
-    """Units and description of a series."""
+def _told_of(data) -> dict:
+    """Unit and description of a series."""
     return {name: data.attrs[name] for name in ("units", "description")}
 
 
-class Rows(BackendArray):
+class _Rows(BackendArray):
     """The first rows of a data set."""
 
     def __init__(self, data, rows):
@@ -60,7 +61,7 @@ class Rows(BackendArray):
         return read_sound(self.data, (first, *rest))
 
 
-def rounds(steps, sent) -> xarray.Dataset:
+def _rounds(steps, sent) -> xarray.Dataset:
     """What is told of the steps in which some worker sent something; sent: the data set of bytes_sent."""
     spans = blocks(sent, steps.sizes["step"])
     took = [span.start + np.flatnonzero(read_sound(sent, span).reshape(span.stop - span.start, -1).any(axis=1)) for span in spans]
@@ -68,7 +69,7 @@ def rounds(steps, sent) -> xarray.Dataset:
     return steps[names].isel(step=np.concatenate([np.zeros(0, int), *took]))
 
 
-def timed(evaluations, steps) -> xarray.Dataset:
+def _timed(evaluations, steps) -> xarray.Dataset:
     """Evaluations with the virtual time at each of them, of a simulation."""
     if "virtual_time" not in steps.coords:
         return evaluations

@@ -19,7 +19,8 @@ class JsonLines(Sink):
 
     def reopen(self, about, step):
         with open(self.path, encoding="utf-8") as file:
-            kept = [line for line in file if json.loads(line).get("step", 0) <= step]
+            # a kill may have torn the last line
+            kept = [line for line in file if line.endswith("\n") and json.loads(line).get("step", 0) <= step]
         self.file = open(self.path, "w", encoding="utf-8")
         self.file.writelines(kept)
 
