@@ -276,8 +276,8 @@ def test_only_the_mean_is_recorded_if_so_wanted(path, tmp_path):
     run(tables(path, "dpa", record={"final": "mean"}), tmp_path / "run.h5")
     run(tables(path, "dpa"), tmp_path / "all.h5")
     with h5py.File(tmp_path / "run.h5") as file, h5py.File(tmp_path / "all.h5") as other:
-        assert set(file["final"]) == {"mean"} and np.array_equal(file["final/mean"], other["final/mean"])
-        assert set(other["final"]) == {"mean", "x"}
+        assert set(file["final"]) == {"mean", "parameter"} and np.array_equal(file["final/mean"], other["final/mean"])
+        assert set(other["final"]) == {"mean", "x", "parameter"}
 
 
 # --continue
