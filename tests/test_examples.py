@@ -156,7 +156,8 @@ def documented_keys():
 
 def test_every_key_is_documented_with_its_default():
     documented = documented_keys()
-    expected = [("Top level", config.Config), ("record", config.Record), ("checkpoint", config.Saving), ("survive", config.Survive)]
+    expected = [("Top level", config.Config), ("record", config.Record), ("checkpoint", config.Saving), ("survive", config.Survive),
+                ("plan", config.Family), ("forecast", config.Forecast)]
     expected += [(kind, cls) for kind in ("task", "optimizer", "schedule", "algorithm", "period", "compress")
                  for cls in registry.parts(kind).values()]
     expected += [("sinks", cls) for cls in registry.parts("sink").values()]
@@ -166,7 +167,7 @@ def test_every_key_is_documented_with_its_default():
 
     graphs = [Mixing, GraphFile, *registry.parts("graph").values()]
     tables = {"task", "optimizer", "schedule", "algorithm", "period", "mixing", "compress", "record", "compute", "network",
-              "checkpoint", "survive", "stop"}
+              "checkpoint", "survive", "plan", "forecast", "stop"}
     for section, cls in [*expected, *(("mixing", cls) for cls in graphs)]:
         for key, default, _ in catalogue.keys(cls):
             if (cls, key) in ((Mixing, "graph"), (GraphFile, "path")):
