@@ -186,7 +186,8 @@ def test_no_documented_key_is_made_up():
     from coopmpi.topology.mixing import Mixing
 
     mixing = [Mixing, GraphFile, *registry.parts("graph").values()]
-    fixed = {"record": config.Record, "Top level": config.Config, "checkpoint": config.Saving, "survive": config.Survive}
+    fixed = {"record": config.Record, "Top level": config.Config, "checkpoint": config.Saving, "survive": config.Survive,
+             "plan": config.Family, "forecast": config.Forecast}
     for section, keys in documented_keys().items():
         kind = section.removesuffix("s") if section == "sinks" else section
         classes = mixing if section == "mixing" else [fixed[section]] if section in fixed else registry.parts(kind).values()
