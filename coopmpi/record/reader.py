@@ -24,10 +24,10 @@ def run_of(path) -> str:
         return str(file.attrs.get("run", ""))
 
 
-def status_of(file) -> str:
+def status_of(place) -> str:
     """"finished", "interrupted", "failed" or "running": the last also where its writer was killed before it had closed it."""
-    status = file.attrs["status"].decode(errors="replace")
-    return status if _closed(file.filename) else "running"
+    status = place.attrs["status"].decode(errors="replace")
+    return status if _closed(place.file.filename) else "running"
 
 
 def open_run(path):
@@ -75,15 +75,17 @@ def verify(path):
     tuple(apart.texts(path, work))
 
 
-def require_complete(file):
-    """UserError that names what is missing in an open result file, or is not what schema.py says."""
+def require_complete(place):
+    """UserError that names what is missing in an open result file, or a group that holds the same, or is not what schema.py says."""
     try:
-        _check(file)
+        _check(place)
     except DAMAGE as error:
-        raise UserError(f"{file.filename}: damaged: {told(error)}") from error
+        raise UserError(f"{place.file.filename}: damaged: {told(error)}") from error
 
 
-def _check(file):
+def _check(top):
+    file = top.file
+
     def require(holds, what):
         if not holds:
             raise UserError(f"{file.filename}: damaged, or not a complete result: {clean(what)}")
@@ -102,12 +104,12 @@ def _check(file):
         return found
 
     def group(name):
-        require(isinstance(file.get(name, getlink=True), h5py.HardLink), f"/{name} is missing")
-        require(isinstance(file[name], h5py.Group), f"/{name} must be a group")
-        return file[name]
+        require(isinstance(top.get(name, getlink=True), h5py.HardLink), f"/{name} is missing")
+        require(isinstance(top[name], h5py.Group), f"/{name} must be a group")
+        return top[name]
 
     names = ("mode", "per_worker", "status", "ranks", "mpi", "device")
-    attributes = {name: file.attrs.get(name) for name in names}
+    attributes = {name: top.attrs.get(name) for name in names}
     for name, value in attributes.items():
         require(value is not None, f"the attribute {name} is missing")
     ranks = np.asarray(attributes["ranks"])
@@ -122,17 +124,17 @@ def _check(file):
     for name in ("mpi", "device"):
         require(isinstance(attributes[name], str), f"the attribute {name} must be text")
 
-    config = dataset(file, "config", None, ())
+    config = dataset(top, "config", None, ())
     require(h5py.check_string_dtype(config.dtype) is not None, "/config must be text")
-    workers = dataset(file, "worker", None, (None,)).shape[0]
+    workers = dataset(top, "worker", None, (None,)).shape[0]
     require(workers >= 1, "/worker must name one worker or more")
-    dataset(file, "events", schema.EVENT, (None,))
-    dataset(file, "event", None, (None,))
-    if "final" in file:
+    dataset(top, "events", schema.EVENT, (None,))
+    dataset(top, "event", None, (None,))
+    if "final" in top:
         group("final")
     about = SimpleNamespace(mode=mode, per_worker=per_worker == "all", figures={})
     for name, columns in schema.groups(about).items():
-        if name == "rounds" and name not in file:
+        if name == "rounds" and name not in top:
             continue
         place = group(name)
         dataset(place, "step", "i8", (None,))
@@ -144,7 +146,7 @@ def _check(file):
         if not file.swmr_mode:
             for short, data in place.items():
                 require(len(data) <= _held(data), f"/{name}/{short} has {len(data)} rows, but {_held(data)} are there")
-    events = file["events"]
+    events = top["events"]
     require(file.swmr_mode or len(events) <= _held(events),
             f"/events has {len(events)} rows, but {_held(events)} are there")
 

@@ -132,6 +132,8 @@ def about(assembly: Assembly, world) -> About:
     config, task = assembly.config, assembly.driver.task
     own = tuple((slot.name, slot.columns, slot.dtype or config.dtype) for slot in task.slots)
     attributes = {"ranks": world.size, "mpi": world.name, "device": assembly.context.device.name}
+    if task.steps_per_epoch is not None:
+        attributes["steps_per_epoch"] = task.steps_per_epoch
     return About(description.dump(config), config.workers, config.steps, task.dimension, config.dtype, assembly.mode, attributes,
                  task.layout if task.has_layout else (), task.figures, own, all_models(assembly), per_worker(config))
 

@@ -18,7 +18,7 @@ class About:
     dimension: int  # d
     dtype: str
     mode: str  # "train", "simulate", or "time-only": no losses, figures and models then
-    attributes: Mapping[str, object] = field(default_factory=dict)  # ranks, mpi, device
+    attributes: Mapping[str, object] = field(default_factory=dict)  # ranks, mpi, device, steps_per_epoch where the task tells it
     layout: tuple = ()  # (name, shape, offset) of the tensors in a model, where there are such
     figures: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # {name: (unit, description)} of evaluations
     own: tuple = ()  # (name, columns, dtype) of state of the task's own, as the buffers of a module

@@ -172,11 +172,18 @@ class Objective:
         """Bytes on this rank by what they hold."""
         return self.problem.memory() if hasattr(self.problem, "memory") else {}
 
+    @property
+    def steps_per_epoch(self) -> float | None:
+        """Steps of one pass over the data; None where the problem does not tell its samples and its batch."""
+        if self.samples is None or self.batch is None:
+            return None
+        return self.samples / (self.place.workers * self.batch)
+
     def steps(self, epochs: float) -> int:
         """How many steps `epochs` passes over the data are."""
-        if self.samples is None or self.batch is None:
+        if self.steps_per_epoch is None:
             raise UserError("epochs needs a task that tells its samples and its batch; give steps instead")
-        steps = epochs * self.samples / (self.place.workers * self.batch)
+        steps = epochs * self.steps_per_epoch
         if steps > LONGEST:
             raise UserError(f"epochs = {epochs:g} makes {steps:.3g} steps; allowed are up to {LONGEST:g} steps")
         return max(1, round(steps))
