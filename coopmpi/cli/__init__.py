@@ -19,6 +19,7 @@ VERBS = {
     "resume": "Go on with a run that a signal stopped.",
     "inspect": "Look into a result file, finished or being written.",
     "compare": "Rank result files: by the loss at the end, or by what it took to reach a target.",
+    "plot": "Draw result files: curves, who waited when, the mixing graph; in the terminal, or as PDF, SVG, PNG, HTML.",
     "export": "Write the trained model (.safetensors, .pt, .npz), or the series as CSV, JSON lines, TensorBoard events.",
     "graph": "Degree, spectral gap, messages and bytes of a mixing choice.",
     "algorithms": "List the algorithms, their keys and their sources.",

@@ -1,5 +1,6 @@
 """Reading result files, also while they are written or after a kill."""
 
+import os
 from time import sleep
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -56,6 +57,19 @@ def _require_format(path, file):
     if version != schema.FORMAT_VERSION:
         raise UserError(f"{path}: format_version is {quoted(version)}, this coopmpi reads {schema.FORMAT_VERSION}; read the file with "
                         "the coopmpi that wrote it")
+
+
+def description_of(path) -> str | None:
+    """The run description, TOML, in a result file; None for what is no result. UserError for a damaged one."""
+    def work():
+        with h5py.File(path, "r", swmr=not _closed(path)) as file:
+            if file.attrs.get("format") == schema.FORMAT:
+                require_complete(file)
+                yield file["config"].asstr()[()]
+
+    if not os.path.isfile(path) or not h5py.is_hdf5(path):
+        return None
+    return "".join(apart.texts(path, work)) or None
 
 
 def _closed(path):

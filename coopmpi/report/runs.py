@@ -69,7 +69,7 @@ def read_runs(paths: Iterable, steps: Iterable[str] = ()) -> list[Run]:
 def require_same_clock(runs: list[Run]):
     """UserError if some of them are trainings and some simulations."""
     for run in runs[1:]:
-        if run.mode != runs[0].mode:
+        if (run.mode == "train") != (runs[0].mode == "train"):
             raise UserError(f"{runs[0].path} is of `coopmpi {runs[0].mode}`, {run.path} of `coopmpi {run.mode}`: their seconds cannot "
                             "be compared")
 
@@ -92,8 +92,10 @@ def labelled(runs: list[Run], leave_out: str = "") -> list[tuple[str, list[Run]]
 
 
 def _label(settings, keys):
-    """Of the algorithm the name alone."""
-    return ", ".join(str(settings[key]) if key == "algorithm.kind" else f"{key} = {settings[key]}" for key in keys if key in settings)
+    """Of the algorithm the name alone; of other keys the last part, where that tells which one it is."""
+    last = [key.rpartition(".")[2] for key in keys]
+    short = {key: name if last.count(name) == 1 and name != "kind" else key for key, name in zip(keys, last)}
+    return ", ".join(str(settings[key]) if key == "algorithm.kind" else f"{short[key]} = {settings[key]}" for key in keys if key in settings)
 
 
 # in the child process
