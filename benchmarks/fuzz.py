@@ -139,8 +139,10 @@ class Cases:
         return ["train", "--dry-run", f"--set=task.data={path}"]
 
     def _result(self, draw):
-        return ["inspect", self._damaged(draw, "run.h5"), *draw.choice(([], [], ["--config"],
-                                                                        ["--series", "train/loss"]))]
+        path = self._damaged(draw, "run.h5")
+        verb = draw.choice((["inspect"], ["inspect"], ["inspect", "--config"], ["inspect", "--series", "train/loss"], ["compare"],
+                            ["plot", "-y", "train/loss"], ["plot", "--timeline"], ["plot", "--graph", "-o", self.folder / "graph.svg"]))
+        return [*verb, path]
 
     def _damaged(self, draw, name):
         """A file like the whole one, with bits turned, bytes changed, cut, repeated or put in."""

@@ -12,11 +12,11 @@ import coopmpi
 
 ROOT = Path(coopmpi.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-HEAVY = {"mpi4py", "cupy", "scipy", "h5py", "numpy", "matplotlib", "networkx", "torch", "xarray", "pandas", "tensorboardX"}
+HEAVY = {"mpi4py", "cupy", "scipy", "h5py", "numpy", "matplotlib", "plotext", "networkx", "torch", "xarray", "pandas", "tensorboardX"}
 
 
 # at run time
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"]], ids=" ".join)
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["plot", "--help"], ["--version"]], ids=" ".join)
 def test_help_imports_nothing_heavy(arguments):
     program = ("import sys\nfrom coopmpi.cli import main\ntry:\n    main()\nfinally:\n"
                "    print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)")
@@ -67,6 +67,7 @@ HOMES = {
     "cupy": ["device/gpu.py"],
     "h5py": ["record/", "inputs.py", "topology/files.py"],  # the last one writes mixing matrices
     "networkx": ["topology/"],
+    "matplotlib": ["report/plot/"],
     "torch": ["bridges/torch/"],
     "safetensors": ["bridges/torch/"],
     "xarray": ["record/tree.py"],

@@ -1,6 +1,7 @@
 """Reading result files, also while they are written or after a kill."""
 
 import os
+import struct
 from time import sleep
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -70,6 +71,19 @@ def description_of(path) -> str | None:
     if not os.path.isfile(path) or not h5py.is_hdf5(path):
         return None
     return "".join(apart.texts(path, work)) or None
+
+
+def refuse_truncated(path):
+    """UserError if less of a file is there than it says: a reader beside a writer would wait for the rest, without end."""
+    require_file(path)
+    with open(path, "rb") as raw:
+        head = raw.read(48)
+    version_3 = head[:9] == b"\x89HDF\r\n\x1a\n\x03" and head[9] == 8
+    if version_3:
+        size = os.path.getsize(path)
+        end = struct.unpack("<Q", head[28:36])[0] if len(head) == 48 else 48
+        if size < end:
+            raise UserError(f"{path}: truncated: {size} bytes are there, at least {end} belong to it")
 
 
 def _closed(path):

@@ -1,16 +1,14 @@
 """What `coopmpi inspect` shows of a result file: a summary on one screen, or one series as text."""
 
 import os
-import struct
 import tomllib
 from datetime import datetime, timedelta
 
 import numpy as np
 
 from coopmpi.errors import UserError, clean, unknown
-from coopmpi.inputs import require_file
 from coopmpi.record import apart
-from coopmpi.record.reader import blocks, complete_rows, open_run, read_alive, require_complete, status_of
+from coopmpi.record.reader import blocks, complete_rows, open_run, read_alive, refuse_truncated, require_complete, status_of
 from coopmpi.record.schema import only_counts
 from coopmpi.report.forecast import against_forecast
 
@@ -27,7 +25,7 @@ def texts(path, name=None, config=False, status=False):
 
     A damaged file is a UserError, however it is damaged.
     """
-    _refuse_truncated(path)
+    refuse_truncated(path)
 
     def work():
         with open_run(path) as file:
@@ -42,19 +40,6 @@ def texts(path, name=None, config=False, status=False):
                 yield summary(path, file)
 
     return apart.texts(path, work)
-
-
-def _refuse_truncated(path):
-    # a reader of a file that is being written would wait for the missing rest, without end
-    require_file(path)
-    with open(path, "rb") as raw:
-        head = raw.read(48)
-    version_3 = head[:9] == b"\x89HDF\r\n\x1a\n\x03" and head[9] == 8
-    if version_3:
-        size = os.path.getsize(path)
-        end = struct.unpack("<Q", head[28:36])[0] if len(head) == 48 else 48
-        if size < end:
-            raise UserError(f"{path}: truncated: {size} bytes are there, at least {end} belong to it")
 
 
 def config_text(file):

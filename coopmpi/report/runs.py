@@ -12,7 +12,7 @@ import numpy as np
 
 from coopmpi.errors import UserError
 from coopmpi.record import apart
-from coopmpi.record.reader import blocks, complete_rows, open_run, read_alive, require_complete, status_of
+from coopmpi.record.reader import blocks, complete_rows, open_run, read_alive, refuse_truncated, require_complete, status_of
 
 APART = ("seed", "sinks", "record", "checkpoint", "survive", "stop")  # keys in which runs may differ without a word
 RISING = ("accuracy",)  # figures that are better when they are larger
@@ -63,7 +63,11 @@ class Run:
 
 def read_runs(paths: Iterable, steps: Iterable[str] = ()) -> list[Run]:
     """The runs in these files; steps: names of /train of which the series are wanted, too. UserError for what cannot be read."""
-    return [_decoded(text) for path in dict.fromkeys(map(str, paths)) for text in apart.texts(path, partial(_texts, path, steps))]
+    found = []
+    for path in dict.fromkeys(map(str, paths)):
+        refuse_truncated(path)
+        found += map(_decoded, apart.texts(path, partial(_texts, path, steps)))
+    return found
 
 
 def require_same_clock(runs: list[Run]):
@@ -75,7 +79,10 @@ def require_same_clock(runs: list[Run]):
 
 
 def labelled(runs: list[Run], leave_out: str = "") -> list[tuple[str, list[Run]]]:
-    """[(label, runs that differ in the seed alone)]; a label says what differs between the others. leave_out: a key that plays no part."""
+    """[(label, runs that differ in the seed alone)]; a label says what differs between the others.
+
+    leave_out: a key in which they may differ, too.
+    """
     sets = {}
     for run in runs:
         settings = {key: value for key, value in run.settings.items() if key != leave_out}
@@ -88,14 +95,19 @@ def labelled(runs: list[Run], leave_out: str = "") -> list[tuple[str, list[Run]]
     labels = [_label(one, differ) for one in settings]
     if len(set(labels)) < len(labels):
         labels = [_label(one, [key for key in keys if len({str(other.get(key)) for other in settings}) > 1]) for one in settings]
-    return [(label or alike[0].path, alike) for label, (_, alike) in zip(labels, sets.values())]
+    return [(label or _name(alike), alike) for label, (_, alike) in zip(labels, sets.values())]
+
+
+def _name(runs):
+    """Where nothing differs."""
+    return runs[0].path if len(runs) == 1 else str(runs[0].settings["algorithm.kind"])
 
 
 def _label(settings, keys):
     """Of the algorithm the name alone; of other keys the last part, where that tells which one it is."""
     last = [key.rpartition(".")[2] for key in keys]
-    short = {key: name if last.count(name) == 1 and name != "kind" else key for key, name in zip(keys, last)}
-    return ", ".join(str(settings[key]) if key == "algorithm.kind" else f"{short[key]} = {settings[key]}" for key in keys if key in settings)
+    told = {key: f"{name if last.count(name) == 1 and name != 'kind' else key} = " for key, name in zip(keys, last)}
+    return ", ".join(f"{told[key] if key != 'algorithm.kind' else ''}{settings[key]}" for key in keys if key in settings)
 
 
 # in the child process

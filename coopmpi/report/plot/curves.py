@@ -64,7 +64,8 @@ def panels(paths, x: str = "time", ys: Sequence[str] = (), smooth: int | None = 
     require_same_clock(runs)
     names = _names(runs, ys)
     setting = _require_axis(runs, x)
-    window = smooth or _window(runs)
+    longest = max(len(run.series["train/step"]) for run in runs)
+    window = max(1, min(smooth or longest // WINDOWS, longest))
     found = []
     for name in names:
         lines = _points(runs, x, name) if setting else [_line(label, [_curve(run, x, name, window) for run in alike], alike)
@@ -121,11 +122,6 @@ def _require_axis(runs, x):
     return True
 
 
-def _window(runs):
-    longest = max(len(run.series["train/step"]) for run in runs)
-    return max(1, longest // WINDOWS)
-
-
 def _curve(run, x, name, window):
     """(steps, x, y) of one run, where both are numbers."""
     group = name.partition("/")[0]
@@ -133,7 +129,8 @@ def _curve(run, x, name, window):
         raise UserError(f"{run.path}: does not tell how many steps an epoch has")
     steps, along, values = run.series[f"{group}/step"], run.along(x, group), run.series[name]
     if group == "train" and len(steps):
-        means = _smoothed(values, min(window, len(steps)))
+        window = min(window, len(steps))
+        means = _smoothed(values, window)
         middle = slice((window - 1) // 2, (window - 1) // 2 + len(means))
         steps, along, values = (column[::max(1, len(means) // POINTS)] for column in (steps[middle], along[middle], means))
     known = np.isfinite(along) & np.isfinite(values)
@@ -153,6 +150,8 @@ def _line(label, curves, alike):
     first, last = max(steps[0] for steps, _, _ in curves), min(steps[-1] for steps, _, _ in curves)
     at = np.unique(np.concatenate([steps for steps, _, _ in curves]))
     at = at[(at >= first) & (at <= last)]
+    if not len(at):
+        raise UserError(f"{' and '.join(run.path for run in alike[:2])} differ in the seed alone, but have no steps in common yet")
     x = np.mean([np.interp(at, steps, along) for steps, along, _ in curves], axis=0)
     values = np.stack([np.interp(at, steps, y) for steps, _, y in curves])
     failed = sum(run.status == "failed" for run in alike)

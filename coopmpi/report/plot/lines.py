@@ -102,12 +102,12 @@ def _label_ends(figure, place, panel):
     high = 1.05 * max(label.get_window_extent().height for label in labels)
     ends = [place.transData.transform((line.x[-1], line.mean[-1]))[1] for line in panel.lines]
     inside = place.transAxes.inverted().transform
-    for label, free in zip(labels, apart(ends, high)):
+    for label, free in zip(labels, spread_out(ends, high)):
         label.set_position((1.015, inside((0, free))[1]))
 
 
-def apart(wanted: list[float], gap: float) -> list[float]:
-    """Places nearest to those wanted, in the same order, that are `gap` apart."""
+def spread_out(wanted: list[float], gap: float) -> list[float]:
+    """The places nearest to those wanted, in the same order, that are at least `gap` from each other."""
     order = np.argsort(wanted, kind="stable")
     # with the gaps taken out the places must not fall: neighbours that do share their mean
     groups = []

@@ -42,9 +42,10 @@ def _plot(panel, columns, coloured):
     cell = (x[-1] - x[0]) / columns
     # letters last: no line hides them; those at equal keys stand beside each other
     for i, ((along, y), colour) in enumerate(zip(lines, COLOURS * len(lines))):
+        at = np.array(along) if panel.points else _marked(along, i, len(lines))
         aside = (i - len(lines) // 2) * cell * panel.points
-        at = _marked(along, i, len(lines), panel.points)
-        figure.draw(figure.signal([along[k] + aside for k in at], [y[k] for k in at], marker=plotext.marker(_letter(i), colour)))
+        if len(at):
+            figure.draw(figure.signal((at + aside).tolist(), np.interp(at, along, y).tolist(), marker=plotext.marker(_letter(i), colour)))
     reach = {"x": (x[0], x[-1]), "y": _position(panel.view, "y" in panel.log)}
     for axis, most in (("x", columns // 12), ("y", 5)):
         low, high = map(float, reach[axis])
@@ -68,12 +69,11 @@ def _position(values, log):
     return np.log10(values) if log else np.asarray(values)
 
 
-def _marked(x, i, lines, points):
-    """Where a line has its letter: at its end, and here and there along it, where lines that coincide have others."""
-    if points or not x:
-        return range(len(x))
-    places = x[0] + (np.arange(MARKS) + (i + 0.5) / lines) / MARKS * (x[-1] - x[0])
-    return [*np.searchsorted(x, places).tolist(), len(x) - 1]
+def _marked(x, i, lines):
+    """Where line i of so many has its letter: at its end, and here and there along it, where lines that coincide have theirs apart."""
+    if not x:
+        return np.zeros(0)
+    return np.append(x[0] + (np.arange(MARKS) + (i + 0.5) / lines) / MARKS * (x[-1] - x[0]), x[-1])
 
 
 def _letter(i):

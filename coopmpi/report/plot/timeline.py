@@ -8,7 +8,7 @@ import numpy as np
 
 from coopmpi.errors import UserError, quoted
 from coopmpi.record import apart
-from coopmpi.record.reader import blocks, complete_rows, open_run, read_alive, require_complete
+from coopmpi.record.reader import blocks, complete_rows, open_run, read_alive, refuse_truncated, require_complete
 
 BLOCKS = 120  # of a row: more steps are taken together
 ROWS, STACKED = 64, 24  # more workers are taken together, also where a block is several steps
@@ -72,6 +72,7 @@ def timeline(path, steps: str | None = None, rows: int = ROWS) -> Timeline:
     """The Timeline of a result file in so many rows at most. steps: "100:140", "100:" or ":40"; None: some periods from the middle of
     the run. UserError."""
     wanted = _parsed(steps) if steps else None
+    refuse_truncated(path)
     told = json.loads("".join(apart.texts(path, partial(_texts, str(path), wanted, rows))))
     return Timeline(**{name: np.array(value) if isinstance(value, list) else value for name, value in told.items()})
 
