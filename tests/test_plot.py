@@ -1,11 +1,14 @@
 """coopmpi plot: curves against the files themselves, what a view shows, figures and their files, terminals, and what is refused."""
 
+import glob
 import os
 import re
 import resource
+import shlex
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -323,3 +326,17 @@ def test_ten_thousand_steps_of_256_workers_take_seconds_and_little_memory(tmp_pa
         subprocess.run([*COOPMPI, *map(str, arguments)], check=True, capture_output=True, timeout=60)
     assert time.monotonic() - begin < 30
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 1e6  # kB, of the largest child
+
+
+# the page
+def test_the_commands_of_the_page_work(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[1] / "docs" / "compare-and-plot.md").read_text()
+    commands = re.findall(r"^(?:\$ )?coopmpi ((?:compare|plot) .*)$", page, re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    for name, kind, tau in (("sync-1", "sync-sgd", 1), ("dpa-1", "dpa", 4), ("local-2-1", "local-sgd", 2), ("local-4-1", "local-sgd", 4)):
+        made(f"{name}.h5", "simulate", algorithm={"kind": kind}, period={"tau": tau})
+    assert len(commands) >= 7
+    for command in commands:
+        words = [found for word in shlex.split(command) for found in sorted(glob.glob(word)) or [word]]
+        status, _, message = coopmpi(*words)
+        assert status == 0, (command, message)

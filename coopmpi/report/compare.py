@@ -11,7 +11,7 @@ from coopmpi.errors import UserError, clean
 from coopmpi.report.runs import RISING, labelled, read_runs, require_same_clock
 
 SHOWN = {"loss": ".4g", "train_loss": ".4g", "accuracy": ".2%"}  # first among the figures, in this order
-FEWEST, NARROWEST = 4, 16  # columns of a table in a terminal; characters of the first
+FEWEST, WIDEST = 4, 28  # columns of a table in a terminal; characters up to which the first is as wide as its labels
 TARGET = ("steps to it", "s to it", "MB to it")
 END = ("steps", "s", "MB")
 
@@ -81,7 +81,7 @@ def _cells(run, figures, target):
 
 # forms of output
 def as_table(rows: list[Row], columns: int | None = None) -> str:
-    """For a terminal, with as many figures as fit: least and most of what the rows are ranked by, of all else the mean. columns: its width."""
+    """For a terminal that many columns wide, with as many figures as fit: least and most of what the rows are ranked by, else means."""
     from rich.console import Console
     from rich.table import Table
 
@@ -89,7 +89,8 @@ def as_table(rows: list[Row], columns: int | None = None) -> str:
     first = TARGET[1] if TARGET[1] in rows[0].cells else next(iter(rows[0].cells))
     header, body = _told(rows, spread=(first,))
     header = [name.removesuffix(" to it") for name in header]
-    while len(header) > FEWEST and NARROWEST + sum(1 + max(map(len, column)) for column in list(zip(header, *body))[1:]) > console.width:
+    labels = min(WIDEST, max(len(row.label) for row in rows))
+    while len(header) > FEWEST and labels + sum(1 + max(map(len, column)) for column in list(zip(header, *body))[1:]) > console.width:
         # figures are the last ones, and what the rows are ranked by is among the first
         header, body = header[:-1], [cells[:-1] for cells in body]
     table = Table(box=None, padding=(0, 1, 0, 0))

@@ -56,7 +56,7 @@ def _plot(panel, columns, coloured):
         at, labels = (x, [f"{10**value if 'x' in panel.log else value:.6g}" for value in x]) if keys else axes.ticks(
             low, high, most, axis in panel.log)
         figure.ruler(axis).ticks(at, labels)
-    return figure.build().string(colorless=not coloured).rstrip("\n").splitlines()
+    return [line.rstrip() for line in figure.build().string(colorless=not coloured).rstrip("\n").splitlines()]
 
 
 def _visible(line, panel):
