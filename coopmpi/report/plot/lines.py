@@ -11,6 +11,7 @@ TALL = {None: 4.0, "single": 2.2, "double": 2.3}  # inches of a panel
 LONG = 30  # characters beside an axis that make two lines
 NAMED = 10  # values of a key that stand at the axis
 SHORT, FEW = 24, 8  # characters of a label and lines up to which labels stand at the ends
+MARKS = 8  # along a line that has some
 BESIDE, POINTS = 2.5, "os^Dv<>p"  # points (1/72 in) between the marks of lines over a key; the marks
 REACHES = 0.8  # of the axis, where a line with a label ends at least
 
@@ -40,8 +41,8 @@ def draw(panels: list[Panel], paper: str | None):
 def _panel(place, panel):
     """Draws the lines; their handles for a legend."""
     looks = styles(len(panel.lines))
-    handles = [_ends(place, line, look, i, len(looks)) if panel.points else _curve(place, line, look)
-               for i, (line, look) in enumerate(zip(panel.lines, looks))]
+    one = _ends if panel.points else _curve
+    handles = [one(place, line, look, i, len(looks)) for i, (line, look) in enumerate(zip(panel.lines, looks))]
     y_label = clean(panel.y_label)
     place.set(xlabel=clean(panel.x_label), ylabel=y_label.replace(" (", "\n(", 1) if len(y_label) > LONG else y_label)
     place.set(xscale="log" if "x" in panel.log else "linear", yscale="log" if "y" in panel.log else "linear", ylim=panel.view)
@@ -58,14 +59,16 @@ def _in_view(line, panel):
     return (line.mean >= panel.view[0]) & (line.mean <= panel.view[1])
 
 
-def _curve(place, line, look):
+def _curve(place, line, look, i, number):
+    """Line i of so many, with its band; marks stand elsewhere than those of the others."""
     if line.runs > 1:
         place.fill_between(line.x, line.least, line.most, color=look["color"], alpha=0.15, linewidth=0)
-    return place.plot(line.x, line.mean, markevery=max(1, len(line.x) // 8), **look)[0]
+    step = max(1, len(line.x) // MARKS)
+    return place.plot(line.x, line.mean, markevery=(i * step // number, step), **look)[0]
 
 
 def _ends(place, line, look, i, number):
-    """The ends of runs over a key, those of equal keys beside each other; this is line i of so many."""
+    """Line i of so many: the ends of runs over a key, those of equal keys beside each other."""
     from matplotlib.transforms import ScaledTranslation
 
     beside = place.transData + ScaledTranslation((i - (number - 1) / 2) * BESIDE / 72, 0, place.figure.dpi_scale_trans)

@@ -46,17 +46,17 @@ def _plot(panel, columns, coloured):
         aside = (i - len(lines) // 2) * cell * panel.points
         if len(at):
             figure.draw(figure.signal((at + aside).tolist(), np.interp(at, along, y).tolist(), marker=plotext.marker(_letter(i), colour)))
-    reach = {"x": (x[0], x[-1]), "y": _position(panel.view, "y" in panel.log)}
-    for axis, most in (("x", columns // 12), ("y", 5)):
-        low, high = map(float, reach[axis])
-        high = high if high > low else low + 1.0
-        around = len(lines) * cell if panel.points and axis == "x" else 0.0
-        figure.ruler(axis).lim(low - around, high + around)
-        keys = panel.points and axis == "x" and len(x) <= columns // 6
-        at, labels = (x, [f"{10**value if 'x' in panel.log else value:.6g}" for value in x]) if keys else axes.ticks(
-            low, high, most, axis in panel.log)
-        figure.ruler(axis).ticks(at, labels)
+    _set_ruler(figure.ruler("y"), *_position(panel.view, "y" in panel.log), 0.0, None, 5, "y" in panel.log)
+    keys = x if panel.points and len(x) <= columns // 6 else None
+    _set_ruler(figure.ruler("x"), x[0], x[-1], len(lines) * cell * panel.points, keys, columns // 12, "x" in panel.log)
     return [line.rstrip() for line in figure.build().string(colorless=not coloured).rstrip("\n").splitlines()]
+
+
+def _set_ruler(ruler, low, high, around, at, most, log):
+    """The limits of an axis, with room around them, and its ticks: at these places, or at most so many round ones."""
+    high = high if high > low else low + 1.0
+    ruler.lim(float(low - around), float(high + around))
+    ruler.ticks(*axes.ticks(low, high, most, log) if at is None else (at, [f"{10**place if log else place:.6g}" for place in at]))
 
 
 def _visible(line, panel):
