@@ -126,8 +126,8 @@ def test_a_figure_has_a_row_per_worker_and_all_times_in_it(folder, name, steps):
     assert areas == pytest.approx(found.compute.sum() + found.wait.sum())
 
 
-@pytest.mark.parametrize("steps, words", [("5", "--steps takes FIRST:LAST"), ("a:b", "--steps takes FIRST:LAST"), ("90:101", "has the steps 1:100"),
-                                          ("0:5", "has the steps"), ("9:8", "has the steps")])
+@pytest.mark.parametrize("steps, words", [("5", "--steps takes FIRST:LAST"), ("a:b", "--steps takes FIRST:LAST"),
+                                          ("90:101", "has the steps 1:100"), ("0:5", "has the steps"), ("9:8", "has the steps")])
 def test_steps_that_are_not_there_are_refused(folder, steps, words):
     assert words in refused("plot", "--timeline", folder / "train.h5", "--steps", steps)
 
