@@ -65,6 +65,7 @@ def description_of(path) -> str | None:
     def work():
         with h5py.File(path, "r", swmr=not _closed(path)) as file:
             if file.attrs.get("format") == schema.FORMAT:
+                _require_format(path, file)
                 require_complete(file)
                 yield file["config"].asstr()[()]
 
