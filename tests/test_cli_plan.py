@@ -87,8 +87,9 @@ def test_the_best_of_a_plan_trains_and_is_compared_with_its_forecast(folder):
 
 @pytest.mark.mpi
 def test_the_curves_of_a_plan_are_used_again(folder):
-    status, out, err = coopmpi("plan", "run.toml", "--machine", "machine.toml", "--train-loss", 1.0, "--json", cwd=folder)
+    status, out, err = coopmpi("plan", "run.toml", "--machine", "machine.toml", "--train-loss", 1.0, "--json", "--figure", "plan.svg", cwd=folder)
     assert status == 0, err
+    assert "predicted seconds" in (folder / "plan.svg").read_text()
     again, first = json.loads(out), json.loads((folder / "plan.json").read_text())
     assert again["worker_steps"] < first["worker_steps"] / 2
     assert [one["seconds"] for one in again["choices"]] == [one["seconds"] for one in first["choices"]]

@@ -23,10 +23,11 @@ READY = 3  # run descriptions that are written
 @click.option("--pilot", type=click.IntRange(min=1), help="Under mpirun: run the best so many for some rounds, and decide by their speed.")
 @click.option("-o", "--output", metavar="PLAN.h5", default="plan.h5", show_default=True,
               help="Where the plan goes; the curves of a plan that is there are used again.")
+@click.option("--figure", metavar="FILE", help="Draw the best choices over predicted seconds: .pdf, .svg, .png or .html.")
 @click.option("--set", "overrides", metavar="TABLE.KEY=VALUE", multiple=True, help="Override a key; repeatable.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress.")
-def command(description, machine, train_loss, loss, accuracy, minutes, pilot, output, overrides, as_json, quiet):
+def command(description, machine, train_loss, loss, accuracy, minutes, pilot, output, figure, overrides, as_json, quiet):
     """Rank algorithms, periods, graphs, compressors and learning rates by the seconds that they take to a target.
 
     Their losses come from training on virtual clocks, their seconds from MACHINE.toml. The [plan] table of RUN.toml says what is
@@ -41,10 +42,10 @@ def command(description, machine, train_loss, loss, accuracy, minutes, pilot, ou
     targets = {name: value for name, value in (("train_loss", train_loss), ("loss", loss), ("accuracy", accuracy)) if value is not None}
     if len(targets) != 1:
         raise UserError(f"plan takes one target: --train-loss, --loss or --accuracy; given {' and '.join(targets) or 'none'}")
-    on_this_rank(lambda world: _plan(world, description, machine, targets, minutes, pilot, output, overrides, as_json, quiet))
+    on_this_rank(lambda world: _plan(world, description, machine, targets, minutes, pilot, output, figure, overrides, as_json, quiet))
 
 
-def _plan(world, description, machine, targets, minutes, pilot, output, overrides, as_json, quiet):
+def _plan(world, description, machine, targets, minutes, pilot, output, figure, overrides, as_json, quiet):
     from coopmpi import config
     from coopmpi.planner import machine as machines
     from coopmpi.planner.curves import Target
@@ -56,6 +57,10 @@ def _plan(world, description, machine, targets, minutes, pilot, output, override
             click.echo(f"coopmpi: {text}", err=True)
 
     def read():
+        if figure:
+            from coopmpi.report.plot.figure import require_output
+
+            require_output(figure)
         tables, found = config.load(description, overrides), machines.load(machine)
         machines.require_fits(found, machine, tables.get("workers"))
         if pilot and world.size != found.about.ranks:
@@ -77,6 +82,8 @@ def _plan(world, description, machine, targets, minutes, pilot, output, override
         found = with_pilots(found, world, pilot, tell)
     if world.rank == 0:
         _write(found, output, tell)
+        if figure and found.choices:
+            _draw(found, figure)
         click.echo(_text(found, as_json))
 
 
@@ -107,6 +114,15 @@ def _text(found, as_json):
     from coopmpi.report import plan as report
 
     return report.as_json(found) if as_json else report.shown(found, launch.columns() or None)
+
+
+def _draw(found, path):
+    from coopmpi.report.plot import figure, lines
+    from coopmpi.report.plot.plan import panel
+
+    drawn = panel(found)
+    with figure.look(None):
+        figure.save(lines.draw([drawn], None), path, drawn.caption)
 
 
 def _write(found, output, tell):
