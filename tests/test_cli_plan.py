@@ -108,6 +108,19 @@ def test_pilots_decide_by_what_they_measure(folder):
 
 
 @pytest.mark.mpi
+def test_candidates_can_be_trained_on_the_ranks(folder):
+    status, out, err = coopmpi("plan", "run.toml", "--machine", "machine.toml", "--train-loss", 1.0, "--json", "--on-ranks", "-o", "ranks.h5",
+                               ranks=2, cwd=folder)
+    assert status == 0, err
+    there, here = json.loads(out)["choices"], json.loads((folder / "plan.json").read_text())["choices"]
+    steps = {(one["label"], one["lr"]): one["steps"] for one in here}
+    both = [one for one in there if (one["label"], one["lr"]) in steps]
+    # the real trajectory is the simulated one
+    assert both and all(one["steps"] == pytest.approx(steps[one["label"], one["lr"]]) for one in both)
+    assert json.loads(out)["what_if"] == []
+
+
+@pytest.mark.mpi
 def test_mistakes_are_answered_with_a_sentence(folder, monkeypatch):
     monkeypatch.chdir(folder)
     plan = ["plan", "run.toml", "--machine", "machine.toml"]

@@ -21,13 +21,14 @@ READY = 3  # run descriptions that are written
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True,
               help="Begin no further candidate after so many minutes.")
 @click.option("--pilot", type=click.IntRange(min=1), help="Under mpirun: run the best so many for some rounds, and decide by their speed.")
+@click.option("--on-ranks", is_flag=True, help="Under mpirun: train the candidates on the ranks; for tasks too large for one process.")
 @click.option("-o", "--output", metavar="PLAN.h5", default="plan.h5", show_default=True,
               help="Where the plan goes; the curves of a plan that is there are used again.")
 @click.option("--figure", metavar="FILE", help="Draw the best choices over predicted seconds: .pdf, .svg, .png or .html.")
 @click.option("--set", "overrides", metavar="TABLE.KEY=VALUE", multiple=True, help="Override a key; repeatable.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress.")
-def command(description, machine, train_loss, loss, accuracy, minutes, pilot, output, figure, overrides, as_json, quiet):
+def command(description, machine, train_loss, loss, accuracy, minutes, pilot, on_ranks, output, figure, overrides, as_json, quiet):
     """Rank algorithms, periods, graphs, compressors and learning rates by the seconds that they take to a target.
 
     Their losses come from training on virtual clocks, their seconds from MACHINE.toml. The [plan] table of RUN.toml says what is
@@ -42,14 +43,15 @@ def command(description, machine, train_loss, loss, accuracy, minutes, pilot, ou
     targets = {name: value for name, value in (("train_loss", train_loss), ("loss", loss), ("accuracy", accuracy)) if value is not None}
     if len(targets) != 1:
         raise UserError(f"plan takes one target: --train-loss, --loss or --accuracy; given {' and '.join(targets) or 'none'}")
-    on_this_rank(lambda world: _plan(world, description, machine, targets, minutes, pilot, output, figure, overrides, as_json, quiet))
+    on_this_rank(lambda world: _plan(world, description, machine, targets, minutes, pilot, on_ranks, output, figure, overrides, as_json, quiet))
 
 
-def _plan(world, description, machine, targets, minutes, pilot, output, figure, overrides, as_json, quiet):
+def _plan(world, description, machine, targets, minutes, pilot, on_ranks, output, figure, overrides, as_json, quiet):
     from coopmpi import config
     from coopmpi.planner import machine as machines
     from coopmpi.planner.curves import Target
     from coopmpi.planner.plan import with_pilots
+    from coopmpi.planner.ranks import Ranks
     from coopmpi.run.assemble import together
 
     def tell(text):
@@ -63,20 +65,23 @@ def _plan(world, description, machine, targets, minutes, pilot, output, figure, 
             require_output(figure)
         tables, found = config.load(description, overrides), machines.load(machine)
         machines.require_fits(found, machine, tables.get("workers"))
-        if pilot and world.size != found.about.ranks:
-            raise UserError(f"--pilot runs on the {found.about.ranks} ranks that {machine} tells of, given {world.size}: "
-                            f"mpirun -n {found.about.ranks} coopmpi plan ...")
-        if world.size > 1 and not pilot:
-            raise UserError(f"plan is one process, given {world.size} ranks; ranks are for --pilot")
+        if (pilot or on_ranks) and world.size != found.about.ranks:
+            raise UserError(f"{'--pilot' if pilot else '--on-ranks'} runs on the {found.about.ranks} ranks that {machine} tells of, given "
+                            f"{world.size}: mpirun -n {found.about.ranks} coopmpi plan ...")
+        if world.size > 1 and not pilot and not on_ranks:
+            raise UserError(f"plan is one process, given {world.size} ranks; ranks are for --pilot and --on-ranks")
         return tables, found
 
     def search():
+        ranks = Ranks(world, target) if on_ranks else None
+        if world.rank:
+            return ranks.serve() if ranks else world.wait_for_first()
         try:
-            return _searched(*read_in, Target(*targets.popitem()), minutes, output, tell) if world.rank == 0 else None
+            return _searched(*read_in, target, minutes, output, tell, ranks)
         finally:
-            world.wait_for_first()
+            ranks.dismiss() if ranks else world.wait_for_first()
 
-    read_in = together(world, read)
+    read_in, target = together(world, read), Target(*targets.popitem())
     found = together(world, search)
     if pilot:
         found = with_pilots(found, world, pilot, tell)
@@ -87,14 +92,14 @@ def _plan(world, description, machine, targets, minutes, pilot, output, figure, 
         click.echo(_text(found, as_json))
 
 
-def _searched(tables, machine, target, minutes, output, tell):
+def _searched(tables, machine, target, minutes, output, tell, ranks):
     """The plan; where a signal ends the search, its curves are kept for the next one."""
     from coopmpi.planner.plan import plan
 
     known = _known(output)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return plan(tables, machine, target, minutes, known, tell)
+        return plan(tables, machine, target, minutes, known, tell, ranks)
     except KeyboardInterrupt as error:
         _save(output, {}, {}, {}, dict(known))
         raise Interrupted(f"stopped; {output} keeps the {len(known)} curves so far, from which the same command goes on") from error

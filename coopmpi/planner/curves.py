@@ -126,6 +126,6 @@ class Evaluations(Sink):
     def evaluation(self, step, wall_time, figures):
         self.steps_done.append(step)
         self.values.append(figures[self.target.figure])
-        self.seconds.append(figures["virtual_time"])
+        self.seconds.append(figures.get("virtual_time", wall_time))
         if self.cap is not None and step and not self.target.met(self.values[-1]) and self.seconds[-1] > self.cap.value:
             raise Interrupted("others have reached the target")

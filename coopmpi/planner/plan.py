@@ -17,7 +17,8 @@ from coopmpi.planner.candidates import CHOSEN, candidates, named, without_choice
 from coopmpi.planner.curves import Curve, Forecast, Target
 from coopmpi.planner.machine import Machine, require_fits
 from coopmpi.planner.pilot import pilot
-from coopmpi.planner.search import Search, Tried
+from coopmpi.planner.ranks import Ranks
+from coopmpi.planner.search import Search, Tried, follows_numbers
 from coopmpi.run.assemble import DEFAULT_STEPS, assemble
 
 CONFIRMED = 5  # of the best are trained on a second seed
@@ -84,10 +85,12 @@ class Plan(NamedTuple):
     known: dict[str, Curve]
 
 
-def plan(tables: dict, machine: Machine, target: Target, minutes: float, known: dict, tell: Callable[[str], None]) -> Plan:
+def plan(tables: dict, machine: Machine, target: Target, minutes: float, known: dict, tell: Callable[[str], None],
+         ranks: Ranks | None = None) -> Plan:
     """The Plan for a run description, given as tables; UserError for what cannot be planned.
 
-    known: curves of earlier plans, which is added to; minutes: after which no further candidate is begun.
+    known: curves of earlier plans, which is added to; minutes: after which no further candidate is begun; ranks: where the
+    candidates are trained, by default in this process.
     """
     begin = monotonic()
     family = registry.convert(tables.get("plan", {}), Family, "[plan]")
@@ -97,8 +100,12 @@ def plan(tables: dict, machine: Machine, target: Target, minutes: float, known: 
         raise UserError(f"[plan] no candidate fits this run; the first was refused because: {refused[0][1] if refused else 'there is none'}")
     outline = assemble(config.resolve(without_choice(tables)), Solo(), "time-only").driver.task
     require_fits(machine, "the machine file", None, outline.dimension)
+    if ranks is not None:
+        unforeseen = [one for one in found if follows_numbers(tables | one.tables)]
+        refused += [(one.label, "what it sends follows numbers, so that its time cannot be forecast alone") for one in unforeseen]
+        found = [one for one in found if one not in unforeseen]
     tell(f"{len(found)} candidates, {len(refused)} pairs left out")
-    with Search(tables, machine.tables(), target, known, begin + 60 * minutes, tell) as search:
+    with Search(tables, machine.tables(), target, known, begin + 60 * minutes, tell, ranks) as search:
         search.run(found)
         search.confirm(CONFIRMED, search.seed + 1)
         choices = ranking(search, machine.about.noise)
@@ -202,6 +209,8 @@ def more_workers(machine: Machine, factor: int) -> dict:
 
 
 def _what_ifs(search, machine, choices):
+    if search.ranks is not None:
+        return  # seconds are those of this machine
     yield _on(search, "the network ten times slower", slower_network(machine, 10))
     if machine.compute.get("kind") == "constant" or "times" in machine.compute:
         yield _on(search, "one worker three times slower", with_straggler(machine, 3))

@@ -16,6 +16,7 @@ from coopmpi import config
 from coopmpi.errors import CoopError
 from coopmpi.planner.candidates import LONGEST, Candidate, progress_key, without_choice
 from coopmpi.planner.curves import Curve, Forecast, Target, curve, forecast, full
+from coopmpi.planner.ranks import Ranks
 
 SLACK = 1.2  # of the best time: what comes close to it is seen to come close
 FACTOR = 2.0  # between learning rates
@@ -40,12 +41,13 @@ class Search:
 
     tables: the run description; machine: the tables [compute] and [network], with workers. known: {progress_key: Curve without
     virtual time} of earlier plans, which is added to. deadline: monotonic seconds at which nothing more is begun. tell: of
-    progress.
+    progress. ranks: trains in place of this process, a coopmpi.planner.ranks.Ranks; times are only forecast here then.
     """
 
-    def __init__(self, tables: dict, machine: dict, target: Target, known: dict, deadline: float, tell: Callable[[str], None]):
+    def __init__(self, tables: dict, machine: dict, target: Target, known: dict, deadline: float, tell: Callable[[str], None],
+                 ranks: Ranks | None = None):
         self.common, self.machine, self.target = without_choice(tables), machine, target
-        self.known, self.deadline, self.tell = known, deadline, tell
+        self.known, self.deadline, self.tell, self.ranks = known, deadline, tell, ranks
         self.tried: list[Tried] = []
         self.forecasts: dict[str, Forecast] = {}  # by label
         self.trained = 0  # worker-steps
@@ -56,7 +58,7 @@ class Search:
         context = multiprocessing.get_context("spawn")
         self._best = context.Value("d", np.inf)  # seconds of the best so far, with the slack
         self._pool = ProcessPoolExecutor(cores, context, initializer=_begin, initargs=(self._best,))
-        self._threads = ThreadPoolExecutor(cores)
+        self._threads = ThreadPoolExecutor(1 if ranks else cores)
 
     def __enter__(self):
         return self
@@ -195,6 +197,10 @@ class Search:
 
     def _trained(self, tables, machine, label=None) -> Curve:
         """The curve of a run on a machine; label: of a forecast whose times are those of this run."""
+        if self.ranks is not None:
+            found = self.ranks.curve(tables, self._best.value)
+            self.trained += found.steps[-1] * tables["workers"]
+            return found
         tables = tables | machine
         key = progress_key(tables | {"target": self.target._asdict()})
         known = None if follows_numbers(tables) else self.known.get(key)
