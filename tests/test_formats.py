@@ -62,7 +62,7 @@ def test_without_a_test_part_all_samples_are_kept(tmp_path, name):
 @pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.parametrize("arrays, message", [
     ({"x": X}, "no array 'y'.*found x"),
-    ({"images": X, "y": Y}, "no array 'x'.*found images, y"),
+    ({"pictures": X, "y": Y}, "no array 'x'.*x, data, images.*found pictures, y"),
     ({"x": X, "y": Y, "x_test": X}, "both x_test and y_test"),
 ])
 def test_missing_arrays_are_named(tmp_path, name, arrays, message):
@@ -301,7 +301,7 @@ def test_damaged_cifar_folders_are_refused(tmp_path):
         read(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["set.csv", "set.npy", "data_batch_1.bin"])
+@pytest.mark.parametrize("name", ["set.txt", "set.mat", "data_batch_1.bin"])
 def test_unknown_kinds_of_file_are_told_what_is_allowed(tmp_path, name):
     (tmp_path / name).write_bytes(b"1,2,3")
     with pytest.raises(UserError, match=r"unknown kind of data file; allowed: a \.npz"):
