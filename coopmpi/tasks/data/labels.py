@@ -24,11 +24,16 @@ class Coding(NamedTuple):
 
     def codes(self, labels, what, place=ROW):
         """Class numbers (n,) int64 of labels (n,); UserError for a label that no class has."""
-        if self.values is None:
-            refuse(labels >= self.classes, what, f"class labels must be 0..{self.classes - 1} as in training", place)
-            return labels
-        found = np.searchsorted(self.values, labels).clip(max=len(self.values) - 1)
-        refuse(self.values[found] != labels, what, f"class labels must be those of training, {shortened(', '.join(self.names))}", place)
+        numbered = self.values is None
+        rule = f"0..{self.classes - 1} as in training" if numbered else f"those of training, {shortened(', '.join(self.names))}"
+        if labels.dtype.kind != ("i" if numbered else self.values.dtype.kind):
+            found, strange = labels, np.ones(len(labels), bool)
+        elif numbered:
+            found, strange = labels, (labels < 0) | (labels >= self.classes)
+        else:
+            found = np.searchsorted(self.values, labels).clip(max=len(self.values) - 1)
+            strange = self.values[found] != labels
+        refuse(strange, what, f"class labels must be {rule}", place)
         return found
 
 

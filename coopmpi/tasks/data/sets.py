@@ -17,7 +17,7 @@ from coopmpi.tasks.data.labels import find_coding, read_labels
 from coopmpi.tasks.data.scaling import Scaling
 
 BUILTIN = ("digits", "teacher")
-LARGE = 20  # numbers as large as this make training slow, or let it diverge
+LARGE = 20  # numbers larger than this make training slow, or let it diverge
 
 
 @dataclass(frozen=True)
@@ -93,34 +93,40 @@ def load(source, kind, dtype, seed, *, test_fraction=0.2, standardize=False,
     scaling = Scaling(raw.full_scale, dtype)
     stay = all(x is None or getattr(x, "dtype", None) == np.uint8 for x in (raw.x, raw.x_test))
     x, shape = _inputs(raw.x, scaling, stay, f"{where}: x")
+    coding, notes = None, raw.notes
     if kind == "classify":
         y, coding, notes = _coded(raw, len(x), classes, where)
-        classes, names = coding.classes, coding.names
     else:
-        y, classes, names, notes = _outputs(raw.y, dtype, len(x), f"{where}: y"), None, (), raw.notes
+        y = _outputs(raw.y, dtype, len(x), f"{where}: y")
     if raw.x_test is None:
         train, test = _split(len(x), test_fraction, where)
         x, y, x_test, y_test = x[train], y[train], x[test], y[test]
     else:
-        x_test, test_shape = _inputs(raw.x_test, scaling, stay, f"{where}: x_test")
-        what, place = f"{where}: y_test", raw.places[-1]
-        if kind == "classify":
-            y_test = coding.codes(read_labels(raw.y_test, len(x_test), what, place)[0], what, place)
-        else:
-            y_test = _outputs(raw.y_test, dtype, len(x_test), what)
-        if (x.shape[1:], y.shape[1:], shape) != (x_test.shape[1:], y_test.shape[1:], test_shape):
-            raise UserError(f"{where}: training and test samples must have the same shapes; found x "
-                            f"{raw.x.shape[1:]} and y {raw.y.shape[1:]} against {raw.x_test.shape[1:]} "
-                            f"and {raw.y_test.shape[1:]}")
-    if standardize:
-        columns = shape[0] if shape else x.shape[1]
-        if stay:
-            scaling = scaling.standardized(x, columns)
-        else:
-            _standardize(x, x_test, columns)
-    elif not stay and (largest := max(x.max(), -x.min())) > LARGE:
-        notes += (f"features reach {largest:.4g}: standardize = true, which brings all to one scale, usually helps",)
+        x_test, y_test = _held_out(raw, x, y, shape, coding, scaling, stay, where)
+    if not standardize:
+        notes += _large(x, "features", "standardize = true, which brings all to one scale, usually helps")
+    elif stay:
+        scaling = scaling.standardized(x, shape[0] if shape else x.shape[1])
+    else:
+        _standardize(x, x_test, shape[0] if shape else x.shape[1])
+    if kind == "regress":
+        notes += _large(y, "targets", "larger units of them, or a smaller lr, usually help")
+    classes, names = (coding.classes, coding.names) if coding else (None, ())
     return Dataset(str(source), x, y, x_test, y_test, shape, classes, scaling if stay else None, names, notes)
+
+
+def _held_out(raw, x, y, shape, coding, scaling, stay, where):
+    """(inputs, targets) of the test part of a source; x, y, shape: those of training."""
+    what, place = f"{where}: y_test", raw.places[-1]
+    x_test, test_shape = _inputs(raw.x_test, scaling, stay, f"{where}: x_test")
+    if coding:
+        y_test = coding.codes(read_labels(raw.y_test, len(x_test), what, place)[0], what, place)
+    else:
+        y_test = _outputs(raw.y_test, scaling.dtype, len(x_test), what)
+    if (x.shape[1:], y.shape[1:], shape) != (x_test.shape[1:], y_test.shape[1:], test_shape):
+        raise UserError(f"{where}: training and test samples must have the same shapes; found x {raw.x.shape[1:]} and y "
+                        f"{raw.y.shape[1:]} against {raw.x_test.shape[1:]} and {raw.y_test.shape[1:]}")
+    return x_test, y_test
 
 
 def _raw(source, how):
@@ -198,6 +204,12 @@ def _split(n, test_fraction, where):
                         f"and {tests} for the test; each needs at least 1")
     order = stream(0, Purpose.SPLIT).permutation(n)
     return np.sort(order[tests:]), np.sort(order[:tests])
+
+
+def _large(values, what, advice):
+    """A note on numbers that are too large to learn well with usual learning rates, if they are."""
+    largest = 0 if values.dtype == np.uint8 else max(values.max(), -values.min())
+    return (f"{what} reach {largest:.4g}: {advice}",) if largest > LARGE else ()
 
 
 def _standardize(x, x_test, columns):

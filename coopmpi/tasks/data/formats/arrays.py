@@ -25,7 +25,7 @@ def read_npz(path, how):
 def read_h5(path, how):
     def targets(name):
         found = inputs.dataset(file, name, text=True)
-        return np.asarray(found[()]) if found.dtype.kind in "biuf" else np.asarray(found.asstr()[()], str)
+        return np.asarray(found[()]) if found.dtype.kind in "biuf" else np.asarray(found.asstr("utf-8")[()], str)
 
     def shape(name):
         found = inputs.dataset(file, name)
@@ -60,7 +60,7 @@ def _training(path, names):
         x, y = _named_like(INPUTS, part, names), _named_like(TARGETS, part, names)
         if x and y:
             several = [found for found in (x, y) if len(found) > 1]
-            return (x[0], y[0]), tuple(f"of the arrays {', '.join(found)}, {found[0]} is read" for found in several)
+            return (x[0], y[0]), tuple(f"each of the arrays {', '.join(found)} may be meant: {found[0]} is read" for found in several)
     raise UserError(f"{path}: no array {'x' if not x else 'y'!r}; expected {EXPECTED}; found {listed(names)}")
 
 
