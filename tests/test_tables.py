@@ -228,6 +228,17 @@ def test_a_line_without_end_is_not_kept_whole(tmp_path, monkeypatch):
         read(tmp_path / "set.csv")
 
 
+def test_a_packed_file_may_not_grow_without_bounds(tmp_path, monkeypatch):
+    from coopmpi.tasks.data.formats import table_layout
+
+    monkeypatch.setattr(table_layout, "LONGEST_TEXT", 1000)
+    (tmp_path / "set.csv.gz").write_bytes(gzip.compress(b"0,0,0,a\n" * 10**5))
+    with pytest.raises(UserError, match="set.csv.gz: unpacks to more than"):
+        read(tmp_path / "set.csv.gz")
+    (tmp_path / "set.csv").write_bytes(gzip.decompress((tmp_path / "set.csv.gz").read_bytes()) + b"0,0,1,b\n" * 10**4)
+    assert read(tmp_path / "set.csv").classes == 2
+
+
 # as users see it
 def test_a_run_on_a_table_names_its_classes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -9,7 +9,8 @@ from coopmpi import inputs
 from coopmpi.errors import UserError, quoted, unknown
 
 DELIMITERS = "\t;,"  # the first of them that is in the first line
-LONGEST_LINE = 1 << 26  # characters
+LONGEST_LINE, LONGEST_TEXT = 1 << 26, 1 << 30  # characters; a longer text is in a packed file of more than its PACKED-th part
+PACKED = 200
 
 
 class Layout(NamedTuple):
@@ -78,9 +79,12 @@ def lines_of(path):
 
 
 def _checked(path, file):
-    number = 0
+    number, length, most = 0, 0, max(LONGEST_TEXT, PACKED * path.stat().st_size)
     while line := file.readline(LONGEST_LINE):
         number += 1
+        length += len(line)
+        if length > most:
+            raise UserError(f"{path}: unpacks to more than {most} characters, {PACKED} times its size; unpack it if it is meant so")
         if len(line) == LONGEST_LINE:
             raise UserError(f"{path}, line {number}: longer than {LONGEST_LINE} characters, which is the most allowed")
         yield line if line.strip() else "\n"
