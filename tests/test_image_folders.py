@@ -183,7 +183,14 @@ def test_a_class_that_only_the_test_part_has(tmp_path):
     write(tmp_path / "train", GREY)
     write(tmp_path / "test", GREY[:4], classes=("cat", "fox"))
     message = message_of(tmp_path)
-    assert "those of training, cat, dog, eel" in message and "2 of 4 values" in message
+    assert "must be cat, dog, eel as in training" in message and "2 of 4 values" in message
+
+
+def test_numbers_among_names_are_names_in_the_test_part_too(tmp_path):
+    write(tmp_path / "train", GREY, classes=("1", "02", "three"))
+    write(tmp_path / "test", GREY[:4], classes=("1", "02"))
+    data = read(tmp_path)
+    assert data.names == ("02", "1", "three") and data.y_test.tolist() == [0, 0, 1, 1]
 
 
 @pytest.mark.parametrize("key, words", [

@@ -18,27 +18,34 @@ class Coding(NamedTuple):
     values: np.ndarray | None = None  # ascending: the label of each class, where that is not its number
 
     @property
+    def of_text(self):
+        """Are the labels text?"""
+        return self.values is not None and self.values.dtype.kind == "U"
+
+    @property
     def names(self):
         """The labels of the classes as text; empty where these are their numbers."""
         return () if self.values is None else tuple(clean(str(value)) for value in self.values)
 
     def codes(self, labels, what, place=ROW):
         """Class numbers (n,) int64 of labels (n,); UserError for a label that no class has."""
-        numbered = self.values is None
-        rule = f"0..{self.classes - 1} as in training" if numbered else f"those of training, {shortened(', '.join(self.names))}"
-        if labels.dtype.kind != ("i" if numbered else self.values.dtype.kind):
+        rule = f"0..{self.classes - 1}" if self.values is None else shortened(", ".join(self.names))
+        if (labels.dtype.kind == "U") != self.of_text:
             found, strange = labels, np.ones(len(labels), bool)
-        elif numbered:
+        elif self.values is None:
             found, strange = labels, (labels < 0) | (labels >= self.classes)
         else:
             found = np.searchsorted(self.values, labels).clip(max=len(self.values) - 1)
             strange = self.values[found] != labels
-        refuse(strange, what, f"class labels must be {rule}", place)
+        refuse(strange, what, f"class labels must be {rule} as in training", place)
         return found
 
 
-def read_labels(y, n, what, place=ROW):
-    """(class labels (n,) as int64 or text, how many classes one-hot rows have: None for other labels)."""
+def read_labels(y, n, what, place=ROW, keep_text=False):
+    """(class labels (n,) as int64 or text, how many classes one-hot rows have: None for other labels).
+
+    Text becomes numbers where all labels are such, unless it is to be kept.
+    """
     require_targets(y, n, what, text=True)
     is_text = y.dtype.kind in "US"
     if not is_text and y.ndim == 2 and 2 <= y.shape[1] <= n // 2 and _is_one_hot(y):
@@ -47,9 +54,11 @@ def read_labels(y, n, what, place=ROW):
         raise UserError(f"{what}: expected one-hot rows or class labels ({n},), found shape {y.shape}")
     y = y.reshape(n)
     if is_text:
-        y = _of_texts(y, what, place)
-        if y.dtype.kind == "U":
+        y = _checked_text(y, what, place)
+        numbers = None if keep_text else _numbers_in(y)
+        if numbers is None:
             return y, None
+        y = numbers
     if y.dtype.kind == "f":
         require_finite(y, what, place=place)
         refuse(y != np.floor(y), what, 'class labels must be integers or text (kind = "regress" learns other numbers)', place)
@@ -57,20 +66,25 @@ def read_labels(y, n, what, place=ROW):
     return y.astype(np.int64), None
 
 
-def _of_texts(y, what, place):
-    """Texts as they are, or the numbers that all of them stand for."""
+def _checked_text(y, what, place):
+    """The labels as text; UserError for one that cannot be."""
     if y.dtype.kind == "S":
         try:
             y = np.char.decode(y, "utf-8")
         except UnicodeDecodeError as error:
             raise UserError(f"{what}: class labels that are bytes must be UTF-8: {error}") from error
-    texts, inverse = np.unique(y, return_inverse=True)
-    refuse(np.isin(y, ("", "nan")), what, "class labels must not be missing", place)
+    refuse((y == "") | (y == "nan"), what, "class labels must not be missing", place)
     refuse(np.char.str_len(y) > LONGEST_NAME, what, f"class labels may have {LONGEST_NAME} characters", place)
+    return y
+
+
+def _numbers_in(y):
+    """The numbers that texts stand for; None if one of them is something else."""
+    texts, inverse = np.unique(y, return_inverse=True)
     try:
         return texts.astype(float)[inverse]
     except ValueError:
-        return y
+        return None
 
 
 def _is_one_hot(y):
@@ -83,6 +97,7 @@ def find_coding(labels, classes, what, place=ROW):
     Whole numbers from 0 on are what they are. Others, and names, are counted in ascending order.
     """
     is_text = labels.dtype.kind == "U"
+    # counted from 0 on already
     if not is_text and labels.min() >= 0 and (labels.min() == 0 or labels.max() < (classes or 0)):
         return Coding(_count(labels, classes, what, place))
     values = np.unique(labels)

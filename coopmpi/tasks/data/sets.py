@@ -120,7 +120,8 @@ def _held_out(raw, x, y, shape, coding, scaling, stay, where):
     what, place = f"{where}: y_test", raw.places[-1]
     x_test, test_shape = _inputs(raw.x_test, scaling, stay, f"{where}: x_test")
     if coding:
-        y_test = coding.codes(read_labels(raw.y_test, len(x_test), what, place)[0], what, place)
+        labels, _ = read_labels(raw.y_test, len(x_test), what, place, keep_text=coding.of_text)
+        y_test = coding.codes(labels, what, place)
     else:
         y_test = _outputs(raw.y_test, scaling.dtype, len(x_test), what)
     if (x.shape[1:], y.shape[1:], shape) != (x_test.shape[1:], y_test.shape[1:], test_shape):

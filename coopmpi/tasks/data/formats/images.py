@@ -27,24 +27,22 @@ def read(folder, how):
     by_part = {name.lower(): path for name, path in found.items()}
     held_out = next((by_part[part] for part in HELD_OUT if part in by_part), None) if TRAIN in by_part else None
     parts = [_images_of(folder)] if held_out is None else [_images_of(by_part[TRAIN]), _images_of(held_out)]
-    shape = _shape([path for part in parts for paths in part.values() for path in paths], how.size)
+    shape = _shape([path for paths, _ in parts for path in paths], how.size)
     arrays = []
-    for part in parts:
-        paths = [path for paths in part.values() for path in paths]
-        labels = np.repeat([clean(name) for name in part], [len(paths) for paths in part.values()])
-        arrays += [HollowArray((len(paths), *shape), np.uint8) if how.headers else _pixels(paths, shape), labels]
+    for paths, classes in parts:
+        arrays += [HollowArray((len(paths), *shape), np.uint8) if how.headers else _pixels(paths, shape), np.array(classes)]
     return Raw(*arrays)
 
 
 def _images_of(folder):
-    """{class: its files}; UserError where there is a class without any."""
-    classes = {name: _files(path) for name, path in folders(folder).items()}
-    if not classes:
+    """(files, the class of each); UserError where there is a class without any."""
+    found = [(path, clean(name)) for name, inside in folders(folder).items() for path in _files_in(inside)]
+    if not found:
         raise UserError(f"{folder}: no folders found in it; expected {LAYOUT}")
-    return classes
+    return tuple(zip(*found))
 
 
-def _files(folder):
+def _files_in(folder):
     found = []
     for path in sorted(folder.iterdir()):
         suffix = path.suffix.lower()

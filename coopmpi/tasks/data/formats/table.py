@@ -39,12 +39,17 @@ def _raw(layout, how, places, x, *others):
     """The Raw arrays with what there is to say of them."""
     column, last = layout.column(layout.label), how.label is None
     notes = [f"the label is {column}, the last one"] if last else []
-    notes += [f"{layout.column(i)} counts the lines, and is a feature; ignore = [{i + 1}] leaves it out"
-              for i, values in zip(layout.features, x.T) if len(x) > 2 and np.array_equal(values - values[0], np.arange(len(x)))]
+    notes += [f"{layout.column(i)} counts the lines, and is a feature; ignore = [{i + 1}] leaves it out" for i in _counters(layout, x)]
     arrays = [x, *others]
     if how.headers:
         arrays[::2] = [HollowArray(inputs.shape, inputs.dtype) for inputs in arrays[::2]]
     return Raw(*arrays, notes=tuple(notes), targets=f"{column}, {'the last one and so ' * last}the label", places=places)
+
+
+def _counters(layout, x):
+    """The columns of features that count the samples."""
+    return [layout.features[j] for j in np.flatnonzero(x[-1] - x[0] == len(x) - 1)
+            if len(x) > 2 and np.array_equal(x[:, j] - x[0, j], np.arange(len(x)))]
 
 
 def _read_file(path, how):
@@ -75,7 +80,8 @@ def _read_file(path, how):
     if how.kind == "regress":
         return table[:, layout.features], table[:, layout.label], layout
     names = list(names)
-    if not layout.header and not is_number(names[0]) and codes.count(0) == 1 < len(codes) // len(names):
+    alone = codes.count(0) == 1 and len(codes) >= 2 * len(names)
+    if alone and not layout.header and not is_number(names[0]):
         raise UserError(f"{path}, line 1: the label {quoted(names[0])} is in no other line; if line 1 holds names of columns, one of "
                         "them at least must not be a number")
     return table[:, layout.features], np.array(names)[codes], layout
