@@ -6,7 +6,7 @@ import numpy as np
 
 from coopmpi import inputs
 from coopmpi.device.hollow import HollowArray
-from coopmpi.errors import UserError, clean, quoted
+from coopmpi.errors import UserError, clean, missing, quoted
 from coopmpi.tasks.data.formats.raw import Raw
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -93,7 +93,7 @@ def _opened(path):
     try:
         from PIL import Image
     except ModuleNotFoundError as error:
-        raise UserError("folders of images need the package Pillow, which is not installed: pip install 'coopmpi[images]'") from error
+        raise missing("a folder of images", "Pillow", "images") from error
     try:
         with inputs.reading(path, "PNG or JPEG"), Image.open(path, formats=("PNG", "JPEG")) as image:
             yield image
