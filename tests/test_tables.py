@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 
+from coopmpi import open as open_run
 from coopmpi.errors import UserError
 from coopmpi.tasks.data.sets import load, outline
 from tests.in_process import coopmpi, refused
@@ -246,6 +247,7 @@ def test_a_run_on_a_table_names_its_classes(tmp_path, monkeypatch):
     assert "# note: the label is column 4 ('species'), the last one" in coopmpi("train", "--dry-run", "--set=task.data=iris.csv")[1]
     status, _, message = coopmpi("train", "--set=task.data=iris.csv", "--set=steps=20", "-o", "run.h5")
     assert status == 0, message
+    assert open_run("run.h5").data.attrs["classes"].tolist() == ["setosa", "versicolor", "virginica"]
     screen = coopmpi("inspect", "run.h5")[1]
     assert "classes    3: setosa, versicolor, virginica\n" in "\n".join(line.rstrip() for line in screen.splitlines()) + "\n"
     assert "the label is column 4 ('species'), the last one" in coopmpi("inspect", "run.h5", "--series", "events")[1]
