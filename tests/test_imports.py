@@ -12,7 +12,7 @@ import coopmpi
 
 ROOT = Path(coopmpi.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-HEAVY = {"mpi4py", "cupy", "scipy", "h5py", "numpy", "matplotlib", "plotext", "networkx", "torch", "xarray", "pandas", "tensorboardX"}
+HEAVY = {"mpi4py", "cupy", "scipy", "h5py", "numpy", "matplotlib", "plotext", "networkx", "torch", "xarray", "pandas", "tensorboardX", "PIL"}
 
 
 # at run time
@@ -68,6 +68,7 @@ HOMES = {
     "h5py": ["record/", "inputs.py", "topology/files.py"],  # the last one writes mixing matrices
     "networkx": ["topology/"],
     "matplotlib": ["report/plot/"],
+    "PIL": ["tasks/data/formats/images.py"],
     "torch": ["bridges/torch/"],
     "safetensors": ["bridges/torch/"],
     "xarray": ["record/tree.py"],

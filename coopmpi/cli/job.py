@@ -195,6 +195,8 @@ def forecast(assembly):
     click.echo(text)
     for module in registry.own_code(tomllib.loads(text)):
         click.echo(f"# runs code of the module {module}")
+    for note in assembly.notes:
+        click.echo(f"# note: {note}")
     click.echo(f"# model: {driver.task.dimension} parameters, {len(driver.hosted)} workers on rank 0 of {driver.world.size}")
     click.echo(f"# a round every {cost.tau} steps; per worker and round: {cost.bytes_sent / 1e6:.4g} MB sent, "
                f"{cost.messages}")

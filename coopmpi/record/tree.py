@@ -9,13 +9,13 @@ from coopmpi.record.reader import blocks, complete_rows, read_sound, status_of
 from coopmpi.record.schema import TIMES
 
 OF_A_ROUND = ("tau", "wait_time", "bytes_sent")  # what is told of the steps of a round, with _min and _max in a summary
-ATTRIBUTES = ("mode", "ranks", "mpi", "device", "coopmpi")
+ATTRIBUTES = ("mode", "ranks", "mpi", "device", "coopmpi", "classes")  # the last one only where classes have names
 
 
 def tree(file) -> xarray.DataTree:
     """The nodes steps, evaluations, rounds, and where there are such transfers, with the rows that an open file holds now."""
     steps = _dataset(file, "train")
-    attributes = {"status": status_of(file)} | {name: file.attrs[name] for name in ATTRIBUTES}
+    attributes = {"status": status_of(file)} | {name: file.attrs[name] for name in ATTRIBUTES if name in file.attrs}
     nodes = {"/": xarray.Dataset(attrs=attributes), "steps": steps}
     if "eval" in file:
         nodes["evaluations"] = _timed(_dataset(file, "eval").sel(step=slice(0, steps.sizes["step"])), steps)

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 import numpy as np
 
-from coopmpi.errors import UserError, clean, unknown
+from coopmpi.errors import UserError, clean, shortened, unknown
 from coopmpi.record import apart
 from coopmpi.record.reader import blocks, complete_rows, open_run, read_alive, refuse_truncated, require_complete, status_of
 from coopmpi.record.schema import only_counts
@@ -16,7 +16,7 @@ LONGEST = 86400 * 10**8  # seconds that can be told as days
 EVALUATIONS, EVENTS = 6, 5  # lines at most
 FORMS = {"train_loss": ".5g", "loss": ".5g", "accuracy": ".2%", "consensus": ".3g"}  # of evaluations, in this order
 GROUPS = ("train", "eval", "rounds")  # of series
-TASK_KEYS = ("module", "dataset", "data", "path", "function", "model", "hidden", "batch", "partition")
+TASK_KEYS = ("module", "dataset", "data", "label", "path", "function", "model", "hidden", "batch", "partition")
 
 
 def texts(path, name=None, config=False, status=False):
@@ -131,6 +131,9 @@ def _overview(path, file):
     for name in ("task", "optimizer", "algorithm", "period", "mixing"):
         if name in config:
             _row(table, name, _choice(config[name], TASK_KEYS if name == "task" else None))
+        if name == "task" and "classes" in attributes:
+            names = attributes["classes"]
+            _row(table, "classes", f"{len(names)}: {shortened(', '.join(map(str, names)))}")
     ranks = int(attributes["ranks"])
     _row(table, "workers", f"{config['workers']} on {ranks} rank{'s' * (ranks > 1)} ({attributes['mpi']}, "
                              f"{attributes['device']})")

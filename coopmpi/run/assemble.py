@@ -156,9 +156,10 @@ def _stop(targets, objective, numbers):
 
 def _notes(config, objective):
     """What is not an error, but may surprise."""
+    notes = objective.notes
     each = config.algorithm.uses_compress and config.compress.name != "none" or config.algorithm.per_tensor
     if each and not objective.has_layout:
         what = config.compress.name if config.algorithm.uses_compress else config.algorithm.name
-        return (f"{what} takes the tensors of a model one by one, but the task names none (`layout`): the model counts as "
-                f"one vector of {objective.dimension} numbers",)
-    return ()
+        notes += (f"{what} takes the tensors of a model one by one, but the task names none (`layout`): the model counts as "
+                  f"one vector of {objective.dimension} numbers",)
+    return notes

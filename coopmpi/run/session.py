@@ -134,6 +134,8 @@ def about(assembly: Assembly, world) -> About:
     attributes = {"ranks": world.size, "mpi": world.name, "device": assembly.context.device.name}
     if task.steps_per_epoch is not None:
         attributes["steps_per_epoch"] = task.steps_per_epoch
+    if task.class_names:
+        attributes["classes"] = list(task.class_names)
     return About(description.dump(config), config.workers, config.steps, task.dimension, config.dtype, assembly.mode, attributes,
                  task.layout if task.has_layout else (), task.figures, own, all_models(assembly), per_worker(config))
 

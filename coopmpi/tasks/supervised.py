@@ -8,11 +8,12 @@ import numpy as np
 from msgspec import Meta
 
 from coopmpi.errors import UserError
-from coopmpi.ranges import Count, NonNegative, Seed, Whole
+from coopmpi.ranges import Column, Count, NonNegative, Seed, Whole
 from coopmpi.registry import register
 from coopmpi.streams import Purpose, stream
 from coopmpi.tasks.data import node_copy
 from coopmpi.tasks.data.batches import Batches
+from coopmpi.tasks.data.formats.raw import reading_keys
 from coopmpi.tasks.data.partition import partition
 from coopmpi.tasks.data.sets import load, outline
 from coopmpi.tasks.nn.models import build_model
@@ -28,6 +29,9 @@ class Supervised(Task, frozen=True, kw_only=True):
 
     name: ClassVar[str]
     data: str = "digits"  # digits, teacher, or a path
+    label: Column | None = None  # of a CSV file: the column's name, or its number, from 1
+    ignore: tuple[Column, ...] | None = None  # of a CSV file: columns that are not read
+    size: tuple[Count, Count] | None = None  # of folders of images: (height, width) that they are scaled to
     model: str = "mlp"  # linear, mlp, cnn, resnet, vgg
     hidden: tuple[Count, ...] = (128,)  # widths of an mlp
     depth: Count | None = None  # of a resnet (default 20) or vgg (11)
@@ -48,14 +52,14 @@ class Supervised(Task, frozen=True, kw_only=True):
 
     def outline(self, place):
         data = outline(self.data, self.name, test_fraction=self.test_fraction, samples=self.samples,
-                       features=self.features, **self.targets())
+                       features=self.features, **self.targets(), **reading_keys(self))
         layout = self.build(data.features, data.shape, data.outputs).layout
         return SimpleNamespace(dimension=layout.size, layout=layout, samples=data.samples, batch=self.batch or None)
 
     def load(self, place):
         return load(self.data, self.name, place.dtype, self.data_seed, test_fraction=self.test_fraction,
                     standardize=self.standardize, samples=self.samples, features=self.features, noise=self.noise,
-                    **self.targets())
+                    **self.targets(), **reading_keys(self))
 
     def build(self, features, shape, outputs):
         """The Model on samples of so many features, images of that shape if any."""
@@ -96,6 +100,7 @@ class SupervisedProblem(Problem):
                             f"allowed: up to {max(len(data.x_train), LARGE_BATCH)}, or 0 for the whole shard")
         self.model = task.build(data.x_train.shape[1], data.shape, data.classes or data.y_train.shape[1])
         self.dimension, self.layout = self.model.layout.size, self.model.layout
+        self.class_names, self.notes = data.names, data.notes
         require_countable(place.workers, self.dimension)
 
         shards = partition(data.y_train, len(data.x_train), place.workers, task.partition, place.seed,

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from coopmpi.errors import missing
-from coopmpi.ranges import Count, Seed
+from coopmpi.ranges import Column, Count, Seed
 from coopmpi.registry import register
 from coopmpi.tasks.task import Task
 
@@ -19,6 +19,9 @@ class Torch(Task, frozen=True, kw_only=True):
     loss: str = "cross-entropy"  # cross-entropy, mse, or package.module:function(outputs, targets)
     dataset: str | None = None  # package.module:function, gives (train, test) map-style data sets; instead of `data`
     data: str = "digits"  # digits, or a path
+    label: Column | None = None  # of a CSV file: the column's name, or its number, from 1
+    ignore: tuple[Column, ...] | None = None  # of a CSV file: columns that are not read
+    size: tuple[Count, Count] | None = None  # of folders of images: (height, width) that they are scaled to
     standardize: bool = False
     test_fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.2  # split off where the data has no test part
     data_seed: Seed = 0
