@@ -10,6 +10,7 @@ import pkgutil
 import sys
 from collections import defaultdict
 from math import isfinite
+from typing import ClassVar
 
 import msgspec
 
@@ -48,8 +49,16 @@ LARGEST_INTEGER, LARGEST_FLOAT = 10**15, 1e100
 OWN_CODE = ("kind", "function", "graph", "base", "module", "loss", "dataset", "augment")  # keys whose value may be package.module:name
 
 
+NONZERO = object()  # in `read_with`: any number but 0
+
+
 class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of everything that a table of the run description can choose."""
+    """Base of everything that a table of the run description can choose.
+
+    read_with: {key: (another key, its values with which the first one plays a part)}, None for unset; see coopmpi.unread.
+    """
+
+    read_with: ClassVar[dict[str, tuple]] = {}
 
     def table(self):
         """Its keys as the run description has them."""

@@ -16,6 +16,7 @@ from coopmpi.errors import UserError
 from coopmpi.report import compare
 from coopmpi.run import session
 from coopmpi.run.assemble import assemble
+from tests.runs import read
 
 TARGET = 1.0
 METHODS = {"sync": {"kind": "sync-sgd"}, "local": {"kind": "local-sgd"}}
@@ -23,7 +24,7 @@ METHODS = {"sync": {"kind": "sync-sgd"}, "local": {"kind": "local-sgd"}}
 
 def made(path, mode="train", **tables):
     tables = {"workers": 4, "steps": 60, "device": "cpu", "record": {"eval_every": 10}, "task": {"hidden": [8]}, "optimizer": {"lr": 0.5}} | tables
-    session.train(assemble(config.resolve(tables), Solo(), mode), Solo(), path)
+    session.train(assemble(config.resolve(read(tables)), Solo(), mode), Solo(), path)
     return str(path)
 
 

@@ -78,6 +78,7 @@ FLOORS = [
     ["run"],
     ["drivers"],
     ["config"],
+    ["vocabulary"],
     ["tasks", "bridges"],
     ["algorithms"],
     ["theory", "topology", "compression", "local", "simulation"],
@@ -86,6 +87,7 @@ FLOORS = [
     ["step"],
     ["device"],
     ["inputs"],
+    ["readers"],
     ["registry", "streams", "ranges"],
     ["errors"],
 ]

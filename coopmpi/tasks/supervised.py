@@ -13,8 +13,9 @@ from coopmpi.registry import register
 from coopmpi.streams import Purpose, stream
 from coopmpi.tasks.data import node_copy
 from coopmpi.tasks.data.batches import Batches
-from coopmpi.tasks.data.partition import partition
+from coopmpi.tasks.data.partition import READ_WITH, partition
 from coopmpi.tasks.data.sets import load, outline
+from coopmpi.tasks.nn.architectures import DEEP
 from coopmpi.tasks.nn.models import build_model
 from coopmpi.tasks.problem import Problem, require_countable
 from coopmpi.tasks.task import Task
@@ -27,6 +28,8 @@ class Supervised(Task, frozen=True, kw_only=True):
     """Common keys of classify and regress. batch: samples per worker and step, 0 for the whole local shard."""
 
     name: ClassVar[str]
+    read_with = READ_WITH | {"model": ("layers", None), "hidden": ("model", "mlp"), "depth": ("model", *DEEP)} | dict.fromkeys(
+        ("samples", "features", "noise", "data_seed"), ("data", "teacher"))
     data: str = "digits"  # digits, teacher, or a path
     model: str = "mlp"  # linear, mlp, cnn, resnet, vgg
     hidden: tuple[Count, ...] = (128,)  # widths of an mlp
@@ -78,6 +81,7 @@ class Regress(Supervised, frozen=True, kw_only=True):
     """Regression: half the squared error."""
 
     loss: ClassVar[str] = "squared-error"
+    read_with = Supervised.read_with | {"outputs": ("data", "teacher")}
     data: str = "teacher"
     outputs: Count = 1  # the teacher's
 

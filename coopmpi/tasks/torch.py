@@ -7,12 +7,16 @@ from msgspec import Meta
 from coopmpi.errors import UserError
 from coopmpi.ranges import Count, Seed
 from coopmpi.registry import register
+from coopmpi.tasks.data.partition import READ_WITH
 from coopmpi.tasks.task import Task
 
 
 @register("task", "torch")
 class Torch(Task, frozen=True, kw_only=True):
     """`module = "package.module:name"` gives an nn.Module when it is called with the table `options`."""
+
+    read_with = READ_WITH | {"data": ("dataset", None), "standardize": ("dataset", None), "test_fraction": ("dataset", None),
+                             "data_seed": ("data", "teacher")}
 
     module: str
     options: dict[str, Any] = {}

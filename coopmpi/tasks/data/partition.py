@@ -6,6 +6,7 @@ from coopmpi.errors import UserError, unknown
 from coopmpi.streams import Purpose, stream
 
 KINDS = ("iid", "dirichlet", "shards", "same")
+READ_WITH = {"concentration": ("partition", "dirichlet"), "shards_per_worker": ("partition", "shards")}  # of a task
 
 
 def partition(labels, n, workers, kind, seed, concentration=0.5, shards_per_worker=2):

@@ -151,9 +151,6 @@ def build_model(kind, input_features, image_shape, outputs, hidden=(128,), layer
     """
     if kind not in KINDS:
         raise unknown("model", kind, KINDS, where="[task] ")
-    if depth is not None and (layers is not None or kind not in DEEP):
-        raise UserError(f"[task] depth = {depth} is for model = {' or '.join(map(repr, DEEP))}, given "
-                        f"{'layers' if layers is not None else repr(kind)}")
     if layers is None and kind in DEEP:
         make, usual = DEEP[kind]
         layers = make(depth or usual)

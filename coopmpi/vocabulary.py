@@ -1,0 +1,79 @@
+"""What a run description can say: its tables, and the keys that each has."""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from coopmpi import registry
+from coopmpi.ranges import LARGEST_RUN, Count, NonNegative, Positive, Seed, Whole
+
+
+class Record(registry.Part, frozen=True, kw_only=True):
+    """What is written how often. Steps."""
+
+    eval_every: Whole = 0  # 0: twenty times over the run
+    final: Literal["all", "mean"] | None = None  # models in the file; default: all up to 1 GB
+    per_worker: Literal["all", "summary"] | None = None  # rows of every step; default: all up to 4096 workers
+
+
+class Saving(registry.Part, frozen=True, kw_only=True):
+    """The [checkpoint] table: when the state is saved beside the result."""
+
+    every_minutes: NonNegative = 10.0  # 0: when a signal stops the run only
+    every_steps: Count | None = None  # instead
+    keep: Count = 2  # the newest so many
+    keep_final: bool = False  # at the end of the run, too, so that it can be extended
+    margin: NonNegative = 60.0  # seconds before the end of a Slurm job at which a run saves and stops; 0: it does not
+
+
+class Survive(registry.Part, frozen=True, kw_only=True):
+    """The [survive] table: copies of the state in memory, for `--survive`."""
+
+    every_seconds: Positive = 10.0  # longer where that would cost more than 1 % of the time
+    buddies: Count = 1  # other ranks that hold a copy of a rank's state
+
+
+# tables that choose a part by `kind`, with the default choice; without [optimizer] the algorithm may have another one
+CHOICES = {
+    "task": "classify",
+    "algorithm": "local-sgd",
+    "optimizer": "sgd",
+    "schedule": "constant",
+    "period": "every",
+    "compress": "none",
+    "compute": "constant",
+    "network": "links",
+}
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A run description. Tables hold validated parts; see coopmpi.registry."""
+
+    workers: Annotated[int, Meta(ge=1, le=LARGEST_RUN)] | None = None  # default: the number of ranks
+    steps: Count | None = None  # default 2000, unless epochs are given
+    epochs: Positive | None = None
+    seed: Seed = 0
+    dtype: Literal["float32", "float64"] = "float32"
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    device_buffers: Literal["staged", "direct"] = "staged"
+    deterministic: bool = False
+    task: Any = None
+    optimizer: Any = None
+    schedule: Any = None
+    algorithm: Any = None
+    period: Any = None
+    mixing: Any = None
+    compress: Any = None
+    compute: Any = None  # this and the next are read by `coopmpi simulate` only
+    network: Any = None
+    record: Any = None
+    checkpoint: Any = None
+    survive: Any = None  # read under --survive only
+    stop: dict[str, float] = {}  # targets of which any ends the run: {figure of the task, or "minutes": number}
+    sinks: tuple = ()  # [[sinks]]: further takers of results, coopmpi.sinks.Sink
+
+
+# tables of which all runs read all keys
+STRUCTS = {"record": Record, "checkpoint": Saving, "survive": Survive}
+TABLES = (*CHOICES, "mixing", *STRUCTS, "stop")
