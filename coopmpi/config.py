@@ -6,8 +6,8 @@ import tomllib
 import msgspec
 import tomli_w
 
-from coopmpi import readers, registry
-from coopmpi.errors import CONTROL, UserError, clean, quoted, shortened
+from coopmpi import readers, registry, vocabulary
+from coopmpi.errors import CONTROL, UserError, clean, nearest, quoted, shortened, unknown
 from coopmpi.vocabulary import CHOICES, STRUCTS, TABLES, Config
 
 LONGEST = 10**6  # characters of a run description
@@ -115,7 +115,7 @@ def without(tables, keys) -> dict:
 
 def _build(tables):
     """(Config, {key of the tables that is not read: who decides on it})."""
-    from coopmpi.topology.mixing import mixing_table, of_other_graphs
+    from coopmpi.topology.mixing import keys_of, mixing_table, of_other_graphs
 
     _require_flat(tables)
     for name in TABLES:
@@ -123,8 +123,11 @@ def _build(tables):
             raise UserError(f"[{name}] must be a table, given {quoted(tables[name])}")
     rest, built, strange = dict(tables), {}, {}
 
-    def own(table, keys, others):
-        """The keys of a table without those of other choices, which are noted."""
+    def own(table, keys, known, others):
+        """The keys of a table without those of other choices, which are noted; UserError for one that nobody has."""
+        for key in keys:
+            if key not in known and f"{table}.{key}" not in others:
+                raise unknown("key", key, known, where=f"[{table}] ", meant=vocabulary.meant(key))
         strange.update(others)
         return {key: value for key, value in keys.items() if f"{table}.{key}" not in others}
 
@@ -133,13 +136,20 @@ def _build(tables):
         if kind == "optimizer" and not keys:
             default = built["algorithm"].optimizer
         keys = {"kind": default} | keys
-        built[kind] = registry.build(kind, own(kind, keys, readers.of_other_kinds(kind, keys)))
+        known = ("kind", *registry.find(kind, keys["kind"]).__struct_fields__)
+        built[kind] = registry.build(kind, own(kind, keys, known, readers.of_other_kinds(kind, keys)))
     mixing = rest.pop("mixing", {})
-    built["mixing"] = mixing_table(**own("mixing", mixing, of_other_graphs(mixing)))
+    built["mixing"] = mixing_table(**own("mixing", mixing, keys_of(mixing), of_other_graphs(mixing)))
     for name, cls in STRUCTS.items():
-        built[name] = registry.convert(rest.pop(name, {}), cls, f"[{name}]")
+        built[name] = registry.convert(own(name, rest.pop(name, {}), cls.__struct_fields__, {}), cls, f"[{name}]")
     built["stop"] = _targets(rest.pop("stop", {}))
     built["sinks"] = tuple(_sinks(rest.pop("sinks", [])))
+    fields = Config.__struct_fields__
+    for key in rest:
+        if key not in fields:
+            what = "table" if isinstance(rest[key], dict) else "key"
+            near = vocabulary.meant(key) or nearest(key, fields) or vocabulary.like(key)
+            raise unknown(what, key, fields, where="run description: ", meant=near)
     config = registry.convert(rest | built, Config, "run description:")
     if config.steps is not None and config.epochs is not None:
         raise UserError(f"give steps or epochs, not both; given steps = {config.steps} and epochs = {config.epochs}")

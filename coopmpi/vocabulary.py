@@ -1,11 +1,13 @@
 """What a run description can say: its tables, and the keys that each has."""
 
+from collections import defaultdict
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from coopmpi import registry
+from coopmpi.errors import nearest
 from coopmpi.ranges import LARGEST_RUN, Count, NonNegative, Positive, Seed, Whole
 
 
@@ -77,3 +79,40 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 # tables of which all runs read all keys
 STRUCTS = {"record": Record, "checkpoint": Saving, "survive": Survive}
 TABLES = (*CHOICES, "mixing", *STRUCTS, "stop")
+FIGURES = ("train_loss", "loss", "accuracy", "minutes")  # targets in [stop] that most tasks have
+
+
+def keys() -> dict[str, list]:
+    """{dotted key: its types}, as ["optimizer.lr"]; several where it is a key of several parts."""
+    from coopmpi.topology.graphs import GraphFile
+    from coopmpi.topology.mixing import Mixing
+
+    found = defaultdict(list)
+
+    def add(table, *structs):
+        for struct in structs:
+            for field in msgspec.structs.fields(struct):
+                found[f"{table}.{field.name}".removeprefix(".")].append(field.type)
+
+    add("", Config)
+    for table in (*TABLES, "sinks"):
+        del found[table]
+    for kind in CHOICES:
+        found[f"{kind}.kind"].append(Literal[*registry.parts(kind)])
+        add(kind, *registry.parts(kind).values())
+    add("mixing", Mixing, GraphFile, *registry.parts("graph").values())
+    del found["mixing.path"]
+    for table, struct in STRUCTS.items():
+        add(table, struct)
+    found |= {f"stop.{figure}": [float] for figure in FIGURES}
+    return dict(found)
+
+
+def meant(name: str) -> list[str]:
+    """The keys that may be meant by a name without its table, or in a wrong one: ["optimizer.lr"] for "lr"."""
+    return [key for key in keys() if key.rpartition(".")[2] == name]
+
+
+def like(name: str) -> list[str]:
+    """The keys of which the last part is hardly another name."""
+    return [key for near in nearest(name, {key.rpartition(".")[2] for key in keys()}, alike=0.75) for key in meant(near)]

@@ -89,7 +89,7 @@ FLOORS = [
     ["inputs"],
     ["readers"],
     ["registry", "streams", "ranges"],
-    ["errors"],
+    ["errors", "synonyms"],
 ]
 PURE = {"algorithms", "step", "topology", "compression", "local"}  # no MPI, no files of ours, no clock
 LEVEL = {room: len(FLOORS) - i for i, floor in enumerate(FLOORS) for room in floor}

@@ -228,18 +228,23 @@ def choose(name: str, keys: dict[str, Any]) -> Graph:
     """The graph of that name, file, or "package.module:Class" with its keys; UserError says who takes a key."""
     if others := of_other_graphs(name, keys):
         raise readers.refusal(others)
-    cls = _graph_class(name)
-    own = _own_keys(cls)
+    own = own_keys(name)
     for key in keys:
         if key not in own:
             raise unknown("key", key, {*own, *TABLE}, where="[mixing] ")
+    cls = _graph_class(name)
     return registry.convert(keys | ({"path": name} if cls is GraphFile else {}), cls, "[mixing]")
+
+
+def own_keys(name: str) -> tuple[str, ...]:
+    """The keys of that graph; UserError if there is none."""
+    cls = _graph_class(name)
+    return ("directed",) if cls is GraphFile else cls.__struct_fields__
 
 
 def of_other_graphs(name: str, keys: dict[str, Any]) -> readers.Unread:
     """Which of the keys belong to other graphs than that one."""
-    own = _own_keys(_graph_class(name))
-    strange = [key for key in keys if key not in own]
+    strange = [key for key in keys if key not in own_keys(name)]
     files_only = {"mixing.directed": readers.Reader("mixing.graph", name, ("a file",))} if "directed" in strange else {}
     return readers.of_other_choices("mixing.graph", name, strange, "graph") | files_only
 
@@ -251,9 +256,5 @@ def _graph_class(name):
     if name not in known and os.path.isfile(name):
         return GraphFile
     if name not in known and ":" not in name:
-        raise UserError(f"{unknown('graph', name, known, where='[mixing] ')}, or a file: there is none of this name")
+        raise UserError(f"{registry.unknown_part('graph', name, 'mixing')}; there is no file of this name either")
     return registry.find("graph", name)
-
-
-def _own_keys(cls):
-    return ("directed",) if cls is GraphFile else cls.__struct_fields__

@@ -65,6 +65,11 @@ def mixing_table(graph: str = RING, weights: str = "metropolis", lazy: bool = Fa
     return registry.convert({"weights": weights, "lazy": lazy, "graph": graphs.choose(graph, keys)}, Mixing, "[mixing]")
 
 
+def keys_of(table: dict[str, Any]) -> tuple[str, ...]:
+    """All keys that a [mixing] table with this graph may have."""
+    return (*graphs.TABLE, *graphs.own_keys(table.get("graph", RING)))
+
+
 def of_other_graphs(table: dict[str, Any]) -> Unread:
     """Which keys of a [mixing] table belong to other graphs than its own."""
     return graphs.of_other_graphs(table.get("graph", RING), {key: value for key, value in table.items() if key not in graphs.TABLE})
