@@ -1,11 +1,11 @@
 """The [mixing] table: a graph, weights on it, and the mixing matrices that follow."""
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from coopmpi import registry
-from coopmpi.errors import UserError, unknown
+from coopmpi.errors import UserError
 from coopmpi.readers import Unread
 from coopmpi.topology import graphs, push_sum
 from coopmpi.topology.links import Topology
@@ -19,7 +19,7 @@ class Mixing(registry.Part):
     """A graph with its keys, and how much a link counts. A file that holds a weighted matrix is W itself."""
 
     graph: Any  # a Graph
-    weights: str = "metropolis"  # metropolis | uniform | best-constant
+    weights: Literal[*WEIGHTS] = "metropolis"
     lazy: bool = False  # (I + W) / 2 instead of W
 
     def table(self) -> dict[str, Any]:
@@ -60,8 +60,6 @@ class Mixing(registry.Part):
 
 def mixing_table(graph: str = RING, weights: str = "metropolis", lazy: bool = False, **keys: Any) -> Mixing:
     """The Mixing of a [mixing] table: `keys` are the graph's own."""
-    if not isinstance(weights, str) or weights not in WEIGHTS:
-        raise unknown("weights", weights, WEIGHTS, where="[mixing] ")
     return registry.convert({"weights": weights, "lazy": lazy, "graph": graphs.choose(graph, keys)}, Mixing, "[mixing]")
 
 
