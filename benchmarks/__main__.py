@@ -8,7 +8,7 @@ import sys
 
 import benchmarks
 
-HELPERS = ("__main__", "timing", "hosts")
+HELPERS = ("__main__", "descriptions", "timing", "hosts")
 
 
 def main():

@@ -206,7 +206,7 @@ class Bench:
         from concurrent.futures import ProcessPoolExecutor
         from multiprocessing import get_context
 
-        from coopmpi.config import Family
+        from coopmpi.vocabulary import Family
         from coopmpi.planner.candidates import candidates
         from coopmpi.planner.curves import Target
         from coopmpi.planner.machine import load

@@ -8,13 +8,14 @@ from coopmpi.record.writer import Writer
 from coopmpi.run import session
 from coopmpi.run.assemble import assemble
 from coopmpi.sinks import About, StepRows
+from tests.runs import read
 
 TABLES = {"workers": 4, "steps": 60, "device": "cpu", "record": {"eval_every": 10}, "task": {"hidden": [8]}, "optimizer": {"lr": 0.5}}
 
 
 def made(path, mode="train", **tables):
     """The path of the result of a short run."""
-    session.train(assemble(config.resolve(TABLES | tables), Solo(), mode), Solo(), path)
+    session.train(assemble(config.resolve(read(TABLES | tables)), Solo(), mode), Solo(), path)
     return str(path)
 
 

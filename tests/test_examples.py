@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from coopmpi import __version__, config, registry
+from coopmpi import __version__, config, registry, vocabulary
 from coopmpi.contract import sink
 from coopmpi.device.host import Host
 from coopmpi.drivers.solo import Solo
@@ -156,8 +156,7 @@ def documented_keys():
 
 def test_every_key_is_documented_with_its_default():
     documented = documented_keys()
-    expected = [("Top level", config.Config), ("record", config.Record), ("checkpoint", config.Saving), ("survive", config.Survive),
-                ("plan", config.Family), ("forecast", config.Forecast)]
+    expected = [("Top level", vocabulary.Config), *vocabulary.STRUCTS.items()]
     expected += [(kind, cls) for kind in ("task", "optimizer", "schedule", "algorithm", "period", "compress")
                  for cls in registry.parts(kind).values()]
     expected += [("sinks", cls) for cls in registry.parts("sink").values()]
@@ -186,8 +185,7 @@ def test_no_documented_key_is_made_up():
     from coopmpi.topology.mixing import Mixing
 
     mixing = [Mixing, GraphFile, *registry.parts("graph").values()]
-    fixed = {"record": config.Record, "Top level": config.Config, "checkpoint": config.Saving, "survive": config.Survive,
-             "plan": config.Family, "forecast": config.Forecast}
+    fixed = {"Top level": vocabulary.Config, **vocabulary.STRUCTS}
     for section, keys in documented_keys().items():
         kind = section.removesuffix("s") if section == "sinks" else section
         classes = mixing if section == "mixing" else [fixed[section]] if section in fixed else registry.parts(kind).values()

@@ -94,6 +94,7 @@ FLOORS = [
     ["run"],
     ["drivers"],
     ["config"],
+    ["vocabulary"],
     ["tasks", "bridges"],
     ["algorithms"],
     ["theory", "topology", "compression", "local", "simulation"],
@@ -102,8 +103,9 @@ FLOORS = [
     ["step"],
     ["device"],
     ["inputs"],
+    ["readers"],
     ["registry", "streams", "ranges"],
-    ["errors"],
+    ["errors", "synonyms"],
 ]
 PURE = {"algorithms", "step", "topology", "compression", "local"}  # no MPI, no files of ours, no clock
 LEVEL = {room: len(FLOORS) - i for i, floor in enumerate(FLOORS) for room in floor}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pytest import approx
 
-from coopmpi.config import Family
+from coopmpi.vocabulary import Family
 from coopmpi.errors import UserError
 from coopmpi.planner import machine
 from coopmpi.planner.candidates import candidates, named

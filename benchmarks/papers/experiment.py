@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from benchmarks.descriptions import read
+
 FOLDER = Path(__file__).parent
 
 
@@ -73,7 +75,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         return loss * (1 + (self.tolerance if setting.tolerance is None else setting.tolerance))
 
     def description(self, setting, method, chosen, seed):
-        """The tables of one run."""
+        """The tables of one run; what the method does not read of the base is left out."""
         tables = {}
         later = setting.set | method.set | chosen | {"seed": seed}
         for key, value in [*_flat(self.base), *later.items()]:
@@ -82,7 +84,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             for name in path:
                 table = table.setdefault(name, {})
             table[last] = value
-        return tables
+        return read(tables)
 
 
 def names():

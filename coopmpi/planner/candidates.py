@@ -7,7 +7,7 @@ from typing import NamedTuple
 import msgspec
 
 from coopmpi import config, registry
-from coopmpi.config import Family
+from coopmpi.vocabulary import Family
 from coopmpi.drivers.solo import Solo
 from coopmpi.errors import UserError, unknown
 from coopmpi.run.assemble import assemble

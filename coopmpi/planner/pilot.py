@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from coopmpi import config
-from coopmpi.config import Record, Saving
+from coopmpi.vocabulary import Record, Saving
 from coopmpi.run.assemble import Assembly, assemble
 from coopmpi.run.session import begin
 

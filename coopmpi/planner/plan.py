@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from coopmpi import config, registry
-from coopmpi.config import Family
+from coopmpi.vocabulary import Family
 from coopmpi.drivers.solo import Solo
 from coopmpi.errors import UserError
 from coopmpi.planner.candidates import CHOSEN, candidates, named, without_choice

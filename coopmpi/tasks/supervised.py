@@ -2,7 +2,7 @@
 
 from functools import partial
 from types import SimpleNamespace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from msgspec import Meta
@@ -14,8 +14,11 @@ from coopmpi.streams import Purpose, stream
 from coopmpi.tasks.data import node_copy
 from coopmpi.tasks.data.batches import Batches
 from coopmpi.tasks.data.formats.raw import reading_keys
-from coopmpi.tasks.data.partition import partition
+from coopmpi.tasks.data.partition import KINDS as PARTITIONS
+from coopmpi.tasks.data.partition import READ_WITH, partition
 from coopmpi.tasks.data.sets import load, outline
+from coopmpi.tasks.nn.architectures import DEEP
+from coopmpi.tasks.nn.architectures import KINDS as MODELS
 from coopmpi.tasks.nn.models import build_model
 from coopmpi.tasks.problem import Problem, require_countable
 from coopmpi.tasks.task import Task
@@ -28,16 +31,18 @@ class Supervised(Task, frozen=True, kw_only=True):
     """Common keys of classify and regress. batch: samples per worker and step, 0 for the whole local shard."""
 
     name: ClassVar[str]
+    read_with = READ_WITH | {"model": ("layers", None), "hidden": ("model", "mlp"), "depth": ("model", *DEEP)} | dict.fromkeys(
+        ("samples", "features", "noise", "data_seed"), ("data", "teacher"))
     data: str = "digits"  # digits, teacher, or a path
     label: Column | None = None  # of a CSV file: the column's name, or its number, from 1
     ignore: tuple[Column, ...] | None = None  # of a CSV file: columns that are not read
     size: tuple[Count, Count] | None = None  # of folders of images: (height, width) that they are scaled to
-    model: str = "mlp"  # linear, mlp, cnn, resnet, vgg
+    model: Literal[*MODELS] = "mlp"
     hidden: tuple[Count, ...] = (128,)  # widths of an mlp
     depth: Count | None = None  # of a resnet (default 20) or vgg (11)
     layers: list[dict[str, Any]] | None = None  # any stack of layers, instead of `model`
     batch: Whole = 32
-    partition: str = "iid"  # iid, dirichlet, shards, same
+    partition: Literal[*PARTITIONS] = "iid"
     concentration: Annotated[float, Meta(ge=1e-6, le=1e6)] = 0.5  # dirichlet: smaller is less alike
     shards_per_worker: Count = 2  # shards
     test_fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.2  # split off where the data has no test part
@@ -82,6 +87,7 @@ class Regress(Supervised, frozen=True, kw_only=True):
     """Regression: half the squared error."""
 
     loss: ClassVar[str] = "squared-error"
+    read_with = Supervised.read_with | {"outputs": ("data", "teacher")}
     data: str = "teacher"
     outputs: Count = 1  # the teacher's
 

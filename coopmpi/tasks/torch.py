@@ -7,12 +7,17 @@ from msgspec import Meta
 from coopmpi.errors import missing
 from coopmpi.ranges import Column, Count, Seed
 from coopmpi.registry import register
+from coopmpi.tasks.data.partition import KINDS as PARTITIONS
+from coopmpi.tasks.data.partition import READ_WITH
 from coopmpi.tasks.task import Task
 
 
 @register("task", "torch")
 class Torch(Task, frozen=True, kw_only=True):
     """`module = "package.module:name"` gives an nn.Module when it is called with the table `options`."""
+
+    read_with = READ_WITH | {"data": ("dataset", None), "standardize": ("dataset", None), "test_fraction": ("dataset", None),
+                             "data_seed": ("data", "teacher")}
 
     module: str
     options: dict[str, Any] = {}
@@ -26,7 +31,7 @@ class Torch(Task, frozen=True, kw_only=True):
     test_fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.2  # split off where the data has no test part
     data_seed: Seed = 0
     batch: Count = 32
-    partition: str = "iid"  # iid, dirichlet, shards, same
+    partition: Literal[*PARTITIONS] = "iid"
     concentration: Annotated[float, Meta(ge=1e-6, le=1e6)] = 0.5  # dirichlet: smaller is less alike
     shards_per_worker: Count = 2  # shards
     augment: str | None = None  # package.module:function(inputs), in training
