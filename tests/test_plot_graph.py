@@ -111,7 +111,7 @@ def test_a_matrix_in_an_hdf5_file_is_no_result(tmp_path):
 @pytest.mark.parametrize("words, says", [
     (["rign"], "did you mean 'ring'"), (["ring", "--weights", "metropoli"], "'metropolis'"), (["ring", "--degree", "3"], "degree"),
     (["run.toml"], "does not say how many workers"), (["run.toml", "-m", "4", "--weights", "uniform"], "says itself which graph"),
-    (["sync.toml"], "sync-sgd reads no [mixing]"), (["nowhere.h5"], "there is none of this name"), (["broken.h5"], "broken.h5"),
+    (["sync.toml"], "sync-sgd reads no [mixing]"), (["nowhere.h5"], "there is no file of this name"), (["broken.h5"], "broken.h5"),
     (["sync.toml", "ring"], "leave out ring"), (["complete", "-m", "200"], "up to 5000 links are drawn"),
     (["ring", "-m", "2000"], "up to 1000 workers")])
 def test_what_has_no_graph_is_refused(tmp_path, monkeypatch, words, says):
