@@ -94,6 +94,14 @@ def _closed(path):
     return len(head) == 12 and head[8] == 3 and head[11] == 0
 
 
+def ended(path) -> str:
+    """The status with which a result file was closed; empty where there is none, or it was not closed."""
+    if not os.path.exists(path) or not _closed(path):
+        return ""
+    with open_run(path) as file:
+        return status_of(file)
+
+
 def verify(path):
     """UserError if a result file is damaged or not complete. A child process tries it, which may hang or crash."""
     def work():

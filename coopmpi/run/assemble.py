@@ -60,6 +60,19 @@ def period_of(config: Config):
     return config.period if config.algorithm.uses_period else Every(tau=1)
 
 
+def checked_mixing(config: Config, ranks: int, simulated: bool):
+    """The MixingMatrix of a run on so many ranks, or None; UserError if its parts cannot work together."""
+    workers = config.workers or ranks
+    if ranks > workers:
+        raise UserError(f"more ranks than workers: {ranks} ranks for workers = {workers}; every rank hosts at least one")
+    period_of(config).check(config.deterministic, simulated)
+    mixing = None
+    if config.algorithm.uses_mixing:
+        mixing = config.algorithm.bind_mixing(config.mixing, workers, config.seed)
+    config.algorithm.check(workers, mixing, config)
+    return mixing
+
+
 def halves_of(config: Config, device) -> Halves | None:
     """How whole vectors travel as 16-bit numbers; None: they do not, or the algorithm compresses by itself."""
     if config.algorithm.uses_compress or not config.compress.halves:
@@ -82,16 +95,9 @@ def assemble(config: Config, world, mode="train") -> Assembly:
     period = period_of(config)
 
     def parts():
-        if world.size > workers:
-            raise UserError(f"more ranks than workers: {world.size} ranks for workers = {workers}; "
-                            "every rank hosts at least one")
+        mixing = checked_mixing(config, world.size, simulated)
         if not numbers:
             _require_fixed_requests(config.algorithm, period)
-        period.check(config.deterministic, simulated)
-        mixing = None
-        if config.algorithm.uses_mixing:
-            mixing = config.algorithm.bind_mixing(config.mixing, workers, config.seed)
-        config.algorithm.check(workers, mixing, config)
         device = config.task.device(choose(config.device, world.local_rank, config.device_buffers)) if numbers else Hollow()
         return mixing, device
 

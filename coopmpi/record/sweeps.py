@@ -1,0 +1,134 @@
+"""The file of a sweep: one group for each of its runs, with what a result file has but the models.
+
+    /               attributes: format = "coopmpi-sweep", format_version, sweep (its TOML text)
+    /runs/0, 1, ... attributes: those of the result file, and method, setting, seed, role, tuned, failure, final, target, took
+                    config, worker, events, train, eval: as in the result file
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+
+from coopmpi.errors import CoopError, UserError
+from coopmpi.inputs import DAMAGE, require_file, told
+from coopmpi.record.reader import ended, open_run
+
+FORMAT, FORMAT_VERSION = "coopmpi-sweep", 1
+PACKED = {"compression": "gzip", "shuffle": True}
+# of several steps in one row: series that tell where the last of them ends, and those that add up; of others the mean is taken
+AT_THE_END, ADDED = ("step", "wall_time", "virtual_time", "tau"), ("compute_time", "wait_time", "bytes_sent")
+SAID = ("rows may stand for several steps, up to `step` from that of the row before: compute_time, wait_time and bytes_sent are sums over "
+        "them, loss is their mean, loss_min their least and loss_max their most, all else is that of the last one")
+
+
+class Entry(NamedTuple):
+    """A run on its way into the file."""
+
+    path: Path  # of its result file
+    about: dict[str, Any]  # method, setting, seed, role ("tuning", "final" or "target"), tuned ({dotted key: value})
+    failure: str  # why it failed; empty if it did not
+    final: float  # its figure at the end
+    target: float  # what that was to reach, NaN without a target
+    took: float  # what it took until then, inf if it never did
+    series: bool  # are train, eval and events wanted?
+
+
+def write(path, text: str, entries: Iterable[Entry], rows: int):
+    """Write the file of a sweep, in place of an older one; text: its TOML; rows: of /train that a run has at most, evaluations apart."""
+    path = Path(path)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            draft = Path(folder) / path.name
+            with h5py.File(draft, "w", libver="latest") as file:
+                file.attrs.update({"format": FORMAT, "format_version": FORMAT_VERSION, "sweep": text})
+                runs = file.create_group("runs")
+                for i, entry in enumerate(entries):
+                    _add(runs.create_group(str(i)), entry, rows)
+            os.replace(draft, path)
+    except OSError as error:
+        raise CoopError(f"writing {str(path)!r} failed: {error}; the runs are still there, and the same command writes it again") from error
+
+
+def is_sweep(path) -> bool:
+    """Is it the file of a sweep?"""
+    require_file(path)
+    try:
+        with h5py.File(path, "r") as file:
+            return str(file.attrs.get("format")) == FORMAT
+    except DAMAGE:
+        return False
+
+
+def read(path) -> tuple[str, list[dict]]:
+    """The TOML text of a sweep, and what is told of each of its runs, in order; UserError for what is no file of a sweep."""
+    require_file(path)
+    try:
+        with h5py.File(path, "r") as file:
+            if str(file.attrs.get("format")) != FORMAT:
+                raise UserError(f"{path}: not the file of a sweep (attribute format is not {FORMAT!r})")
+            runs = [dict(file["runs"][str(i)].attrs) for i in range(len(file["runs"]))]
+            return str(file.attrs["sweep"]), [run | {"tuned": json.loads(run["tuned"])} for run in runs]
+    except DAMAGE as error:
+        raise UserError(f"{path}: damaged: {told(error)}") from error
+
+
+def _add(group, entry, rows):
+    about = entry.about | {"tuned": json.dumps(entry.about["tuned"])}
+    group.attrs.update(about | {name: getattr(entry, name) for name in ("failure", "final", "target", "took")})
+    if not ended(entry.path):
+        return  # it crashed or was killed
+    with open_run(entry.path) as file:
+        group.attrs.update(file.attrs)
+        file.copy("config", group)
+        if not entry.series:
+            return
+        group["worker"] = file["worker"][:]
+        group["worker"].make_scale("worker")
+        group["events"] = file["events"][:]
+        evaluated = file["eval/step"][:]
+        _copy(file["train"], group.create_group("train"), _ends(file["train/step"][:], evaluated, rows))
+        _copy(file["eval"], group.create_group("eval"), None)
+
+
+def _ends(steps, evaluated, rows):
+    """The last step of each row, or None where each step keeps its own."""
+    if len(steps) <= rows:
+        return None
+    every = np.arange(0, len(steps), -(-len(steps) // rows)) if rows else []
+    ends = np.unique([*every, *evaluated, len(steps)])
+    return ends[ends > 0].astype(int)
+
+
+def _copy(source, group, ends):
+    """The series of a group of a result file; ends: the last step of each row, None for all rows as they are."""
+    for name, data in source.items():
+        values = data[:] if ends is None else _gathered(name, data[:ends[-1]], ends)
+        new = group.create_dataset(name, data=values, chunks=values.shape if values.size else None, **(PACKED if values.size else {}))
+        new.attrs.update({key: data.attrs[key] for key in ("units", "description")})
+    group["step"].make_scale("step")
+    for name, data in group.items():
+        if name != "step":
+            data.dims[0].attach_scale(group["step"])
+            if data.ndim == 2:
+                data.dims[1].attach_scale(group.parent["worker"])
+    if ends is not None:
+        group.attrs["description"] = SAID
+
+
+def _gathered(name, values, ends):
+    """One row for the steps up to each end."""
+    starts = np.concatenate([[0], ends[:-1]])
+    if name in AT_THE_END:
+        return values[ends - 1]
+    if name in ("loss_min", "loss_max"):
+        return (np.minimum if name == "loss_min" else np.maximum).reduceat(values, starts)
+    sums = np.add.reduceat(values, starts, axis=0, dtype=float)
+    if not name.startswith(ADDED):
+        sums /= (ends - starts).reshape(-1, *[1] * (values.ndim - 1))
+    return sums.astype(values.dtype)
