@@ -28,31 +28,38 @@ def check(sweep: Sweep):
             checked_mixing(resolved, sweep.ranks, sweep.mode == "simulate")
 
 
-def carry_out(sweep: Sweep, text: str, output, cores: int, watch: Callable[[Plan, list[Job]], None]):
+def carry_out(sweep: Sweep, text: str, output, cores: int, watch: Callable[[Plan, list[Job]], None], leave: bool = False,
+              retry: bool = False) -> bool:
     """Do what is left to do of the sweep, and write its file; watch(plan, the jobs that go on) is called all the time.
 
-    Other processes may carry out the same sweep at the same time: each run is done by one of them.
-    Raises UserError, and Interrupted when a signal asks for an end; the runs so far stay as they are.
+    Other processes may carry out the same sweep at the same time: each run is done by one of them. leave: return False, without a
+    file, when the others do all that is left. retry: runs that crashed or were killed are done again. Raises UserError, and Interrupted when a signal asks for an end; what was done stays.
     """
     folder, plan = Folder(output), Plan(sweep)
     folder.create()
+    if retry:
+        folder.forget_failures()
     with Crew(sweep, folder, cores) as crew:
         try:
-            _see_to_the_end(plan, folder, crew, watch)
+            _work(plan, folder, crew, watch, leave)
         finally:
             _wind_up(crew)
     if crew.asked:
         raise Interrupted(f"stopped by a signal; {len(plan.results)} of {plan.total} runs are done, and the same command goes on")
-    sweeps.write(output, text, _entries(plan, folder), sweep.keep.rows)
+    if plan.complete:
+        sweeps.write(output, text, _entries(plan, folder), sweep.keep.rows)
+    return plan.complete
 
 
-def _see_to_the_end(plan, folder, crew, watch):
+def _work(plan, folder, crew, watch, leave):
     looked = -LOOK
-    while not plan.complete and not crew.asked:
+    while not crew.asked:
         if crew.ended() or monotonic() - looked > LOOK:
             looked = monotonic()
             while _advance(plan, folder, crew):
                 pass  # what is done may bring further jobs
+            if plan.complete or (leave and plan.settled and not crew.members):
+                break
         watch(plan, [member.job for member in crew.members])
         sleep(TICK)
 

@@ -11,6 +11,7 @@ from coopmpi.errors import UserError, quoted, unknown
 from coopmpi.ranges import Count, Fraction, NonNegative, Seed, Whole
 from coopmpi.sweep.grid import points
 
+LEAN = {"record.per_worker": "summary", "record.final": "mean"}  # in the results of the runs, unless the sweep says otherwise
 Target = float | str | None  # a value of the figure; or a method, whose lowest figure at the end counts
 
 
@@ -92,15 +93,24 @@ class Sweep(registry.Part, frozen=True, kw_only=True):
         kept = {key: value for key, value in self._common(setting).items() if key not in left_out}
         return nested(kept | own)
 
-    def left_out(self, setting: Setting, method: Method) -> list[str]:
-        """The keys that others read and this method does not: those of the base, of the setting and of a common grid."""
+    def notes(self) -> list[str]:
+        """What the user should know: keys for all methods that some of them do not read."""
+        found = {}
+        for method in self.methods:
+            for setting in self.settings:
+                if method in self.methods_in(setting):
+                    found.setdefault(method.name, {}).update(dict.fromkeys(self._not_read(setting, method)))
+        return [f"{name} does not read {', '.join(keys)}: left out there" for name, keys in found.items() if keys]
+
+    def _not_read(self, setting, method):
+        """Keys of the base, of the setting and of a common grid."""
         grid = self.grid(setting, method)
         common = {} if method.tune else flat(setting.tune or self.tune)
         own = flat(method.set) | {key: values[0] for key, values in grid.items()}
         return [*self._left_out(setting, own), *(key for key in common if key not in grid)]
 
     def _common(self, setting):
-        return flat(self.base) | flat(setting.set)
+        return LEAN | flat(self.base) | flat(setting.set)
 
     def _left_out(self, setting, own):
         return [key for key in unread(nested(self._common(setting) | own)) if key not in own]

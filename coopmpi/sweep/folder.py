@@ -55,12 +55,10 @@ class Folder:
         """Note that a run ended without a word in its result file."""
         self._failed(name).write_text(why, encoding="utf-8")
 
-    def forget_failures(self) -> int:
-        """Let runs that crashed or were killed be tried again; how many there are."""
-        notes = list(self.path.glob("*.failed"))
-        for note in notes:
+    def forget_failures(self):
+        """Let runs that crashed or were killed be tried again."""
+        for note in self.path.glob("*.failed"):
             note.unlink()
-        return len(notes)
 
     def claim(self, name: str) -> Lock | None:
         """The right to do a run, which nobody else has until it is released; None: another process does it."""

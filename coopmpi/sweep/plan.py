@@ -59,8 +59,13 @@ class Plan:
         self._choose()
 
     @property
+    def settled(self) -> bool:
+        """Are all jobs known?"""
+        return len(self.chosen) == len(self._pairs)
+
+    @property
     def complete(self) -> bool:
-        return len(self.chosen) == len(self._pairs) and all(job.name in self.results for job in self.jobs)
+        return self.settled and all(job.name in self.results for job in self.jobs)
 
     def open(self) -> Iterator[Job]:
         """The jobs that are not done, one for each run."""
