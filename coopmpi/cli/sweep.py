@@ -73,8 +73,9 @@ def _there(output, text, overwrite):
     if not os.path.isfile(output) or not sweeps.is_sweep(output):
         check_output(output, overwrite)
         return False
-    if sweeps.read(output)[0] == text:
-        return True
+    with sweeps.open_sweep(output) as file:
+        if sweeps.text(file) == text:
+            return True
     if not overwrite:
         raise UserError(f"output {output!r} holds another sweep, or another version of this one; choose another -o, or pass --overwrite: runs "
                         "that are part of both are not done again")

@@ -8,7 +8,8 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ FORMAT, FORMAT_VERSION = "coopmpi-sweep", 1
 PACKED = {"compression": "gzip", "shuffle": True}
 # of several steps in one row: series that tell where the last of them ends, and those that add up; of others the mean is taken
 AT_THE_END, ADDED = ("step", "wall_time", "virtual_time", "tau"), ("compute_time", "wait_time", "bytes_sent")
+ABOUT = ("method", "setting", "seed", "role", "tuned", "failure", "final", "target", "took")  # attributes of each run
 SAID = ("rows may stand for several steps, up to `step` from that of the row before: compute_time, wait_time and bytes_sent are sums over "
         "them, loss is their mean, loss_min their least and loss_max their most, all else is that of the last one")
 
@@ -65,17 +67,31 @@ def is_sweep(path) -> bool:
         return False
 
 
-def read(path) -> tuple[str, list[dict]]:
-    """The TOML text of a sweep, and what is told of each of its runs, in order; UserError for what is no file of a sweep."""
+@contextmanager
+def open_sweep(path):
+    """The file of a sweep, open for reading; UserError for anything else, also for what turns out to be damaged inside the context."""
     require_file(path)
     try:
         with h5py.File(path, "r") as file:
             if str(file.attrs.get("format")) != FORMAT:
                 raise UserError(f"{path}: not the file of a sweep (attribute format is not {FORMAT!r})")
-            runs = [dict(file["runs"][str(i)].attrs) for i in range(len(file["runs"]))]
-            return str(file.attrs["sweep"]), [run | {"tuned": json.loads(run["tuned"])} for run in runs]
+            yield file
     except DAMAGE as error:
         raise UserError(f"{path}: damaged: {told(error)}") from error
+
+
+def text(file) -> str:
+    """The TOML text of an open sweep."""
+    return str(file.attrs["sweep"])
+
+
+def runs(file) -> Iterator[tuple[h5py.Group, dict]]:
+    """The groups of the runs of an open sweep, in order, and what is told of each: {name of ABOUT: value}."""
+    for i in range(len(file["runs"])):
+        group = file["runs"][str(i)]
+        about = {name: group.attrs[name] for name in ABOUT}
+        about = {name: value if isinstance(value, str) else value.item() for name, value in about.items()}
+        yield group, about | {"tuned": json.loads(about["tuned"])}
 
 
 def _add(group, entry, rows):

@@ -40,7 +40,8 @@ def screen(sweep: Sweep, path, columns: int | None = None) -> str:
     """The closing screen for the file of a sweep. columns: its width, by default that of the terminal."""
     from rich.console import Console
 
-    runs = sweeps.read(path)[1]
+    with sweeps.open_sweep(path) as file:
+        runs = [about for _, about in sweeps.runs(file)]
     console = Console(markup=False, highlight=False, emoji=False, width=columns)
     with console.capture() as capture:
         for setting in sweep.settings:
