@@ -88,6 +88,7 @@ FLOORS = [
     ["cli"],
     ["torch", "python"],
     ["contract"],
+    ["sweep"],
     ["report"],
     ["planner"],
     ["run"],

@@ -16,7 +16,7 @@ def main(arguments):
     from benchmarks.papers.draw import draw
     from benchmarks.papers.page import FOLDER, names, page_of, results_of, sweep_of
     from coopmpi.drivers.mpi.launch import columns
-    from coopmpi.sweep.carry_out import carry_out
+    from coopmpi.sweep.session import carry_out
     from coopmpi.sweep.progress import Progress
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks papers", description=__doc__)

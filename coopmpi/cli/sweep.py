@@ -33,7 +33,7 @@ def command(description, output, overrides, cores, retry, overwrite, dry_run, sl
     coopmpi sweep SWEEP.toml --slurm 8 --cores 4 > sweep.sh && sbatch sweep.sh
     """
     from coopmpi.drivers.mpi import launch
-    from coopmpi.sweep import carry_out, ranking, slurm as jobscript
+    from coopmpi.sweep import ranking, session, slurm as jobscript
     from coopmpi.sweep.description import load
     from coopmpi.sweep.progress import Progress
 
@@ -41,7 +41,7 @@ def command(description, output, overrides, cores, retry, overwrite, dry_run, sl
         raise UserError("sweep is one process, which starts the ranks of its runs by itself; start it without mpirun or srun")
     sweep, text = load(description, overrides)
     output = output or Path(description).with_suffix(".h5").name
-    carry_out.check(sweep)
+    session.check(sweep)
     if slurm:
         click.echo(jobscript.text(sweep, description, output, overrides, slurm, cores, time), nl=False)
         return
@@ -55,8 +55,8 @@ def command(description, output, overrides, cores, retry, overwrite, dry_run, sl
     if not written:
         progress = Progress(launch.columns())
         try:
-            written = carry_out.carry_out(sweep, text, output, cores or len(os.sched_getaffinity(0)), 
-                                          (lambda plan, running: None) if quiet else progress.show, task, retry)
+            written = session.carry_out(sweep, text, output, cores or len(os.sched_getaffinity(0)),
+                                        (lambda plan, running: None) if quiet else progress.show, task, retry)
         finally:
             progress.close()
     if not written:

@@ -138,7 +138,8 @@ class Plan:
         if tuning:
             best = min(tuning, key=lambda job: (self.took(job), self._loss(job))).tuned
             lowest = min(tuning, key=self._loss).tuned
-            if self._widened(setting, method, [best, lowest] if sets_target else [best]):
+            sound = any(not self.results[job.name].failure for job in tuning)
+            if sound and self._widened(setting, method, [best, lowest] if sets_target else [best]):
                 return
         self.chosen[setting.name, method.name] = best
         for seed in self.sweep.seeds:

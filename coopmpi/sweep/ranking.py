@@ -1,5 +1,6 @@
 """What a sweep came to, from its file: a ranking for each setting, what failed, and where a grid was too small."""
 
+import textwrap
 from collections import Counter
 from typing import NamedTuple
 
@@ -49,7 +50,7 @@ def screen(sweep: Sweep, path, columns: int | None = None) -> str:
                 console.print(clean(setting.name))
             console.print(_table(sweep, setting, [row for row in ranked(sweep, runs) if row.setting == setting.name]))
         for line in (*_failures(runs), *_edges(runs, sweep)):
-            console.print(clean(line))
+            console.print(textwrap.fill(clean(line), console.width, subsequent_indent="  "))
         console.print(f"{path}: {len(runs)} runs; next: coopmpi compare {path}")
     return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines())
 
@@ -57,7 +58,7 @@ def screen(sweep: Sweep, path, columns: int | None = None) -> str:
 def outlook(sweep: Sweep) -> str:
     """What is to be run, a line for each method and setting."""
     counts = Counter((job.setting, job.method) for job in Plan(sweep).jobs if job.role == "tuning")
-    lines = [f"{', '.join(filter(None, (setting.name, method.name)))}: {counts[setting.name, method.name]} runs to tune "
+    lines = [f"{_where(setting.name, method.name)}: {counts[setting.name, method.name]} runs to tune "
              f"{', '.join(sweep.grid(setting, method)) or 'nothing'}, then {len(sweep.seeds)}"
              for setting in sweep.settings for method in sweep.methods_in(setting)]
     return "\n".join([*lines, f"at most {Plan(sweep).total} runs in all"]) + "\n"
@@ -127,7 +128,7 @@ def _failures(runs):
     failed = [run for run in runs if run["failure"]]
     final, tuning = ([run for run in failed if (run["role"] == "tuning") == wanted] for wanted in (False, True))
     for run in final[:TOLD]:
-        yield f"failed: {_where(run)}, seed {run['seed']}: {run['failure']}"
+        yield f"failed: {_where(run['setting'], run['method'])}, seed {run['seed']}: {run['failure']}"
     if len(final) > TOLD:
         yield f"failed: {len(final) - TOLD} more"
     if tuning:
@@ -137,18 +138,19 @@ def _failures(runs):
 
 
 def _edges(runs, sweep):
-    tried, chosen = {}, {}
+    tried, found = {}, {}
     for run in runs:
-        pair = run["setting"], run["method"]
         if run["role"] == "tuning":
-            tried.setdefault(pair, []).append(run["tuned"])
-        elif run["role"] == "final":
-            chosen[pair] = run
-    for pair, run in chosen.items():
-        for edge in edges(tried.get(pair, []), run["tuned"]):
-            yield (f"warning: {_where(run)}: the best {edge.key}, {edge.value}, is the {edge.side} that was tried; a better one may lie "
-                   f"beyond: add to the grid, or let it grow with widen = {sweep.widen + 2}")
+            tried.setdefault((run["setting"], run["method"]), []).append(run["tuned"])
+    for row in ranked(sweep, runs):
+        for edge in edges(tried.get((row.setting, row.method), []), row.chosen):
+            if not np.isnan(row.final).all():
+                found.setdefault(edge, []).append(_where(row.setting, row.method))
+    for edge, rows in found.items():
+        yield f"warning: {edge.key} = {edge.value}, the {edge.side} value that was tried, is the best for {'; '.join(rows)}"
+    if found:
+        yield f"a better one may lie beyond the edge of a grid: add values to it, or let it grow by itself, as with widen = {sweep.widen + 2}"
 
 
-def _where(run):
-    return ", ".join(filter(None, (run["setting"], run["method"])))
+def _where(setting, method):
+    return ", ".join(filter(None, (setting, method)))
