@@ -85,7 +85,7 @@ def _table(sweep, setting, rows):
         table.add_column("tuned", overflow="fold")
     table.add_column(sweep.score.figure, justify="right", no_wrap=True)
     if target is not None:
-        table.add_column(f"{UNITS[sweep.score.by][0]} to target", justify="right", no_wrap=True)
+        table.add_column(f"{UNITS[sweep.score.by][0]} to {target if not isinstance(target, str) else 'target'}", justify="right", no_wrap=True)
         table.add_column("ratio", justify="right", no_wrap=True)
     first = rows[0].took.mean()
     for row in rows:
