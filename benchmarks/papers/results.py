@@ -49,10 +49,10 @@ def _curves(runs, sweep, tables, reference=None, limit=None):
 def _columns(run):
     """Of the evaluations of a run: {name of COLUMNS: (evaluations,)}."""
     step, time = run.series["eval/step"], run.along("time", "eval")
-    train = {name: run.after(run.series[f"train/{name}"], step) for name in ("tau",)}
-    waited = run.after(np.cumsum(run.series["train/wait_time"]), step)
+    waited = run.after(run.summed("wait_time"), step)
     found = {"step": step, "virtual_time": time, "waiting": np.divide(waited, time, out=np.zeros_like(time), where=time > 0),
-             "megabytes": run.along("bytes", "eval") * run.settings["workers"] / 1e6, **train, "centre": run.series.get("eval/z_train_loss")}
+             "megabytes": run.along("bytes", "eval") * run.settings["workers"] / 1e6, "tau": run.after(run.series["train/tau"], step),
+             "centre": run.series.get("eval/z_train_loss")}
     found |= {name: run.series.get(f"eval/{name}") for name in COLUMNS if name not in found}
     return {name: np.full(step.size, np.nan) if column is None else column for name, column in found.items()}
 

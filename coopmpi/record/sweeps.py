@@ -22,11 +22,10 @@ from coopmpi.record.reader import ended, open_run
 
 FORMAT, FORMAT_VERSION = "coopmpi-sweep", 1
 PACKED = {"compression": "gzip", "shuffle": True}
-# of several steps in one row: series that tell where the last of them ends, and those that add up; of others the mean is taken
-AT_THE_END, ADDED = ("step", "wall_time", "virtual_time", "tau"), ("compute_time", "wait_time", "bytes_sent")
+AT_THE_END = ("step", "wall_time", "virtual_time", "tau")  # series that tell, of several steps in one row, of the last one
 ABOUT = ("method", "setting", "seed", "role", "tuned", "failure", "final", "target", "took")  # attributes of each run
-SAID = ("rows may stand for several steps, up to `step` from that of the row before: compute_time, wait_time and bytes_sent are sums over "
-        "them, loss is their mean, loss_min their least and loss_max their most, all else is that of the last one")
+SAID = (f"a row may stand for several steps, from that of the row before up to `step`: {', '.join(AT_THE_END)} are those of the last one, "
+        "loss_min and loss_max the least and most of all, all else means over them")
 
 
 class Entry(NamedTuple):
@@ -144,7 +143,5 @@ def _gathered(name, values, ends):
         return values[ends - 1]
     if name in ("loss_min", "loss_max"):
         return (np.minimum if name == "loss_min" else np.maximum).reduceat(values, starts)
-    sums = np.add.reduceat(values, starts, axis=0, dtype=float)
-    if not name.startswith(ADDED):
-        sums /= (ends - starts).reshape(-1, *[1] * (values.ndim - 1))
-    return sums.astype(values.dtype)
+    counts = (ends - starts).reshape(-1, *[1] * (values.ndim - 1))
+    return (np.add.reduceat(values, starts, axis=0, dtype=float) / counts).astype(values.dtype)

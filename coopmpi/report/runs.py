@@ -51,10 +51,14 @@ class Run:
         if axis == "epochs":
             return steps / self.steps_per_epoch
         if axis == "bytes":
-            return self.after(np.cumsum(self.series["train/bytes_sent"]), steps)
+            return self.after(self.summed("bytes_sent"), steps)
         if "train/virtual_time" in self.series:
             return self.after(self.series["train/virtual_time"], steps)
         return self.series[f"{group}/wall_time"]
+
+    def summed(self, name: str) -> np.ndarray:
+        """The sum of a series of the steps up to the end of each of its rows, (rows,); a row of a sweep may stand for several steps."""
+        return np.cumsum(self.series[f"train/{name}"] * np.diff(self.series["train/step"], prepend=0))
 
     def after(self, values: np.ndarray, steps: np.ndarray) -> np.ndarray:
         """What values with one number for each row of the steps have come to after some of the steps; 0 at step 0."""
@@ -82,10 +86,12 @@ def require_same_clock(runs: list[Run]):
 
 
 def labelled(runs: list[Run], leave_out: str = "") -> list[tuple[str, list[Run]]]:
-    """[(label, runs that differ in the seed alone)]; a label says what differs between the others.
+    """[(label, runs that differ in the seed alone)]; a label says what differs between the others, in a sweep it is the method's name.
 
     leave_out: a key in which they may differ, too.
     """
+    if all(run.place for run in runs) and not leave_out:
+        return _by_method(runs)
     sets = {}
     for run in runs:
         settings = {key: value for key, value in run.settings.items() if key != leave_out}
@@ -99,6 +105,22 @@ def labelled(runs: list[Run], leave_out: str = "") -> list[tuple[str, list[Run]]
     if len(set(labels)) < len(labels):
         labels = [_label(one, [key for key in keys if len({str(other.get(key)) for other in settings}) > 1]) for one in settings]
     return [(label or _name(alike), alike) for label, (_, alike) in zip(labels, sets.values())]
+
+
+def by_setting(runs: list[Run]) -> list[tuple[str, list[Run]]]:
+    """[(name, the runs of a setting of a sweep)]; what is not of sweeps is together, without a name."""
+    several, sets = len({run.path for run in runs if run.place}) > 1, {}
+    for run in runs:
+        name = run.place.get("setting", "")
+        sets.setdefault(f"{run.path} {name}".strip() if several and run.place else name, []).append(run)
+    return list(sets.items())
+
+
+def _by_method(runs):
+    sets = {}
+    for run in runs:
+        sets.setdefault((run.path, run.place["setting"], run.place["method"]), []).append(run)
+    return [(method, alike) for (_, _, method), alike in sets.items()]
 
 
 def _name(runs):
@@ -117,7 +139,8 @@ def _label(settings, keys):
 def _texts(path, steps):
     if not sweeps.is_sweep(path):
         with open_run(path) as file:
-            yield json.dumps(_encoded(path, file, {*CLOCKS, *steps}, {}))
+            require_complete(file)
+            yield json.dumps(_encoded(path, file, {*CLOCKS, *steps}))
         return
     with sweeps.open_sweep(path) as file:
         for place, about in sweeps.runs(file):
@@ -125,9 +148,8 @@ def _texts(path, steps):
                 yield json.dumps(_encoded(path, place, {*CLOCKS, *steps}, about))
 
 
-def _encoded(path, place, wanted, about):
+def _encoded(path, place, wanted, about=None):
     """The Run of a result file, or of a group that holds the same, as JSON can have it."""
-    require_complete(place)
     train, evaluations = place["train"], place["eval"] if "eval" in place else {}
     done, rows = complete_rows(list(train.values())), complete_rows(list(evaluations.values())) if evaluations else 0
     series = {f"train/{name}": _means(train[name], done) for name in train if name in wanted}
@@ -141,7 +163,7 @@ def _encoded(path, place, wanted, about):
     return {"path": path, "mode": str(place.attrs["mode"]), "status": status_of(place), "settings": settings,
             "steps_per_epoch": float(place.attrs.get("steps_per_epoch", np.nan)),
             "names": [f"{group}/{name}" for group in ("train", "eval") if group in place for name in place[group] if name != "step"],
-            "series": {name: b64encode(np.asarray(column, float).tobytes()).decode() for name, column in series.items()}, "place": about}
+            "series": {name: b64encode(np.asarray(column, float).tobytes()).decode() for name, column in series.items()}, "place": about or {}}
 
 
 def _means(data, rows):
