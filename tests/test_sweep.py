@@ -2,11 +2,12 @@
 
 import json
 import os
+import pty
+import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 
@@ -56,15 +57,34 @@ def runs_of(path):
         return found
 
 
+def on_a_terminal(columns, *arguments, cwd):
+    """(exit status, what appears) of `coopmpi ARGUMENTS` on a terminal of that width."""
+    process, terminal = pty.fork()
+    if not process:
+        os.chdir(cwd)
+        os.environ["COLUMNS"] = str(columns)
+        os.execv(sys.executable, [sys.executable, "-m", "coopmpi", *arguments])
+    said = b""
+    try:
+        while piece := os.read(terminal, 65536):
+            said += piece
+    except OSError:  # closed
+        pass
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), said.decode().replace("\r\n", "\n")
+
+
+def plain(text):
+    return re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", text)
+
+
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """A folder with the tiny sweep after its end; said: what it printed."""
+    """A folder with the tiny sweep after its end; said: what appeared on a terminal of 60 columns."""
     folder = tmp_path_factory.mktemp("tiny")
     write(folder, TINY)
-    status, out, err = coopmpi("sweep", "s.toml", cwd=folder)
-    assert status == 0, out + err
-    (folder / "said").write_text(out)
-    (folder / "noted").write_text(err)
+    status, said = on_a_terminal(60, "sweep", "s.toml", cwd=folder)
+    assert status == 0, said
+    (folder / "said").write_text(said, newline="")
     return folder
 
 
@@ -136,12 +156,20 @@ def test_xarray_opens_a_run(tiny):
 
 # the screen
 def test_the_closing_screen_ranks_and_warns(tiny):
-    said = (tiny / "said").read_text()
+    said = plain((tiny / "said").read_text().rpartition("\x1b[?25h")[2])
     table = [line.split() for line in said.splitlines() if line.startswith(("local", "sync"))]
     assert [row[0] for row in table] == ["local", "sync"] and table[0][1:3] == ["lr", "0.1"] and table[0][-1] == "1.00"
     assert "failed in tuning: 2 of 4 runs (2 diverged)" in said
     assert "optimizer.lr = 0.1, the smallest value that was tried, is the best for local; sync" in " ".join(said.split())
-    assert (tiny / "noted").read_text() == "coopmpi: sync does not read period.tau: left out there\n"
+
+
+def test_the_live_view_fits_and_gives_the_cursor_back(tiny):
+    with open(tiny / "said", newline="") as file:
+        noted, view, _ = re.split(r"\x1b\[\?25[lh]", file.read())  # the cursor is hidden, and shown again
+    assert noted == "coopmpi: sync does not read period.tau: left out there\n"
+    lines = re.split(r"[\r\n]+", plain(view))
+    assert max(map(len, lines)) <= 60 and any(" 4/8 runs  2 failed  ETA 0:" in line for line in lines)
+    assert "  sync, tuning, lr 0.1" in lines and "  local, seed 2, lr 0.1" in lines
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
@@ -205,6 +233,18 @@ def test_a_dry_run_tells_what_there_is_to_do(tmp_path):
     status, out, _ = in_process("sweep", tmp_path / "s.toml", "--dry-run")
     assert status == 0 and "local: 2 runs to tune optimizer.lr, then 2" in out and "at most 10 runs" in out
     assert {path.name for path in tmp_path.iterdir()} == {"s.toml"}
+
+
+# the example
+def test_the_example_and_its_page(tmp_path):
+    example = ROOT / "examples" / "sweep.toml"
+    assert tomllib.loads(re.search(r"```toml\n(.*?)```", (ROOT / "docs" / "sweep.md").read_text(), re.DOTALL)[1]) == tomllib.loads(example.read_text())
+    fewer = ("base.steps=60", "tune={}", "base.optimizer.lr=0.8", "seeds=[1]", "score.target=1.5")
+    status, out, err = coopmpi("sweep", example, *(f"--set={key}" for key in fewer), cwd=tmp_path)
+    assert status == 0 and "sweep.h5: 4 runs" in out, out + err
+    ratios = {line.partition("  ")[0].split(" ")[0]: float(line.split()[-1]) for line in out.splitlines()[-5:-1]}
+    # an average takes many times as long as a gradient
+    assert len(ratios) == 4 and max(ratios, key=ratios.get) == "sync-sgd" and ratios["sync-sgd"] > 3
 
 
 # going on

@@ -1,6 +1,7 @@
 """What follows from the description of a sweep: the runs, what tuning chooses, and what is refused. Nothing is run here."""
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from coopmpi import config
 from coopmpi.errors import UserError
 from coopmpi.sweep import score
-from coopmpi.sweep.description import Score, flat, load, nested, parsed
+from coopmpi.sweep.description import Keep, Method, Score, Setting, Sweep, flat, load, nested, parsed
 from coopmpi.sweep.grid import Edge, beyond, edges, points
 from coopmpi.sweep.plan import Plan, Result
 from coopmpi.sweep.score import Curve
@@ -245,3 +246,10 @@ def test_a_grid_grows_in_each_key_and_not_beyond_what_is_allowed():
 def test_a_grid_whose_runs_all_failed_does_not_grow():
     plan = Plan(sweep(widen=4))
     assert finish(plan, lambda job: "diverged") == plan.total == 6 + 4
+
+
+def test_every_key_is_documented():
+    page = (Path(__file__).parents[1] / "docs" / "sweep.md").read_text()
+    for cls in (Sweep, Setting, Method, Score, Keep):
+        for key in cls.__struct_fields__:
+            assert f"`{key}`" in page or f"`[{key}]`" in page or f"`[[{key}]]`" in page or key == "settings", (cls.__name__, key)

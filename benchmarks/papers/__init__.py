@@ -30,7 +30,8 @@ def main(arguments):
         (sweep, text), page = sweep_of(name), page_of(name)
         if not options.redraw:
             print(sweep.title)
-            carry_out(sweep, text, results_of(name), options.cores, Progress(columns()).show)
+            with Progress(columns()) as progress:
+                carry_out(sweep, text, results_of(name), options.cores, progress.show)
         found = results.read(results_of(name), sweep, page)
         path = FOLDER / f"{name}.md"
         shown = with_table(path.read_text(encoding="utf-8"), *results.table(page, found))

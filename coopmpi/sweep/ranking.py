@@ -10,7 +10,7 @@ from coopmpi.errors import clean
 from coopmpi.record import sweeps
 from coopmpi.sweep import score
 from coopmpi.sweep.description import Sweep
-from coopmpi.sweep.grid import edges
+from coopmpi.sweep.grid import edges, values
 from coopmpi.sweep.plan import Plan
 
 UNITS = {"seconds": ("s", 1.0), "steps": ("steps", 1.0), "bytes": ("MB", 1e6)}
@@ -95,11 +95,6 @@ def _table(sweep, setting, rows):
             cells += [_took(row, sweep.score), f"{ratio:.2f}" if np.isfinite(ratio) else ""]
         table.add_row(*map(clean, cells))
     return table
-
-
-def values(tuned: dict) -> str:
-    """What was chosen, in short: lr 0.3, tau 8."""
-    return ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in tuned.items())
 
 
 def _final(row, kind):
