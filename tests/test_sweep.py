@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tomllib
+import warnings
 from pathlib import Path
 
 import h5py
@@ -149,9 +150,14 @@ def test_a_sweep_may_keep_no_series_of_the_tuning_and_evaluations_alone(tmp_path
 def test_xarray_opens_a_run(tiny):
     xarray = pytest.importorskip("xarray")
     pytest.importorskip("h5netcdf")
-    with xarray.open_dataset(tiny / "s.h5", group="runs/4/train", engine="h5netcdf", phony_dims="access") as data:
-        assert data.loss.dims == ("step",) and data.bytes_sent.attrs["units"] == "B"
-        assert "several steps" in data.attrs["description"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with xarray.open_dataset(tiny / "s.h5", group="runs/4/train", engine="h5netcdf") as data:
+            assert data.loss.dims == ("step",) and data.bytes_sent.attrs["units"] == "B"
+            assert "several steps" in data.attrs["rows"]
+        with xarray.open_datatree(tiny / "s.h5", engine="h5netcdf") as tree:
+            assert "wall_time" in tree["runs/7/eval"].coords and tree["runs/7/eval"].loss.dims == ("step",)
+            assert tree["runs/7"].attrs["role"] == "final"
 
 
 # the screen

@@ -18,6 +18,7 @@ import numpy as np
 
 from coopmpi.errors import CoopError, UserError
 from coopmpi.inputs import DAMAGE, require_file, told
+from coopmpi.record import schema
 from coopmpi.record.reader import ended, open_run
 
 FORMAT, FORMAT_VERSION = "coopmpi-sweep", 1
@@ -105,9 +106,10 @@ def _add(group, entry, rows):
             return
         group["worker"] = file["worker"][:]
         group["worker"].make_scale("worker")
-        group["events"] = file["events"][:]
-        evaluated = file["eval/step"][:]
-        _copy(file["train"], group.create_group("train"), _ends(file["train/step"][:], evaluated, rows))
+        schema.make_events(group)
+        schema.resize_events(group, len(file["events"]))
+        group["events"][:] = file["events"][:]
+        _copy(file["train"], group.create_group("train"), _ends(file["train/step"][:], file["eval/step"][:], rows))
         _copy(file["eval"], group.create_group("eval"), None)
 
 
@@ -122,6 +124,7 @@ def _ends(steps, evaluated, rows):
 
 def _copy(source, group, ends):
     """The series of a group of a result file; ends: the last step of each row, None for all rows as they are."""
+    group.attrs.update(source.attrs)
     for name, data in source.items():
         values = data[:] if ends is None else _gathered(name, data[:ends[-1]], ends)
         new = group.create_dataset(name, data=values, chunks=values.shape if values.size else None, **(PACKED if values.size else {}))
@@ -133,7 +136,7 @@ def _copy(source, group, ends):
             if data.ndim == 2:
                 data.dims[1].attach_scale(group.parent["worker"])
     if ends is not None:
-        group.attrs["description"] = SAID
+        group.attrs["rows"] = SAID
 
 
 def _gathered(name, values, ends):
