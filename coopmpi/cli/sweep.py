@@ -54,8 +54,7 @@ def command(description, output, overrides, cores, retry, overwrite, dry_run, sl
     written = not retry and _there(output, text, overwrite)
     if not written:
         with Progress(0 if quiet else launch.columns()) as progress:
-            written = session.carry_out(sweep, text, output, cores or len(os.sched_getaffinity(0)),
-                                        (lambda plan, running: None) if quiet else progress.show, task, retry)
+            written = session.carry_out(sweep, text, output, cores or len(os.sched_getaffinity(0)), None if quiet else progress.show, task, retry)
     if not written:
         click.echo(f"coopmpi: all that is left is done by other processes; the last one writes {output}", err=True)
     elif not quiet:

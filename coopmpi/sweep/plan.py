@@ -88,9 +88,8 @@ class Plan:
             same = self._tuning[job.setting, target]
         else:
             same = [other for other in self.jobs if (other.setting, other.role, other.seed) == (job.setting, "target", job.seed)]
-        losses = [self._loss(other) for other in same]
-        best = min(losses, default=np.inf)
-        return score.eased(score.loss(best, self.sweep.score), self.sweep.score, self.sweep.tolerance(setting)) if np.isfinite(best) else np.nan
+        best = min(same, key=self._loss)
+        return score.eased(self.final(best), self.sweep.score, self.sweep.tolerance(setting))
 
     def final(self, job: Job) -> float:
         """The figure at the end of a job's run; NaN if it failed."""
@@ -172,7 +171,7 @@ class Plan:
 
     def _job(self, setting: Setting, method: Method, role, seed, tuned):
         tables = self.sweep.description(setting, method, tuned, seed)
-        same = json.dumps([self.sweep.mode, self.sweep.ranks, tables], sort_keys=True)
+        same = json.dumps([self.sweep.mode, self.sweep.ranks, tables], sort_keys=True, default=str)
         digest = hashlib.blake2b(same.encode(), digest_size=5).hexdigest()
         readable = re.sub(r"[^\w.]+", "-", method.name).strip("-.")[:NAME]
         return Job(setting.name, method.name, role, seed, tuned, tables, f"{readable}-seed-{seed}-{digest}")

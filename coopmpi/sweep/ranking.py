@@ -49,9 +49,11 @@ def screen(sweep: Sweep, path, columns: int | None = None) -> str:
             if setting.name:
                 console.print(clean(setting.name))
             console.print(_table(sweep, setting, [row for row in ranked(sweep, runs) if row.setting == setting.name]))
+            if setting.name:
+                console.print()
         for line in (*_failures(runs), *_edges(runs, sweep)):
             console.print(textwrap.fill(clean(line), console.width, subsequent_indent="  "))
-        console.print(f"{path}: {len(runs)} runs; next: coopmpi compare {path}")
+        console.print(f"{path}: {len(runs)} runs; coopmpi compare and coopmpi plot take it")
     return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines())
 
 
@@ -100,8 +102,8 @@ def _table(sweep, setting, rows):
 def _final(row, kind):
     sound = row.final[~np.isnan(row.final)]
     if sound.size < row.final.size:
-        why = Counter(failure.split()[0].strip(":") for failure in row.failures).most_common(1)[0][0]
-        return f"{why}" if not sound.size else f"{why} in {row.final.size - sound.size} of {row.final.size}"
+        why = row.failures[0].split()[0] if row.failures else "none"
+        return why if not sound.size else f"{why} in {row.final.size - sound.size} of {row.final.size}"
     return spread(sound, ".2%" if kind.figure == "accuracy" else ".4g")
 
 

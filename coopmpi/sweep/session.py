@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from time import monotonic, sleep
 
 from coopmpi import config
-from coopmpi.errors import Interrupted, UserError
+from coopmpi.errors import CoopError, Interrupted, UserError
 from coopmpi.record import sweeps
 from coopmpi.report.runs import read_runs
 from coopmpi.run.assemble import checked_mixing
@@ -28,12 +28,13 @@ def check(sweep: Sweep):
             checked_mixing(resolved, sweep.ranks, sweep.mode == "simulate")
 
 
-def carry_out(sweep: Sweep, text: str, output, cores: int, watch: Callable[[Plan, list[Job]], None], leave: bool = False,
-              retry: bool = False) -> bool:
+def carry_out(sweep: Sweep, text: str, output, cores: int, watch: Callable[[Plan, list[Job]], None] | None = None,
+              leave: bool = False, retry: bool = False) -> bool:
     """Do what is left to do of the sweep, and write its file; watch(plan, the jobs that go on) is called all the time.
 
     Other processes may carry out the same sweep at the same time: each run is done by one of them. leave: return False, without a
-    file, when the others do all that is left. retry: runs that crashed or were killed are done again. Raises UserError, and Interrupted when a signal asks for an end; what was done stays.
+    file, when the others do all that is left. retry: do runs again that crashed or were killed. What was done stays when this raises a
+    CoopError: UserError for what cannot be, Interrupted when a signal asks for an end.
     """
     folder, plan = Folder(output), Plan(sweep)
     folder.create()
@@ -42,6 +43,8 @@ def carry_out(sweep: Sweep, text: str, output, cores: int, watch: Callable[[Plan
     with Crew(sweep, folder, cores) as crew:
         try:
             _work(plan, folder, crew, watch, leave)
+        except OSError as error:
+            raise CoopError(f"the sweep cannot go on: {error}; the same command goes on with it") from error
         finally:
             _wind_up(crew)
     if crew.asked:
@@ -60,7 +63,8 @@ def _work(plan, folder, crew, watch, leave):
                 pass  # what is done may bring further jobs
             if plan.complete or (leave and plan.settled and not crew.members):
                 break
-        watch(plan, [member.job for member in crew.members])
+        if watch:
+            watch(plan, [member.job for member in crew.members])
         sleep(TICK)
 
 
