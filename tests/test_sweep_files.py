@@ -111,6 +111,12 @@ def test_a_run_beside_a_sweep_is_a_row_of_its_own(folder):
     assert [row.runs for row in rows] == [2, 2, 2, 2, 1] and "fast-sync-1.h5" in rows[-1].label
 
 
+def test_other_verbs_say_who_takes_a_sweep(folder):
+    for words in (("inspect", folder / "all.h5"), ("plot", "--timeline", folder / "all.h5"), ("resume", folder / "all.h5")):
+        status, _, message = coopmpi(*words)
+        assert status == 2 and "the file of a sweep" in message and "coopmpi compare and plot take it" in message
+
+
 def test_a_damaged_sweep_is_told_in_a_sentence(folder, tmp_path):
     content = (folder / "all.h5").read_bytes()
     (tmp_path / "half.h5").write_bytes(content[:len(content) // 2])

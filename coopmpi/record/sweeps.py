@@ -16,12 +16,11 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from coopmpi.errors import CoopError, UserError
+from coopmpi.errors import CoopError, UserError, quoted
 from coopmpi.inputs import DAMAGE, require_file, told
 from coopmpi.record import schema
 from coopmpi.record.reader import ended, open_run
 
-FORMAT, FORMAT_VERSION = "coopmpi-sweep", 1
 PACKED = {"compression": "gzip", "shuffle": True}
 AT_THE_END = ("step", "wall_time", "virtual_time", "tau")  # series that tell, of several steps in one row, of the last one
 ABOUT = ("method", "setting", "seed", "role", "tuned", "failure", "final", "target", "took")  # attributes of each run
@@ -48,7 +47,7 @@ def write(path, text: str, entries: Iterable[Entry], rows: int):
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             draft = Path(folder) / path.name
             with h5py.File(draft, "w", libver="latest") as file:
-                file.attrs.update({"format": FORMAT, "format_version": FORMAT_VERSION, "sweep": text})
+                file.attrs.update({"format": schema.SWEEP, "format_version": schema.SWEEP_VERSION, "sweep": text})
                 runs = file.create_group("runs")
                 for i, entry in enumerate(entries):
                     _add(runs.create_group(str(i)), entry, rows)
@@ -62,7 +61,7 @@ def is_sweep(path) -> bool:
     require_file(path)
     try:
         with h5py.File(path, "r") as file:
-            return str(file.attrs.get("format")) == FORMAT
+            return str(file.attrs.get("format")) == schema.SWEEP
     except DAMAGE:
         return False
 
@@ -73,8 +72,11 @@ def open_sweep(path):
     require_file(path)
     try:
         with h5py.File(path, "r") as file:
-            if str(file.attrs.get("format")) != FORMAT:
-                raise UserError(f"{path}: not the file of a sweep (attribute format is not {FORMAT!r})")
+            if str(file.attrs.get("format")) != schema.SWEEP:
+                raise UserError(f"{path}: not the file of a sweep (attribute format is not {schema.SWEEP!r})")
+            version = np.asarray(file.attrs.get("format_version")).tolist()
+            if version != schema.SWEEP_VERSION:
+                raise UserError(f"{path}: format_version is {quoted(version)}, this coopmpi reads {schema.SWEEP_VERSION}")
             yield file
     except DAMAGE as error:
         raise UserError(f"{path}: damaged: {told(error)}") from error
