@@ -331,11 +331,12 @@ def test_a_run_that_outlives_its_sweep_is_waited_for(lasting):
     check_the_end(lasting, before, ["first", "second", "third"])
 
 
-def test_ctrl_c_stops_the_runs_and_keeps_what_is_there(lasting):
+@pytest.mark.parametrize("number, whom", [(signal.SIGINT, "the sweep"), (signal.SIGTERM, "its run")])
+def test_a_signal_stops_the_runs_and_keeps_what_is_there(lasting, number, whom):
     process = start(lasting)
     before = in_the_second_run(lasting, process)
     run, = children(process)
-    process.send_signal(signal.SIGINT)
+    os.kill(process.pid if whom == "the sweep" else run, number)
     out, err = process.communicate(timeout=20)
     assert process.returncode == 3 and "1 of 3 runs are done, and the same command goes on" in err, out + err
     assert not Path(f"/proc/{run}").exists() and not (lasting / "s.h5").exists()

@@ -95,9 +95,10 @@ class Crew:
             raise UserError(f"{job.method}, seed {job.seed}: {self._last_words(job)}")
         if self.folder.done(job.name):
             self.folder.log(job.name).unlink()
+        elif status == Interrupted.status:
+            self.asked = max(self.asked, 1)  # its signal, or the end of its Slurm job, is for the sweep, too
         elif not self.asked:
             how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"crashed with exit status {status}"
-            how = "stopped by a signal" if status == Interrupted.status else how
             self.folder.fail(job.name, f"{how}: {self._last_words(job)}".removesuffix(": "))
 
     def _last_words(self, job):

@@ -1,6 +1,6 @@
 """What a sweep is, from its TOML file: settings, methods, the grids that methods are tuned over, and the runs that follow."""
 
-import tomllib
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import msgspec
@@ -9,7 +9,6 @@ import tomli_w
 from coopmpi import config, registry
 from coopmpi.errors import UserError, quoted, unknown
 from coopmpi.ranges import Count, Fraction, NonNegative, Seed, Whole
-from coopmpi.sweep.grid import points
 
 LEAN = {"record.per_worker": "summary", "record.final": "mean"}  # in the results of the runs, unless the sweep says otherwise
 Target = float | str | None  # a value of the figure; or a method, whose lowest figure at the end counts
@@ -82,14 +81,16 @@ class Sweep(registry.Part, frozen=True, kw_only=True):
         if method.tune:
             return flat(method.tune)
         common = flat(setting.tune or self.tune)
-        first = nested(self._common(setting) | flat(method.set) | {key: values[0] for key, values in common.items()})
-        left_out = unread(first)
+        first = self._common(setting) | flat(method.set) | {key: values[0] for key, values in common.items()}
+        with mistakes_of(method.name):
+            left_out = unread(nested(first))
         return {key: values for key, values in common.items() if key not in left_out}
 
     def description(self, setting: Setting, method: Method, tuned: dict, seed: int) -> dict:
         """The tables of a run; tuned: {dotted key: value}."""
         own = flat(method.set) | tuned | {"seed": seed}
-        left_out = self._left_out(setting, own)
+        with mistakes_of(method.name):
+            left_out = self._left_out(setting, own)
         kept = {key: value for key, value in self._common(setting).items() if key not in left_out}
         return nested(kept | own)
 
@@ -114,6 +115,15 @@ class Sweep(registry.Part, frozen=True, kw_only=True):
 
     def _left_out(self, setting, own):
         return [key for key in unread(nested(self._common(setting) | own)) if key not in own]
+
+
+@contextmanager
+def mistakes_of(method: str):
+    """A UserError inside this context is about that method."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"method {method!r}: {error}") from error
 
 
 def load(path, overrides=()) -> tuple[Sweep, str]:

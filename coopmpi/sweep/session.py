@@ -10,7 +10,7 @@ from coopmpi.report.runs import read_runs
 from coopmpi.run.assemble import checked_mixing
 from coopmpi.sweep import score
 from coopmpi.sweep.crew import Crew
-from coopmpi.sweep.description import Sweep
+from coopmpi.sweep.description import Sweep, mistakes_of
 from coopmpi.sweep.folder import Folder
 from coopmpi.sweep.plan import Job, Plan, Result
 
@@ -22,10 +22,11 @@ def check(sweep: Sweep):
     """UserError for a run description that would be refused, as far as that can be told without data."""
     pairs = set()
     for job in Plan(sweep).jobs:
-        resolved = config.resolve(job.tables)
-        if (job.setting, job.method) not in pairs:
-            pairs.add((job.setting, job.method))
-            checked_mixing(resolved, sweep.ranks, sweep.mode == "simulate")
+        with mistakes_of(job.method):
+            resolved = config.resolve(job.tables)
+            if (job.setting, job.method) not in pairs:
+                pairs.add((job.setting, job.method))
+                checked_mixing(resolved, sweep.ranks, sweep.mode == "simulate")
 
 
 def carry_out(sweep: Sweep, text: str, output, cores: int, watch: Callable[[Plan, list[Job]], None] | None = None,
