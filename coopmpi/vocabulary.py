@@ -15,6 +15,7 @@ class Record(registry.Part, frozen=True, kw_only=True):
     """What is written how often. Steps."""
 
     eval_every: Whole = 0  # 0: twenty times over the run
+    slots: tuple[str, ...] = ()  # state of the algorithm that is evaluated, too, such as the centre z of easgd
     final: Literal["all", "mean"] | None = None  # models in the file; default: all up to 1 GB
     per_worker: Literal["all", "summary"] | None = None  # rows of every step; default: all up to 4096 workers
 

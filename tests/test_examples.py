@@ -16,6 +16,8 @@ from coopmpi.contract import sink
 from coopmpi.device.host import Host
 from coopmpi.drivers.solo import Solo
 from coopmpi.report import catalogue
+from coopmpi.sweep import session
+from coopmpi.sweep.description import parsed
 from coopmpi.tasks.problem import Place
 
 ROOT = Path(__file__).parents[1]
@@ -196,7 +198,11 @@ def test_no_documented_key_is_made_up():
 def test_run_descriptions_and_links_in_the_documentation(page):
     text = page.read_text()
     for block in re.findall(r"```toml\n(.*?)```", text, re.DOTALL):
-        config.resolve(tomllib.loads(block))
+        tables = tomllib.loads(block)
+        if "methods" in tables:
+            session.check(parsed(tables))
+        else:
+            config.resolve(tables)
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
         assert (page.parent / target).exists(), target
 

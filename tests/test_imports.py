@@ -89,6 +89,7 @@ FLOORS = [
     ["cli"],
     ["torch", "python"],
     ["contract"],
+    ["sweep"],
     ["report"],
     ["planner"],
     ["run"],

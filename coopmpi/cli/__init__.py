@@ -16,6 +16,7 @@ VERBS = {
     "simulate": "Run the same description on virtual clocks: a network and stragglers of your choice.",
     "probe": "Measure this machine for a run: gradients, messages, all other work.",
     "plan": "Rank algorithms, periods, graphs, compressors and learning rates by their time to a target on a machine.",
+    "sweep": "Tune methods over grids, compare them with several seeds, and rank them: many runs as one.",
     "resume": "Go on with a run that a signal stopped.",
     "inspect": "Look into a result file, finished or being written.",
     "compare": "Rank result files: by the loss at the end, or by what it took to reach a target.",

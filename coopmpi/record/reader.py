@@ -53,6 +53,8 @@ def _require_format(path, file):
         found, version = file.attrs.get("format"), np.asarray(file.attrs.get("format_version")).tolist()
     except DAMAGE as error:
         raise UserError(f"{path}: damaged: its attributes cannot be read: {told(error)}") from error
+    if isinstance(found, str) and found == schema.SWEEP:
+        raise UserError(f"{path}: the file of a sweep, given where the result of a run is expected; coopmpi compare and plot take it")
     if not isinstance(found, str) or found != schema.FORMAT:
         raise UserError(f"{path}: not a result of coopmpi train (attribute format is not {schema.FORMAT!r})")
     if version != schema.FORMAT_VERSION:
@@ -92,6 +94,14 @@ def _closed(path):
     with open(path, "rb") as raw:
         head = raw.read(12)
     return len(head) == 12 and head[8] == 3 and head[11] == 0
+
+
+def ended(path) -> str:
+    """The status with which a result file was closed; empty where there is none, or it was not closed."""
+    if not os.path.exists(path) or not _closed(path):
+        return ""
+    with open_run(path) as file:
+        return status_of(file)
 
 
 def verify(path):

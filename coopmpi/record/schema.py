@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 FORMAT, FORMAT_VERSION = "coopmpi-run", 2
+SWEEP, SWEEP_VERSION = "coopmpi-sweep", 1  # the file of a sweep, coopmpi.record.sweeps
 OWN, OF_MEAN = "own_", "_mean"  # around the names of the task's own state in /final
 STATUS = "S16"  # fixed width: rewritten in place while others read the file
 NO_COORDINATES = "This is a netCDF dimension but not a netCDF variable."  # how netCDF-4 marks them

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from coopmpi.errors import UserError, clean
-from coopmpi.report.runs import RISING, labelled, read_runs, require_same_clock
+from coopmpi.report.runs import RISING, by_setting, labelled, read_runs, require_same_clock
 
 SHOWN = {"loss": ".4g", "train_loss": ".4g", "accuracy": ".2%"}  # first among the figures, in this order
 FEWEST, WIDEST = 4, 28  # columns of a table in a terminal; characters up to which the first is as wide as its labels
@@ -17,43 +17,61 @@ END = ("steps", "s", "MB")
 
 
 class Row(NamedTuple):
-    """Runs that differ in the seed alone. cells: {column: a number for each run, NaN where there is none}."""
+    """Runs that differ in the seed alone. cells: {column: a number for each run, NaN where there is none}; setting: of a sweep."""
 
+    setting: str
     label: str
     runs: int
     cells: dict[str, list[float]]
 
 
 def compared(paths, target: tuple[str, float] | None = None) -> list[Row]:
-    """A row for each set of runs that differ in the seed alone, the best one first.
+    """A row for each set of runs that differ in the seed alone, the best one first, in each setting of a sweep.
 
     target: (figure, value); the rows tell what it took to reach it, and are ranked by the seconds. UserError for files that
     cannot be compared.
     """
     runs = read_runs(paths)
     _require_comparable(runs)
+    for _, among in by_setting(runs):
+        _require_same_task(among)
     there = runs[0].figures
     figures = [*(name for name in SHOWN if name in there), *(name for name in there if name not in (*SHOWN, "consensus"))]
     if target and target[0] not in figures:
         raise UserError(f"{runs[0].path}: has no figure {target[0]!r}; there are: {', '.join(figures)}")
-    rows = []
-    for label, alike in labelled(runs):
-        found = [_cells(run, figures, target) for run in alike]
-        rows.append(Row(label, len(alike), {name: [cells[name] for cells in found] for name in found[0]}))
-    best = "s to it" if target else figures[0]
+    rows, best = [], "s to it" if target else figures[0]
     worst = -np.inf if best in RISING else np.inf
-    rows.sort(key=lambda row: np.nan_to_num(np.mean(row.cells[best]), nan=worst), reverse=best in RISING)
+    for setting, among in by_setting(runs):
+        found = [_row(setting, label, alike, figures, target) for label, alike in labelled(among)]
+        rows += sorted(found, key=lambda row: np.nan_to_num(np.mean(row.cells[best]), nan=worst), reverse=best in RISING)
     return rows
+
+
+def _row(setting, label, runs, figures, target):
+    if runs[0].place:
+        tuned = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in runs[0].place["tuned"].items())
+        label = f"{f'{setting}: ' * bool(setting)}{label}{f' ({tuned})' * bool(tuned)}"
+    failed = sum(run.status == "failed" for run in runs)
+    label += f", {failed} of {len(runs)} failed" * bool(failed)
+    found = [_cells(run, figures, target) for run in runs]
+    return Row(setting, label, len(runs), {name: [cells[name] for cells in found] for name in found[0]})
 
 
 def _require_comparable(runs):
     for run in runs:
-        if run.mode == "time-only" or run.status == "failed":
+        if run.mode == "time-only" or (run.status == "failed" and not run.place):
             what = "a failed run" if run.status == "failed" else "a simulation of time alone"
             raise UserError(f"{run.path}: {what} has nothing to compare")
         if not run.series["eval/step"].any():
             raise UserError(f"{run.path}: no evaluation after the first step is in the file yet")
     require_same_clock(runs)
+    for run in runs[1:]:
+        figures = set(run.figures) ^ set(runs[0].figures)
+        if figures:
+            raise UserError(f"{runs[0].path} and {run.path} have different figures: {', '.join(sorted(figures))}")
+
+
+def _require_same_task(runs):
     first = runs[0]
     for run in runs[1:]:
         differ = [key for key in sorted(run.settings.keys() | first.settings.keys())
@@ -61,13 +79,12 @@ def _require_comparable(runs):
         if differ:
             told = ", ".join(f"{key} = {first.settings.get(key)!s:.40} and {run.settings.get(key)!s:.40}" for key in differ[:3])
             raise UserError(f"{first.path} and {run.path} have different tasks: {told}")
-        figures = set(run.figures) ^ set(first.figures)
-        if figures:
-            raise UserError(f"{first.path} and {run.path} have different figures: {', '.join(sorted(figures))}")
 
 
 def _cells(run, figures, target):
-    """{column: number} of one run, whose evaluation before the first step does not count."""
+    """{column: number} of one run, whose evaluation before the first step does not count; NaN of one that failed."""
+    if run.status == "failed":
+        return dict.fromkeys((*figures, *END) if target is None else (*TARGET, *figures), np.nan)
     later = run.series["eval/step"] > 0
     steps, seconds, sent = (run.along(axis, "eval")[later] for axis in ("steps", "time", "bytes"))
     values = {name: run.series[f"eval/{name}"][later] for name in figures}
@@ -135,12 +152,12 @@ def _told(rows, spread=None):
     seeds = any(row.runs > 1 for row in rows)
     names = list(rows[0].cells)
     by_time = "s to it" if "s to it" in names else None
-    best = np.mean(rows[0].cells[by_time]) if by_time else np.nan
+    best = {row.setting: np.mean(row.cells[by_time]) for row in reversed(rows)} if by_time else {}
     body = []
     for row in rows:
         cells = [_cell(name, row.cells[name], spread is None or name in spread) for name in names]
         if by_time:
-            ratio = np.mean(row.cells[by_time]) / best
+            ratio = np.mean(row.cells[by_time]) / best[row.setting]
             cells.insert(len(TARGET), "" if np.isnan(ratio) else f"{ratio:.2f}")
         body.append([row.label, *([str(row.runs)] if seeds else []), *cells])
     if by_time:

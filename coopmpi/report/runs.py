@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from coopmpi.errors import UserError
-from coopmpi.record import apart
+from coopmpi.record import apart, sweeps
 from coopmpi.record.reader import blocks, complete_rows, open_run, read_alive, refuse_truncated, require_complete, status_of
 
 APART = ("seed", "sinks", "record", "checkpoint", "survive", "stop", "plan", "forecast")  # keys in which runs may differ without a word
@@ -34,6 +34,7 @@ class Run:
     steps_per_epoch: float  # NaN where the task does not tell
     names: list[str]  # of all series in the file
     series: dict[str, np.ndarray]
+    place: dict[str, Any]  # in a sweep: method, setting, seed, tuned, ...; empty where it is no part of one
 
     @property
     def figures(self) -> list[str]:
@@ -50,19 +51,25 @@ class Run:
         if axis == "epochs":
             return steps / self.steps_per_epoch
         if axis == "bytes":
-            return self._after(np.cumsum(self.series["train/bytes_sent"]), steps)
+            return self.after(self.summed("bytes_sent"), steps)
         if "train/virtual_time" in self.series:
-            return self._after(self.series["train/virtual_time"], steps)
+            return self.after(self.series["train/virtual_time"], steps)
         return self.series[f"{group}/wall_time"]
 
-    @staticmethod
-    def _after(values, steps):
-        # nothing has been sent, and no time is gone, at step 0
-        return np.concatenate([[0.0], values])[steps.astype(int)]
+    def summed(self, name: str) -> np.ndarray:
+        """The sum of a series of the steps up to the end of each of its rows, (rows,); a row of a sweep may stand for several steps."""
+        return np.cumsum(self.series[f"train/{name}"] * np.diff(self.series["train/step"], prepend=0))
+
+    def after(self, values: np.ndarray, steps: np.ndarray) -> np.ndarray:
+        """What values with one number for each row of the steps have come to after some of the steps; 0 at step 0."""
+        return np.concatenate([[0.0], values])[np.searchsorted(self.series["train/step"], steps, side="right")]
 
 
 def read_runs(paths: Iterable, steps: Iterable[str] = ()) -> list[Run]:
-    """The runs in these files; steps: names of /train of which the series are wanted, too. UserError for what cannot be read."""
+    """The runs in these files, of a sweep those after the tuning. UserError for what cannot be read.
+
+    steps: names of /train of which the series are wanted, too.
+    """
     found = []
     for path in dict.fromkeys(map(str, paths)):
         refuse_truncated(path)
@@ -79,10 +86,12 @@ def require_same_clock(runs: list[Run]):
 
 
 def labelled(runs: list[Run], leave_out: str = "") -> list[tuple[str, list[Run]]]:
-    """[(label, runs that differ in the seed alone)]; a label says what differs between the others.
+    """[(label, runs that differ in the seed alone)]; a label says what differs between the others, in a sweep it is the method's name.
 
     leave_out: a key in which they may differ, too.
     """
+    if all(run.place for run in runs) and not leave_out:
+        return _by_method(runs)
     sets = {}
     for run in runs:
         settings = {key: value for key, value in run.settings.items() if key != leave_out}
@@ -96,6 +105,22 @@ def labelled(runs: list[Run], leave_out: str = "") -> list[tuple[str, list[Run]]
     if len(set(labels)) < len(labels):
         labels = [_label(one, [key for key in keys if len({str(other.get(key)) for other in settings}) > 1]) for one in settings]
     return [(label or _name(alike), alike) for label, (_, alike) in zip(labels, sets.values())]
+
+
+def by_setting(runs: list[Run]) -> list[tuple[str, list[Run]]]:
+    """[(name, the runs of a setting of a sweep)]; what is not of sweeps is together, without a name."""
+    several, sets = len({run.path for run in runs if run.place}) > 1, {}
+    for run in runs:
+        name = run.place.get("setting", "")
+        sets.setdefault(f"{run.path} {name}".strip() if several and run.place else name, []).append(run)
+    return list(sets.items())
+
+
+def _by_method(runs):
+    sets = {}
+    for run in runs:
+        sets.setdefault((run.path, run.place["setting"], run.place["method"]), []).append(run)
+    return [(method, alike) for (_, _, method), alike in sets.items()]
 
 
 def _name(runs):
@@ -112,27 +137,33 @@ def _label(settings, keys):
 
 # in the child process
 def _texts(path, steps):
-    with open_run(path) as file:
-        yield json.dumps(_encoded(path, file, {*CLOCKS, *steps}))
+    if not sweeps.is_sweep(path):
+        with open_run(path) as file:
+            require_complete(file)
+            yield json.dumps(_encoded(path, file, {*CLOCKS, *steps}))
+        return
+    with sweeps.open_sweep(path) as file:
+        for place, about in sweeps.runs(file):
+            if about["role"] == "final" and "train" in place:
+                yield json.dumps(_encoded(path, place, {*CLOCKS, *steps}, about))
 
 
-def _encoded(path, place, wanted):
+def _encoded(path, place, wanted, about=None):
     """The Run of a result file, or of a group that holds the same, as JSON can have it."""
-    require_complete(place)
     train, evaluations = place["train"], place["eval"] if "eval" in place else {}
     done, rows = complete_rows(list(train.values())), complete_rows(list(evaluations.values())) if evaluations else 0
     series = {f"train/{name}": _means(train[name], done) for name in train if name in wanted}
-    series["train/step"] = np.arange(1.0, done + 1)
+    series["train/step"] = read_alive(train["step"], slice(done))
     found = {name: read_alive(evaluations[name], slice(rows)) for name in evaluations}
     for name, column in found.items():
-        column = column[(found["step"] >= 0) & (found["step"] <= done)]
+        column = column[(found["step"] >= 0) & (found["step"] <= (series["train/step"][-1] if done else 0))]
         if not len(column) or not np.isnan(column).all():
             series[f"eval/{name}"] = column
     settings = {key: value for key, value in _flat(tomllib.loads(place["config"].asstr()[()])) if key.partition(".")[0] not in APART}
     return {"path": path, "mode": str(place.attrs["mode"]), "status": status_of(place), "settings": settings,
             "steps_per_epoch": float(place.attrs.get("steps_per_epoch", np.nan)),
             "names": [f"{group}/{name}" for group in ("train", "eval") if group in place for name in place[group] if name != "step"],
-            "series": {name: b64encode(np.asarray(column, float).tobytes()).decode() for name, column in series.items()}}
+            "series": {name: b64encode(np.asarray(column, float).tobytes()).decode() for name, column in series.items()}, "place": about or {}}
 
 
 def _means(data, rows):

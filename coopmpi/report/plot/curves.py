@@ -1,13 +1,14 @@
 """The curves of runs, ready to be drawn: seeds as mean and band, smoothed, and the part of the axis where they differ."""
 
 from collections.abc import Sequence
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 
 from coopmpi.errors import UserError, unknown
 from coopmpi.report.plot import axes
-from coopmpi.report.runs import AXES, RISING, labelled, read_runs, require_same_clock
+from coopmpi.report.runs import AXES, RISING, by_setting, labelled, read_runs, require_same_clock
 
 POINTS = 300  # of a smoothed line, about
 WINDOWS = 40  # smoothing windows in the longest run, where nobody says how many steps
@@ -28,7 +29,7 @@ class Line(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """Lines over common axes. log: "", "x", "y" or "xy"; view: the least and most of y that is shown; left_out: what that hides."""
+    """Lines over common axes. title: of a setting of a sweep; log: "", "x", "y" or "xy"; view: the least and most of y that is shown; left_out: what that hides."""
 
     name: str
     x_label: str
@@ -38,6 +39,7 @@ class Panel(NamedTuple):
     points: bool  # each run is one point?
     view: tuple[float, float]
     left_out: str
+    title: str = ""
 
     @property
     def spread(self) -> str:
@@ -49,12 +51,13 @@ class Panel(NamedTuple):
     def caption(self) -> str:
         """What the picture shows, in words."""
         spread = f"{'bars' if self.points else 'bands'}: {self.spread}" if self.spread else ""
-        return ", ".join(filter(None, (f"{self.y_label} over {self.x_label}", self.left_out, spread)))
+        return ", ".join(filter(None, (self.title, f"{self.y_label} over {self.x_label}", self.left_out, spread)))
 
 
 def panels(paths, x: str = "time", ys: Sequence[str] = (), smooth: int | None = None, log: str | None = None,
            whole: bool = False) -> list[Panel]:
-    """A Panel for each of ys, as they are called in the file: "train/loss", "eval/accuracy" or in short "accuracy".
+    """A Panel for each of ys, as they are called in the file: "train/loss", "eval/accuracy" or in short "accuracy"; of a sweep one
+    for each of its settings.
 
     x: one of AXES, or a numeric key of the run description: each run is then a point, its end. smooth: steps of the moving mean
     over series of the steps. log: axes, None: where the numbers ask for it. whole: nothing is left out of the view.
@@ -63,14 +66,14 @@ def panels(paths, x: str = "time", ys: Sequence[str] = (), smooth: int | None = 
     runs = read_runs(paths, {y.rpartition("/")[2] for y in ys or (axes.WITHOUT_NUMBERS,)})
     require_same_clock(runs)
     names = _names(runs, ys)
-    setting = _require_axis(runs, x)
-    longest = max(len(run.series["train/step"]) for run in runs)
+    key = _require_axis(runs, x)
+    longest = max(int(run.series["train/step"].max(initial=0)) for run in runs)
     window = max(1, min(smooth or longest // WINDOWS, longest))
     found = []
-    for name in names:
-        lines = _points(runs, x, name) if setting else [_line(label, [_curve(run, x, name, window) for run in alike], alike)
-                                                        for label, alike in labelled(runs)]
-        found.append(_panel(name, lines, runs[0], x, window, log, whole))
+    for name, (title, among) in product(names, by_setting(runs)):
+        lines = _points(among, x, name) if key else [_line(label, [_curve(run, x, name, window) for run in alike], alike)
+                                                     for label, alike in labelled(among)]
+        found.append(_panel(name, lines, among[0], x, window, log, whole)._replace(title=title))
     return found
 
 
@@ -129,7 +132,7 @@ def _curve(run, x, name, window):
         raise UserError(f"{run.path}: does not tell how many steps an epoch has")
     steps, along, values = run.series[f"{group}/step"], run.along(x, group), run.series[name]
     if group == "train" and len(steps):
-        window = min(window, len(steps))
+        window = max(1, round(window * len(steps) / steps[-1]))  # in rows, of which each may stand for several steps
         means = _smoothed(values, window)
         middle = slice((window - 1) // 2, (window - 1) // 2 + len(means))
         steps, along, values = (column[::max(1, len(means) // POINTS)] for column in (steps[middle], along[middle], means))

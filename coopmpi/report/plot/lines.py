@@ -24,25 +24,29 @@ def draw(panels: list[Panel], paper: str | None):
     down = -(-len(panels) // across)
     width = INCHES[paper] if paper or across == 1 else 3.6 * across
     tall = TALL[paper] if across == 1 or paper else 3.0
-    legend = len(panels[0].lines) > 1 and not (len(panels) == 1 and _room_for_ends(panels[0]))
-    figure = Figure(figsize=(width, tall * down + (_legend_height(panels[0], width) if legend else 0.0)), layout="constrained")
+    # a label looks the same in all panels
+    labels = list(dict.fromkeys(line.label for panel in panels for line in panel.lines))
+    looks = dict(zip(labels, styles(len(labels))))
+    legend = len(labels) > 1 and not (len(panels) == 1 and _room_for_ends(panels[0]))
+    figure = Figure(figsize=(width, tall * down + (_legend_height(labels, width) if legend else 0.0)), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03)
     places = figure.subplots(down, across, squeeze=False).ravel()
     for place in places[len(panels):]:
         place.set_axis_off()
-    handles = [_panel(place, panel) for place, panel in zip(places, panels)]
+    handles = {}
+    for place, panel in zip(places, panels):
+        handles |= _panel(place, panel, looks)
     if legend:
-        _legend(figure, panels[0], handles[0], width)
-    elif len(panels[0].lines) > 1:
+        _legend(figure, handles, width)
+    elif len(labels) > 1:
         _label_ends(figure, places[0], panels[0])
     return figure
 
 
-def _panel(place, panel):
-    """Draws the lines; their handles for a legend."""
-    looks = styles(len(panel.lines))
+def _panel(place, panel, looks):
+    """Draws the lines; their handles for a legend, {label: handle}, in the order in which the lines end, from top to bottom."""
     one = _ends if panel.points else _curve
-    handles = [one(place, line, look, i, len(looks)) for i, (line, look) in enumerate(zip(panel.lines, looks))]
+    handles = [one(place, line, looks[line.label], i, len(panel.lines)) for i, line in enumerate(panel.lines)]
     y_label = clean(panel.y_label)
     place.set(xlabel=clean(panel.x_label), ylabel=y_label.replace(" (", "\n(", 1) if len(y_label) > LONG else y_label)
     place.set(xscale="log" if "x" in panel.log else "linear", yscale="log" if "y" in panel.log else "linear", ylim=panel.view)
@@ -52,7 +56,10 @@ def _panel(place, panel):
         place.set_xlim(left=min(line.x[_in_view(line, panel)].min() for line in panel.lines if _in_view(line, panel).any()))
     if panel.left_out:
         place.set_title(panel.left_out, loc="left", fontsize="small", fontstyle="italic", color="0.35")
-    return handles
+    if panel.title:
+        place.set_title("\n".join([clean(panel.title), *([""] if panel.left_out else [])]), fontsize="medium")
+    order = np.argsort([-line.mean[-1] if len(line.x) else np.inf for line in panel.lines], kind="stable")
+    return {panel.lines[i].label: handles[i] for i in order}
 
 
 def _in_view(line, panel):
@@ -124,21 +131,20 @@ def spread_out(wanted: list[float], gap: float) -> list[float]:
     return places.tolist()
 
 
-def _legend(figure, panel, handles, width):
-    """Above all panels, in the order in which the lines end, from top to bottom."""
-    order = np.argsort([-line.mean[-1] if len(line.x) else np.inf for line in panel.lines], kind="stable")
-    figure.legend([handles[i] for i in order], [clean(panel.lines[i].label) for i in order], loc="outside upper left",
-                  ncols=_columns(panel, width), borderaxespad=0.2, columnspacing=1.2)
+def _legend(figure, handles, width):
+    """Above all panels."""
+    figure.legend(handles.values(), map(clean, handles), loc="outside upper left", ncols=_columns(handles, width), borderaxespad=0.2,
+                  columnspacing=1.2)
 
 
-def _columns(panel, width):
+def _columns(labels, width):
     """How many labels fit beside each other; a letter is about half as wide as high."""
     size = _text_size() / 72
-    return max(1, min(len(panel.lines), int(width / (0.55 * size * max(len(line.label) for line in panel.lines) + 5 * size))))
+    return max(1, min(len(labels), int(width / (0.55 * size * max(map(len, labels)) + 5 * size))))
 
 
-def _legend_height(panel, width):
-    return 1.45 * _text_size() / 72 * -(-len(panel.lines) // _columns(panel, width))
+def _legend_height(labels, width):
+    return 1.45 * _text_size() / 72 * -(-len(labels) // _columns(labels, width))
 
 
 def _text_size():

@@ -23,7 +23,7 @@ def shown(panels: list[Panel], columns: int, coloured: bool) -> str:
 
 
 def _heading(panel, columns):
-    said = "; ".join(filter(None, (f"{panel.y_label} over {panel.x_label}", panel.left_out)))
+    said = "; ".join(filter(None, (panel.title, f"{panel.y_label} over {panel.x_label}", panel.left_out)))
     return textwrap.wrap(clean(said), columns)
 
 
