@@ -83,6 +83,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     device: Literal["auto", "cpu", "gpu"] = "auto"
     device_buffers: Literal["staged", "direct"] = "staged"
     deterministic: bool = False
+    folder: str | None = None  # where files and modules are looked for first; default: that of the run description
     task: Any = None
     optimizer: Any = None
     schedule: Any = None
