@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from coopmpi import registry
 from coopmpi.errors import nearest
-from coopmpi.ranges import LARGEST_RUN, Count, NonNegative, Positive, Seed, Whole
+from coopmpi.ranges import LARGEST_RUN, Count, NonNegative, Positive, Seed, Whole, file_or
 
 
 class Record(registry.Part, frozen=True, kw_only=True):
@@ -129,6 +129,7 @@ def keys() -> dict[str, list]:
         add(kind, *registry.parts(kind).values())
     add("mixing", Mixing, GraphFile, *registry.parts("graph").values())
     del found["mixing.path"]
+    found["mixing.graph"] = [file_or(*registry.parts("graph"))]
     for table, struct in STRUCTS.items():
         add(table, struct)
     found |= {f"stop.{figure}": [float] for figure in FIGURES}
