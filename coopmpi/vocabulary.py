@@ -109,38 +109,41 @@ TABLES = (*CHOICES, "mixing", *STRUCTS, "stop")
 FIGURES = ("train_loss", "loss", "accuracy", "minutes")  # targets in [stop] that most tasks have
 
 
-def keys() -> dict[str, list]:
-    """{dotted key: its types}, as ["optimizer.lr"]; several where it is a key of several parts."""
-    from coopmpi.topology.graphs import GraphFile
-    from coopmpi.topology.mixing import Mixing
-
+def keys(table: str) -> dict[str, list]:
+    """{key of a table: its types}, several where it is a key of several parts; of the keys outside of all tables for ""."""
     found = defaultdict(list)
 
-    def add(table, *structs):
+    def add(*structs):
         for struct in structs:
             for field in msgspec.structs.fields(struct):
-                found[f"{table}.{field.name}".removeprefix(".")].append(field.type)
+                found[field.name].append(field.type)
 
-    add("", Config)
-    for table in (*TABLES, "sinks"):
-        del found[table]
-    for kind in CHOICES:
-        found[f"{kind}.kind"].append(Literal[*registry.parts(kind)])
-        add(kind, *registry.parts(kind).values())
-    add("mixing", Mixing, GraphFile, *registry.parts("graph").values())
-    del found["mixing.path"]
-    found["mixing.graph"] = [file_or(*registry.parts("graph"))]
-    for table, struct in STRUCTS.items():
-        add(table, struct)
-    found |= {f"stop.{figure}": [float] for figure in FIGURES}
+    if table in CHOICES:
+        parts = registry.parts(table)
+        found["kind"].append(Literal[*parts])
+        add(*parts.values())
+    elif table == "mixing":
+        from coopmpi.topology.mixing import Mixing
+
+        graphs = registry.parts("graph")
+        add(Mixing, *graphs.values())
+        found |= {"graph": [file_or(*graphs)], "directed": [bool]}
+    elif table in STRUCTS:
+        add(STRUCTS[table])
+    elif table == "stop":
+        found |= dict.fromkeys(FIGURES, [float])
+    elif not table:
+        add(Config)
+        for name in (*TABLES, "sinks"):
+            del found[name]
     return dict(found)
 
 
 def meant(name: str) -> list[str]:
     """The keys that may be meant by a name without its table, or in a wrong one: ["optimizer.lr"] for "lr"."""
-    return [key for key in keys() if key.rpartition(".")[2] == name]
+    return [f"{table}.{name}".removeprefix(".") for table in ("", *TABLES) if name in keys(table)]
 
 
 def like(name: str) -> list[str]:
     """The keys of which the last part is hardly another name."""
-    return [key for near in nearest(name, {key.rpartition(".")[2] for key in keys()}, alike=0.75) for key in meant(near)]
+    return [key for near in nearest(name, {key for table in TABLES for key in keys(table)}, alike=0.75) for key in meant(near)]

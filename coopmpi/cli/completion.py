@@ -55,14 +55,13 @@ class Override(click.ParamType):
     def shell_complete(self, context, parameter, incomplete):
         from coopmpi import vocabulary
 
-        keys = vocabulary.keys()
-        key, equals, value = incomplete.partition("=")
+        word, equals, value = incomplete.partition("=")
+        table, dot, key = word.rpartition(".")
+        keys = vocabulary.keys(table)
         if equals:
-            return [CompletionItem(f"{key}={word}") for word in dict.fromkeys(_values(keys.get(key, ()), value))]
-        table, dot, _ = key.partition(".")
-        if dot:
-            return _starting([f"{name}=" for name in keys if name.startswith(f"{table}.")], key)
-        return _starting(dict.fromkeys(name.partition(".")[0] + "." if "." in name else f"{name}=" for name in keys), key)
+            return [CompletionItem(f"{word}={fitting}") for fitting in dict.fromkeys(_values(keys.get(key, ()), value))]
+        tables = [f"{name}." for name in vocabulary.TABLES if not dot]
+        return _starting([*tables, *(f"{table}{dot}{name}=" for name in keys)], incomplete)
 
 
 def _values(types, start):
