@@ -1,12 +1,13 @@
 """The run description: TOML in, every value validated and every default filled in, resolved TOML out."""
 
+import os
 import re
 import tomllib
 
 import msgspec
 import tomli_w
 
-from coopmpi import readers, registry, vocabulary
+from coopmpi import places, readers, registry, vocabulary
 from coopmpi.errors import CONTROL, UserError, clean, nearest, quoted, shortened, unknown
 from coopmpi.vocabulary import CHOICES, IF_GIVEN, STRUCTS, TABLES, Config
 
@@ -36,6 +37,8 @@ def load(path, overrides=()):
             raise UserError(f"{name}: not valid TOML: {error}") from error
     for override in overrides:
         set_key(tables, override)
+    if path is not None:
+        tables.setdefault("folder", os.path.dirname(os.path.abspath(path)))
     return tables
 
 
@@ -115,13 +118,19 @@ def without(tables, keys) -> dict:
 
 def _build(tables):
     """(Config, {key of the tables that is not read: who decides on it})."""
-    from coopmpi.topology.mixing import keys_of, mixing_table, of_other_graphs
+    from coopmpi.topology.mixing import keys_of, located, mixing_table, of_other_graphs
 
     _require_flat(tables)
     for name in TABLES:
         if not isinstance(tables.get(name, {}), dict):
             raise UserError(f"[{name}] must be a table, given {quoted(tables[name])}")
     rest, built, strange = dict(tables), {}, {}
+    folder = rest.pop("folder", "") or "."
+    if not isinstance(folder, str) or CONTROL.search(folder):
+        raise UserError(f"folder must be the name of a folder, given {quoted(folder)}")
+    if registry.own_code(tables):
+        rest["folder"] = os.path.abspath(folder)
+        places.search(folder)
 
     def own(table, keys, known, others):
         """The keys of a table without those of other choices, which are noted; UserError for one that nobody has."""
@@ -137,14 +146,14 @@ def _build(tables):
             default = built["algorithm"].optimizer
         keys = {"kind": default} | keys
         known = ("kind", *registry.find(kind, keys["kind"]).__struct_fields__)
-        built[kind] = registry.build(kind, own(kind, keys, known, readers.of_other_kinds(kind, keys)))
-    mixing = rest.pop("mixing", {})
+        built[kind] = places.located(registry.build(kind, own(kind, keys, known, readers.of_other_kinds(kind, keys))), folder)
+    mixing = located(rest.pop("mixing", {}), folder)
     built["mixing"] = mixing_table(**own("mixing", mixing, keys_of(mixing), of_other_graphs(mixing)))
     for name, cls in STRUCTS.items():
         if name in rest or name not in IF_GIVEN:
             built[name] = registry.convert(own(name, rest.pop(name, {}), cls.__struct_fields__, {}), cls, f"[{name}]")
     built["stop"] = _targets(rest.pop("stop", {}))
-    built["sinks"] = tuple(_sinks(rest.pop("sinks", [])))
+    built["sinks"] = tuple(places.located(sink, folder) for sink in _sinks(rest.pop("sinks", [])))
     fields = Config.__struct_fields__
     for key in rest:
         if key not in fields:

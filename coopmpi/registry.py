@@ -14,6 +14,7 @@ from typing import ClassVar
 
 import msgspec
 
+from coopmpi import places
 from coopmpi.errors import UserError, quoted, unknown
 from coopmpi.ranges import literals
 from coopmpi.synonyms import name_here
@@ -132,12 +133,12 @@ def load_object(path, where):
     if not all(name.isidentifier() for name in [*module_name.split("."), attribute]):
         raise UserError(f'{where} must be "package.module:name", given {quoted(path)}')
     if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # users keep their files where they work
+        places.search(os.getcwd())
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise UserError(f"{where} = {path!r}: no module named {error.name!r} can be imported "
-                        f"(the working directory is searched too)") from error
+                        "(looked for in the folder of the run description, then in the working directory)") from error
     except (ImportError, SyntaxError) as error:
         raise UserError(f"{where} = {path!r}: module {module_name} cannot be imported: {error}") from error
     if not hasattr(module, attribute):

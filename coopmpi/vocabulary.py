@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from coopmpi import registry
 from coopmpi.errors import nearest
-from coopmpi.ranges import LARGEST_RUN, Count, NonNegative, Positive, Seed, Whole
+from coopmpi.ranges import LARGEST_RUN, Count, NonNegative, Positive, Seed, Whole, file_or
 
 
 class Record(registry.Part, frozen=True, kw_only=True):
@@ -84,6 +84,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     device: Literal["auto", "cpu", "gpu"] = "auto"
     device_buffers: Literal["staged", "direct"] = "staged"
     deterministic: bool = False
+    folder: str | None = None  # where files and modules are looked for first; default: that of the run description
     task: Any = None
     optimizer: Any = None
     schedule: Any = None
@@ -109,37 +110,41 @@ TABLES = (*CHOICES, "mixing", *STRUCTS, "stop")
 FIGURES = ("train_loss", "loss", "accuracy", "minutes")  # targets in [stop] that most tasks have
 
 
-def keys() -> dict[str, list]:
-    """{dotted key: its types}, as ["optimizer.lr"]; several where it is a key of several parts."""
-    from coopmpi.topology.graphs import GraphFile
-    from coopmpi.topology.mixing import Mixing
-
+def keys(table: str) -> dict[str, list]:
+    """{key of a table: its types}, several where it is a key of several parts; of the keys outside of all tables for ""."""
     found = defaultdict(list)
 
-    def add(table, *structs):
+    def add(*structs):
         for struct in structs:
             for field in msgspec.structs.fields(struct):
-                found[f"{table}.{field.name}".removeprefix(".")].append(field.type)
+                found[field.name].append(field.type)
 
-    add("", Config)
-    for table in (*TABLES, "sinks"):
-        del found[table]
-    for kind in CHOICES:
-        found[f"{kind}.kind"].append(Literal[*registry.parts(kind)])
-        add(kind, *registry.parts(kind).values())
-    add("mixing", Mixing, GraphFile, *registry.parts("graph").values())
-    del found["mixing.path"]
-    for table, struct in STRUCTS.items():
-        add(table, struct)
-    found |= {f"stop.{figure}": [float] for figure in FIGURES}
+    if table in CHOICES:
+        parts = registry.parts(table)
+        found["kind"].append(Literal[*parts])
+        add(*parts.values())
+    elif table == "mixing":
+        from coopmpi.topology.mixing import Mixing
+
+        graphs = registry.parts("graph")
+        add(Mixing, *graphs.values())
+        found |= {"graph": [file_or(*graphs)], "directed": [bool]}
+    elif table in STRUCTS:
+        add(STRUCTS[table])
+    elif table == "stop":
+        found |= dict.fromkeys(FIGURES, [float])
+    elif not table:
+        add(Config)
+        for name in (*TABLES, "sinks"):
+            del found[name]
     return dict(found)
 
 
 def meant(name: str) -> list[str]:
     """The keys that may be meant by a name without its table, or in a wrong one: ["optimizer.lr"] for "lr"."""
-    return [key for key in keys() if key.rpartition(".")[2] == name]
+    return [f"{table}.{name}".removeprefix(".") for table in ("", *TABLES) if name in keys(table)]
 
 
 def like(name: str) -> list[str]:
     """The keys of which the last part is hardly another name."""
-    return [key for near in nearest(name, {key.rpartition(".")[2] for key in keys()}, alike=0.75) for key in meant(near)]
+    return [key for near in nearest(name, {key for table in TABLES for key in keys(table)}, alike=0.75) for key in meant(near)]

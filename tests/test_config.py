@@ -144,7 +144,7 @@ def test_overrides_change_the_file_key_by_key_and_the_last_one_wins(tmp_path):
     path = tmp_path / "run.toml"
     path.write_text('steps = 5\n[optimizer]\nlr = 0.5\nmomentum = 0.9\n')
     tables = config.load(path, ["optimizer.lr=0.2", "optimizer.lr=0.3", "period.tau=2"])
-    assert tables == {"steps": 5, "optimizer": {"lr": 0.3, "momentum": 0.9}, "period": {"tau": 2}}
+    assert tables == {"steps": 5, "optimizer": {"lr": 0.3, "momentum": 0.9}, "period": {"tau": 2}, "folder": str(tmp_path)}
 
 
 @pytest.mark.parametrize("override", ["", "seed", "=1", "a..b=1", ".a=1"])
@@ -297,4 +297,5 @@ def test_translations_of_names_are_names():
         for text, others in here.items():
             assert text.partition(" ")[0] in registry.parts(kind) and not set(others) & set(registry.parts(kind))
             for key, value in re.findall(r"(\w+\.\w+)(?: = (\S+[\w\"]))?", text):
-                assert key in vocabulary.keys(), key
+                table, _, name = key.partition(".")
+                assert name in vocabulary.keys(table), key

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from coopmpi.errors import UserError
-from coopmpi.ranges import Count, Share
+from coopmpi.ranges import Count, File, Share
 from coopmpi.registry import register
 from coopmpi.step import Algorithm, Finish, Mean, Mix, Slot, Start
 from coopmpi.topology import cooperation
@@ -32,7 +32,7 @@ class Cooperative(Algorithm, frozen=True, kw_only=True):
     read_with = {"generator": ("matrix", None), "alpha": ("generator", "easgd", "graph-and-centre"), "[mixing]": ("generator", "graph-and-centre"),
                  "group": ("generator", "hierarchical"), "outer": ("generator", "hierarchical")}
 
-    matrix: str | None = None
+    matrix: File | None = None
     generator: Literal["easgd", "graph-and-centre", "hierarchical"] = "graph-and-centre"
     alpha: Share | None = None
     group: Count = 2  # workers per group

@@ -30,6 +30,9 @@ VERBS = {
 }
 
 
+COMPLETE = "_COOPMPI_COMPLETE"  # a shell asks what may come next, or for the script that asks
+
+
 class Verbs(click.Group):
     """Imports a verb's file only when the verb is called, so that --help stays instant."""
 
@@ -39,10 +42,15 @@ class Verbs(click.Group):
     def get_command(self, context, name):
         if name not in VERBS:
             return None
-        return importlib.import_module(f"coopmpi.cli.{name}").command
+        command = importlib.import_module(f"coopmpi.cli.{name}").command
+        if context.resilient_parsing:
+            from coopmpi.cli.completion import complete_by_metavar
+
+            complete_by_metavar(command)
+        return command
 
     def resolve_command(self, context, arguments):
-        if arguments and arguments[0] not in VERBS:
+        if arguments and arguments[0] not in VERBS and not context.resilient_parsing:
             raise unknown("command", arguments[0], VERBS)
         return super().resolve_command(context, arguments)
 
@@ -63,6 +71,8 @@ def group(context):
 def main():
     """Run a verb; a CoopError becomes one message and its exit status."""
     _open_what_is_closed()
+    if COMPLETE in os.environ:
+        importlib.import_module("coopmpi.cli.completion")  # makes its shells known to click
     try:
         group(prog_name="coopmpi", standalone_mode=False)
         _give_up_a_broken_stdout()

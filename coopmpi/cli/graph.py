@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import click
 
+from coopmpi.cli.completion import names_of
 from coopmpi.errors import UserError, clean, quoted
 from coopmpi.ranges import LARGEST_RUN
 
@@ -12,7 +13,7 @@ LARGEST_MODEL = 1e15  # parameters
 
 
 @click.command("graph", context_settings={"ignore_unknown_options": True})
-@click.argument("graph", required=False)
+@click.argument("graph", required=False, shell_complete=names_of("graph"))
 @click.argument("keys", nargs=-1, type=click.UNPROCESSED, metavar="[--KEY VALUE]...")
 @click.option("-m", "--workers", type=click.IntRange(1, LARGEST_RUN),
               help="Number of workers.  [default: 8, or as in the file]")

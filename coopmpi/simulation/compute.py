@@ -7,7 +7,7 @@ import numpy as np
 from msgspec import Meta
 
 from coopmpi.errors import UserError, unknown
-from coopmpi.ranges import Seconds, Whole
+from coopmpi.ranges import File, Seconds, Whole
 from coopmpi.registry import Part, register
 from coopmpi.streams import Purpose, stream
 
@@ -131,7 +131,7 @@ class Trace(Compute, frozen=True, kw_only=True):
     worker's, are multiplied.
     """
 
-    file: str | None = None
+    file: File | None = None
     dataset: str = "train/compute_time"
     times: tuple[tuple[Seconds, ...], ...] | None = None
     factor: Factor | tuple[Factor, ...] = 1.0

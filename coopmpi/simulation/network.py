@@ -15,7 +15,7 @@ import numpy as np
 from msgspec import Meta
 
 from coopmpi.errors import UserError, quoted, unknown
-from coopmpi.ranges import LARGEST_RUN, Count, NonNegative, Positive, Seconds
+from coopmpi.ranges import LARGEST_RUN, Count, File, NonNegative, Positive, Seconds, file_or
 from coopmpi.registry import Part, register
 
 LONGEST = 1e9  # seconds of a latency or an average in a file
@@ -97,7 +97,7 @@ class Delay(Network, frozen=True, kw_only=True):
 class Wires(Network, frozen=True, kw_only=True):
     """Base of networks with links. allreduce: a formula, or rows (bytes, seconds) as measured, here or in a file."""
 
-    allreduce: str | tuple[Row, ...] = "ring"
+    allreduce: file_or(*ALLREDUCE) | tuple[Row, ...] = "ring"
     egress: Positive | None = None
     ingress: Positive | None = None
 
@@ -137,8 +137,8 @@ class Wires(Network, frozen=True, kw_only=True):
 class Links(Wires, frozen=True, kw_only=True):
     """Full duplex links, all alike, or each as a file says: (m, m) numbers, entry (i, j) of the link from i to j."""
 
-    latency: Seconds | str = 1e-4
-    bandwidth: Positive | str = 1.25e8
+    latency: Seconds | File = 1e-4
+    bandwidth: Positive | File = 1.25e8
 
     def bind(self, workers: int, read: Read) -> "Links":
         return msgspec.structs.replace(super().bind(workers, read), latency=_per_link("latency", self.latency, workers, read),

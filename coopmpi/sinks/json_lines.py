@@ -3,6 +3,7 @@
 import json
 from math import isfinite
 
+from coopmpi.ranges import OutputFile
 from coopmpi.registry import register
 from coopmpi.sinks.sink import Sink
 
@@ -11,7 +12,7 @@ from coopmpi.sinks.sink import Sink
 class JsonLines(Sink):
     """One line per step, evaluation and event; losses and times as means over the workers. What is not finite is null."""
 
-    path: str = "run.jsonl"
+    path: OutputFile = "run.jsonl"
 
     def open(self, about):
         self.file = open(self.path, "w", encoding="utf-8")

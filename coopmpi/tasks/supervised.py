@@ -8,7 +8,7 @@ import numpy as np
 from msgspec import Meta
 
 from coopmpi.errors import UserError
-from coopmpi.ranges import Column, Count, NonNegative, Seed, Whole
+from coopmpi.ranges import Column, Count, NonNegative, Seed, Whole, file_or
 from coopmpi.registry import register
 from coopmpi.streams import Purpose, stream
 from coopmpi.tasks.data import node_copy
@@ -16,7 +16,7 @@ from coopmpi.tasks.data.batches import Batches
 from coopmpi.tasks.data.formats.raw import reading_keys
 from coopmpi.tasks.data.partition import KINDS as PARTITIONS
 from coopmpi.tasks.data.partition import READ_WITH, partition
-from coopmpi.tasks.data.sets import load, outline
+from coopmpi.tasks.data.sets import BUILTIN, load, outline
 from coopmpi.tasks.nn.architectures import DEEP
 from coopmpi.tasks.nn.architectures import KINDS as MODELS
 from coopmpi.tasks.nn.models import build_model
@@ -33,7 +33,7 @@ class Supervised(Task, frozen=True, kw_only=True):
     name: ClassVar[str]
     read_with = READ_WITH | {"model": ("layers", None), "hidden": ("model", "mlp"), "depth": ("model", *DEEP)} | dict.fromkeys(
         ("samples", "features", "noise", "data_seed"), ("data", "teacher"))
-    data: str = "digits"  # digits, teacher, or a path
+    data: file_or(*BUILTIN) = "digits"
     label: Column | None = None  # of a CSV file: the column's name, or its number, from 1
     ignore: tuple[Column, ...] | None = None  # of a CSV file: columns that are not read
     size: tuple[Count, Count] | None = None  # of folders of images: (height, width) that they are scaled to
@@ -88,7 +88,7 @@ class Regress(Supervised, frozen=True, kw_only=True):
 
     loss: ClassVar[str] = "squared-error"
     read_with = Supervised.read_with | {"outputs": ("data", "teacher")}
-    data: str = "teacher"
+    data: file_or(*BUILTIN) = "teacher"
     outputs: Count = 1  # the teacher's
 
     def targets(self):

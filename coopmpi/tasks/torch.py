@@ -5,10 +5,11 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from coopmpi.errors import missing
-from coopmpi.ranges import Column, Count, Seed
+from coopmpi.ranges import Column, Count, File, Seed, file_or
 from coopmpi.registry import register
 from coopmpi.tasks.data.partition import KINDS as PARTITIONS
 from coopmpi.tasks.data.partition import READ_WITH
+from coopmpi.tasks.data.sets import BUILTIN
 from coopmpi.tasks.task import Task
 
 
@@ -23,7 +24,7 @@ class Torch(Task, frozen=True, kw_only=True):
     options: dict[str, Any] = {}
     loss: str = "cross-entropy"  # cross-entropy, mse, or package.module:function(outputs, targets)
     dataset: str | None = None  # package.module:function, gives (train, test) map-style data sets; instead of `data`
-    data: str = "digits"  # digits, or a path
+    data: file_or(*BUILTIN) = "digits"
     label: Column | None = None  # of a CSV file: the column's name, or its number, from 1
     ignore: tuple[Column, ...] | None = None  # of a CSV file: columns that are not read
     size: tuple[Count, Count] | None = None  # of folders of images: (height, width) that they are scaled to
@@ -38,7 +39,7 @@ class Torch(Task, frozen=True, kw_only=True):
     metrics: dict[str, str] = {}  # further figures: {name: package.module:function(outputs, targets)}
     autocast: Literal["none", "bfloat16", "float16"] = "none"
     compile: bool = False
-    start: str | None = None  # a warm start: .safetensors, a state_dict in .pt, or a run.h5
+    start: File | None = None  # a warm start: .safetensors, a state_dict in .pt, or a run.h5
 
     def device(self, chosen):
         return bridge('[task] kind = "torch"').TorchHost() if chosen.name == "cpu" else chosen

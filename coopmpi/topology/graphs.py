@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from coopmpi import readers, registry
+from coopmpi import registry
 from coopmpi.errors import UserError, quoted, unknown
-from coopmpi.ranges import Count, Share
+from coopmpi.ranges import Count, Share, file_or
 from coopmpi.registry import Part, register
 from coopmpi.streams import Purpose, stream
 from coopmpi.topology import files
@@ -212,7 +212,7 @@ class Matcha(Graph):
 
     weighs = True
 
-    base: str | None = None  # default ring
+    base: file_or(also=lambda: registry.parts("graph")) | None = None  # default ring
     budget: Share | None = None  # default 0.5
 
     def bind(self, workers: int, seed: int) -> Topology:
@@ -225,31 +225,22 @@ class Matcha(Graph):
 
 
 def choose(name: str, keys: dict[str, Any]) -> Graph:
-    """The graph of that name, file, or "package.module:Class" with its keys; UserError says who takes a key."""
-    if others := of_other_graphs(name, keys):
-        raise readers.refusal(others)
-    own = own_keys(name)
+    """The graph of that name, file, or "package.module:Class" with its keys; UserError if there is none."""
+    cls, own = graph_class(name), own_keys(name)
     for key in keys:
         if key not in own:
             raise unknown("key", key, {*own, *TABLE}, where="[mixing] ")
-    cls = _graph_class(name)
     return registry.convert(keys | ({"path": name} if cls is GraphFile else {}), cls, "[mixing]")
 
 
 def own_keys(name: str) -> tuple[str, ...]:
     """The keys of that graph; UserError if there is none."""
-    cls = _graph_class(name)
+    cls = graph_class(name)
     return ("directed",) if cls is GraphFile else cls.__struct_fields__
 
 
-def of_other_graphs(name: str, keys: dict[str, Any]) -> readers.Unread:
-    """Which of the keys belong to other graphs than that one."""
-    strange = [key for key in keys if key not in own_keys(name)]
-    files_only = {"mixing.directed": readers.Reader("mixing.graph", name, ("a file",))} if "directed" in strange else {}
-    return readers.of_other_choices("mixing.graph", name, strange, "graph") | files_only
-
-
-def _graph_class(name):
+def graph_class(name: str) -> type[Graph]:
+    """The class of that graph; UserError if there is none."""
     known = registry.parts("graph")
     if not isinstance(name, str):
         raise UserError(f"[mixing] graph must be a name, a file or package.module:Class, given {quoted(name)}")

@@ -4,9 +4,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from coopmpi import registry
+from coopmpi import places, readers, registry
 from coopmpi.errors import UserError
-from coopmpi.readers import Unread
 from coopmpi.topology import graphs, push_sum
 from coopmpi.topology.links import Topology
 from coopmpi.topology.matrix import MixingMatrix, from_matrix, require_doubly_stochastic, weighed_evenly
@@ -59,7 +58,9 @@ class Mixing(registry.Part):
 
 
 def mixing_table(graph: str = RING, weights: str = "metropolis", lazy: bool = False, **keys: Any) -> Mixing:
-    """The Mixing of a [mixing] table: `keys` are the graph's own."""
+    """The Mixing of a [mixing] table: `keys` are the graph's own. UserError says who takes another key."""
+    if others := of_other_graphs({"graph": graph} | keys):
+        raise readers.refusal(others)
     return registry.convert({"weights": weights, "lazy": lazy, "graph": graphs.choose(graph, keys)}, Mixing, "[mixing]")
 
 
@@ -68,6 +69,16 @@ def keys_of(table: dict[str, Any]) -> tuple[str, ...]:
     return (*graphs.TABLE, *graphs.own_keys(table.get("graph", RING)))
 
 
-def of_other_graphs(table: dict[str, Any]) -> Unread:
+def of_other_graphs(table: dict[str, Any]) -> readers.Unread:
     """Which keys of a [mixing] table belong to other graphs than its own."""
-    return graphs.of_other_graphs(table.get("graph", RING), {key: value for key, value in table.items() if key not in graphs.TABLE})
+    known, graph = keys_of(table), table.get("graph", RING)
+    strange = [key for key in table if key not in known]
+    files_only = {"mixing.directed": readers.Reader("mixing.graph", graph, ("a file",))} if "directed" in strange else {}
+    return readers.of_other_choices("mixing.graph", graph, strange, "graph") | files_only
+
+
+def located(table: dict[str, Any], folder: str) -> dict[str, Any]:
+    """A [mixing] table with absolute paths in place of files, which are looked for as coopmpi.places says."""
+    files = {key: places.found(table[key], folder) for key in ("graph", "base")
+             if isinstance(table.get(key), str) and table[key] not in registry.parts("graph")}
+    return table | files
