@@ -92,7 +92,7 @@ def test_a_key_that_is_a_value_and_a_table_is_refused():
 def test_a_file_and_overrides(tmp_path):
     (tmp_path / "s.toml").write_text('mode = "simulate"\nbase.steps = 10\n[[methods]]\nname = "m"\n')
     described, text = load(tmp_path / "s.toml", ["base.steps=3", "seeds=[7]"])
-    assert described.base == {"steps": 3} and described.seeds == (7,)
+    assert described.base == {"folder": str(tmp_path), "steps": 3} and described.seeds == (7,)
     assert load(tmp_path / "s.toml")[1] != text
 
 

@@ -7,7 +7,7 @@ import msgspec
 import tomli_w
 from msgspec import Meta
 
-from coopmpi import config, registry
+from coopmpi import config, places, registry
 from coopmpi.errors import UserError
 from coopmpi.inputs import read_numbers
 from coopmpi.ranges import Count, NonNegative
@@ -49,10 +49,13 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 def load(path) -> Machine:
     """The machine of a file; UserError if it holds something else."""
     tables = config.load(path)
+    folder = tables.pop("folder")
     odd = sorted(tables.keys() ^ {"machine", "compute", "network"})
     if odd:
         raise UserError(f"{path}: a machine file has the tables [machine], [compute] and [network], and no other ones; "
                         f"{'given' if odd[0] in tables else 'missing'} is {odd[0]}; coopmpi probe writes one")
+    tables = {name: {key: places.found(value, folder) if isinstance(value, str) and name != "machine" else value for key, value in table.items()}
+              if isinstance(table, dict) else table for name, table in tables.items()}
     try:
         about = registry.convert(tables["machine"], About, "[machine]")
         resolved = config.resolve({"workers": about.ranks, "compute": tables["compute"], "network": tables["network"]})

@@ -129,7 +129,9 @@ def mistakes_of(method: str):
 def load(path, overrides=()) -> tuple[Sweep, str]:
     """The sweep that a TOML file describes, with `table.key=value` overrides applied, and its text; UserError for what cannot be."""
     tables = config.load(path, overrides)
-    return parsed(tables), tomli_w.dumps(tables)
+    folder = {"folder": tables.pop("folder")}  # where the files of its runs are looked for
+    base = _table(tables, "base")
+    return parsed(tables | {"base": folder | base}), tomli_w.dumps(tables)
 
 
 def parsed(tables: dict) -> Sweep:
