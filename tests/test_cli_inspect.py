@@ -37,7 +37,7 @@ def rows(n=STEPS):
     numbers = np.random.default_rng(0)
     wait = np.tile([0.1, 0.2, 0.3], (n, 1))  # of steps that take half a second
     compute = np.tile([0.4, 0.3, 0.2], (n, 1))
-    return StepRows(first=0, wall_time=0.5 * np.arange(1, n + 1), tau=np.full(n, 8), loss=numbers.random((n, WORKERS)),
+    return StepRows(first=0, wall_time=0.5 * np.arange(1, n + 1), tau=np.full(n, 8), lr=np.full(n, 0.1), pause_time=np.zeros(n), loss=numbers.random((n, WORKERS)),
                     compute_time=compute, wait_time=wait, bytes_sent=np.full((n, WORKERS), 1e6), virtual_time=None)
 
 

@@ -87,7 +87,7 @@ class Trainer:
             driver.meet()
         self.trained = self.stopwatch.seconds
         with driver.pause():
-            self.log.add(loss, self.trained, tau)
+            self.log.add(loss, self.trained, tau, context.lr)
             if pauses or saves or outcome.snapshot:
                 self.log.hand_over()
             if self.saver is not None:

@@ -131,7 +131,8 @@ def about(assembly: Assembly, world) -> About:
     """What sinks are told of a run."""
     config, task = assembly.config, assembly.driver.task
     own = tuple((slot.name, slot.columns, slot.dtype or config.dtype) for slot in task.slots)
-    attributes = {"ranks": world.size, "mpi": world.name, "device": assembly.context.device.name}
+    attributes = {"ranks": world.size, "mpi": world.name, "device": assembly.context.device.name,
+                  "node_ranks": world.local_size, "node_cores": world.local_cores}
     return About(description.dump(config), config.workers, config.steps, task.dimension, config.dtype, assembly.mode, attributes,
                  task.layout if task.has_layout else (), task.figures, own, all_models(assembly), per_worker(config))
 

@@ -38,7 +38,7 @@ class StepLog:
         self.waited, self.sent = 0.0, 0.0  # totals: seconds of this rank, bytes of its workers
         self.failed_at, self.failure = inf, None  # step of this rank's first NaN or Inf, and its NumericalFailure
         self._losses, self._marks, self._rest, self._walls, self._rounds = [], [], [], [], []
-        self._first = first
+        self._first, self._paused = first, driver.stopwatch.paused
         self._handed_over = perf_counter()
         self._row = row_type(simulated=bool(self.clocks))
         sources = {rank: [worker for source in ranks for worker in driver.rank_layout.hosted(source)]
@@ -50,7 +50,7 @@ class StepLog:
         """Do rows up to that step still have to come here, to be handed on?"""
         return self._table is not None and self._table.taken < step
 
-    def add(self, loss, wall_time, tau):
+    def add(self, loss, wall_time, tau, lr):
         """Record the step that the driver has just done."""
         driver = self.driver
         computing, waited, virtual_time = driver.computing, driver.waited, None
@@ -60,7 +60,9 @@ class StepLog:
         self._marks.append(computing)
         self._rest.append((waited, driver.sent))
         if driver.world.rank == 0:
-            self._walls.append((wall_time, tau, virtual_time))
+            paused = driver.stopwatch.paused
+            self._walls.append((wall_time, tau, lr, paused - self._paused, virtual_time))
+            self._paused = paused
             self._rounds += [(driver.k + 1, *passage) for passage in driver.rounds if not self.clocks]
         self.waited += waited.mean() if self.clocks else waited
         self.sent += self._rest[-1][1].sum()
@@ -101,10 +103,10 @@ class StepLog:
     def _to_feed(self, first, block):
         n = len(block)
         if n:
-            wall_time, tau, virtual_time = zip(*self._walls[:n])
+            *walls, virtual_time = zip(*self._walls[:n])
             virtual_time = None if virtual_time[0] is None else np.array(virtual_time)
             series = [block[name] for name in COLUMNS]
-            self.feed.steps(StepRows(first, np.array(wall_time), np.array(tau), *series, virtual_time))
+            self.feed.steps(StepRows(first, *map(np.array, walls), *series, virtual_time))
             self._walls = self._walls[n:]
         if self._rounds:
             self.feed.rounds(self._rounds)

@@ -23,9 +23,9 @@ class JsonLines(Sink):
         self.file.writelines(kept)
 
     def steps(self, rows):
-        for i, (wall_time, tau) in enumerate(zip(rows.wall_time, rows.tau)):
+        for i, (wall_time, tau, lr) in enumerate(zip(rows.wall_time, rows.tau, rows.lr)):
             loss = None if rows.loss is None else float(rows.loss[i].mean())
-            self._write("step", step=rows.first + i + 1, wall_time=float(wall_time), tau=int(tau), loss=loss,
+            self._write("step", step=rows.first + i + 1, wall_time=float(wall_time), tau=int(tau), lr=float(lr), loss=loss,
                         compute_time=float(rows.compute_time[i].mean()), wait_time=float(rows.wait_time[i].mean()),
                         bytes_sent=float(rows.bytes_sent[i].mean()))
 

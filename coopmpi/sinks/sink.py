@@ -32,6 +32,8 @@ class StepRows(NamedTuple):
     first: int  # steps done before the first of these n
     wall_time: np.ndarray  # seconds since training began, without evaluation and writing
     tau: np.ndarray  # period in force
+    lr: np.ndarray  # learning rate, as the schedule has it
+    pause_time: np.ndarray  # seconds since the step before that wall_time leaves out
     loss: np.ndarray | None  # (n, m), mini-batch losses; None where no numbers are computed
     compute_time: np.ndarray  # (n, m) seconds
     wait_time: np.ndarray  # (n, m) seconds
