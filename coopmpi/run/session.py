@@ -45,6 +45,8 @@ def train(assembly: Assembly, world, output, sinks=(), overwrite=False, resume=F
             for note in () if resume else assembly.notes:
                 feed.event(0, 0.0, "note", note)
             stopped = _run(trainer)
+            if isinstance(stopped, NumericalFailure):
+                feed.drop_after(trainer.ballot.failed_at)
             if trainer.numbers and not isinstance(stopped, NumericalFailure):
                 save_models(assembly.driver, trainer.state.x, feed, all_models(assembly))
             if saver and (isinstance(stopped, Interrupted) or (stopped is None and keep_final)):

@@ -69,6 +69,11 @@ class StepLog:
         if len(self._losses) == self._block_steps or perf_counter() - self._handed_over > PATIENCE:
             self.hand_over()
 
+    def look(self):
+        """Note a NaN or Inf among the losses that are not handed over yet."""
+        if self._losses and self.failure is None:
+            self._look_for_nan("loss", self._on_host(self._losses), self._first + 1)
+
     def hand_over(self):
         """Send on what has been gathered and what has arrived from other ranks; rank 0 hands it to the feed."""
         n, world = len(self._losses), self.driver.world
@@ -92,13 +97,17 @@ class StepLog:
 
     def _block(self, n):
         """What each worker did in the last n steps, (b, n) of COLUMNS."""
-        device, block = self.driver.device, np.empty((len(self.driver.hosted), n), self._row)
-        losses = device.to_host(device.xp.stack(self._losses))
+        block, losses = np.empty((len(self.driver.hosted), n), self._row), self._on_host(self._losses)
         self._look_for_nan("loss", losses, self._first + 1)
         block["loss"] = losses.T
         for step, marks, (waited, sent) in zip(block.T, self._marks, self._rest):
             step["compute_time"], step["wait_time"], step["bytes_sent"] = self._computed(marks), waited, sent
         return block
+
+    def _on_host(self, losses):
+        """(n, b) of the losses (b,) of n steps."""
+        device = self.driver.device
+        return device.to_host(device.xp.stack(losses))
 
     def _to_feed(self, first, block):
         n = len(block)
