@@ -29,7 +29,7 @@ COOPMPI = (sys.executable, "-m", "coopmpi")
 def start_file(path, text=CONFIG):
     writer = Writer(path)
     figures = {"loss": ("1", "held-out loss"), "accuracy": ("1", "held-out accuracy")}
-    writer.open(About(text, WORKERS, 8, 4, "float32", "train", {"ranks": 2, "mpi": "an MPI", "device": "cpu"}, figures=figures))
+    writer.open(About(text, WORKERS, 8, 4, "float32", "train", {"ranks": 2, "node_ranks": 2, "node_cores": 2, "mpi": "an MPI", "device": "cpu"}, figures=figures))
     return writer
 
 
@@ -66,7 +66,7 @@ def test_summary_says_how_the_run_went(finished):
     text = flat(invoke(finished))
     for expected in ("status finished", "easgd, overlap = true", "every, tau = 8", "3 on 2 ranks (an MPI, cpu)",
                      "steps 5 of 8", "2.50 s, 2 steps/s", "15.0 MB in all", "5.0 MB per worker",
-                     "4 2.50 s failed the loss of worker 1 became nan"):
+                     "step 4 2.50 s, failed: the loss of worker 1 became nan"):
         assert expected in text
     # waiting 0.1, 0.2 and 0.3 s of every half second
     assert "40.0% of the time on average; least 20.0% (worker 0), most 60.0% (worker 2)" in text
@@ -74,7 +74,7 @@ def test_summary_says_how_the_run_went(finished):
 
 
 def test_summary_shows_first_and_last_evaluation_and_a_few_between(finished):
-    table = invoke(finished).partition("evaluated at step")[2].partition("event at step")[0]
+    table = invoke(finished).partition("\nstep ")[2].partition("event at")[0]
     steps = [int(line.split()[0]) for line in table.splitlines()[1:] if line.strip()]
     assert steps[0] == 0 and steps[-1] == 19 and 4 <= len(steps) <= 8
     assert "accuracy" not in table  # this task has none

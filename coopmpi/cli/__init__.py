@@ -59,6 +59,8 @@ def group(context):
 def main():
     """Run a verb; a CoopError becomes one message and its exit status."""
     _open_what_is_closed()
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # not every terminal has the signs of a curve
     try:
         group(prog_name="coopmpi", standalone_mode=False)
         _give_up_a_broken_stdout()

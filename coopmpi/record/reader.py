@@ -96,23 +96,26 @@ def _check(file):
         require(isinstance(file[name], h5py.Group), f"/{name} must be a group")
         return file[name]
 
-    names = ("format_version", "mode", "per_worker", "status", "ranks", "mpi", "device")
-    attributes = {name: file.attrs.get(name) for name in names}
-    for name, value in attributes.items():
-        require(value is not None, f"the attribute {name} is missing")
-    version, ranks = (np.asarray(attributes[name]) for name in ("format_version", "ranks"))
-    require(version.shape == () and version.dtype.kind in "iu" and version == schema.FORMAT_VERSION,
-            f"format_version is {quoted(version.tolist())}, this coopmpi reads {schema.FORMAT_VERSION}")
-    require(ranks.shape == () and ranks.dtype.kind in "iu" and ranks >= 1,
-            f"the attribute ranks must be a number >= 1, found {quoted(ranks.tolist())}")
-    mode, status = attributes["mode"], attributes["status"]
+    def attribute(name):
+        require(file.attrs.get(name) is not None, f"the attribute {name} is missing")
+        return file.attrs[name]
+
+    def number(name):
+        found = np.asarray(attribute(name))
+        return found.tolist() if found.shape == () and found.dtype.kind in "iu" else None, quoted(found.tolist())
+
+    version, found = number("format_version")
+    require(version == schema.FORMAT_VERSION, f"format_version is {found}, this coopmpi reads {schema.FORMAT_VERSION}")
+    for name in ("ranks", "node_ranks", "node_cores"):
+        value, found = number(name)
+        require(value is not None and value >= 1, f"the attribute {name} must be a number >= 1, found {found}")
+    mode, per_worker, status = map(attribute, ("mode", "per_worker", "status"))
     status = status.decode(errors="replace") if isinstance(status, bytes) else status
-    per_worker = attributes["per_worker"]
     for name, value, allowed in (("mode", mode, MODES), ("per_worker", per_worker, PER_WORKER), ("status", status, STATUSES)):
         require(isinstance(value, str) and value in allowed,
                 f"{name} must be one of {', '.join(allowed)}, found {quoted(value)}")
     for name in ("mpi", "device"):
-        require(isinstance(attributes[name], str), f"the attribute {name} must be text")
+        require(isinstance(attribute(name), str), f"the attribute {name} must be text")
 
     config = dataset(file, "config", None, ())
     require(h5py.check_string_dtype(config.dtype) is not None, "/config must be text")

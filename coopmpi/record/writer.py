@@ -106,6 +106,8 @@ class Writer:
                 file.attrs["status"] = np.array("running", schema.STATUS)
                 file["config"] = about.config
                 schema.make_series(file, about.workers, self._series)
+                for name, value in about.chance.items():
+                    file["eval"][name].attrs["chance"] = value
                 # looking them up takes as long as adding to them
                 self._open_series = {name: dict(file[name]) for name in self._series}
                 self._chunk_bytes = {name: sum(np.prod(data.chunks, dtype=int) * data.dtype.itemsize for data in series.values())

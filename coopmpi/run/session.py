@@ -136,7 +136,7 @@ def about(assembly: Assembly, world) -> About:
     attributes = {"ranks": world.size, "mpi": world.name, "device": assembly.context.device.name,
                   "node_ranks": world.local_size, "node_cores": world.local_cores}
     return About(description.dump(config), config.workers, config.steps, task.dimension, config.dtype, assembly.mode, attributes,
-                 task.layout if task.has_layout else (), task.figures, own, all_models(assembly), per_worker(config))
+                 task.layout if task.has_layout else (), task.figures, task.chance, own, all_models(assembly), per_worker(config))
 
 
 def _close(feed, status, trainer, error=None):

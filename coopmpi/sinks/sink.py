@@ -21,6 +21,7 @@ class About:
     attributes: Mapping[str, object] = field(default_factory=dict)  # ranks, mpi, device
     layout: tuple = ()  # (name, shape, offset) of the tensors in a model, where there are such
     figures: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # {name: (unit, description)} of evaluations
+    chance: Mapping[str, float] = field(default_factory=dict)  # {name: figure of a model that has learnt nothing}
     own: tuple = ()  # (name, columns, dtype) of state of the task's own, as the buffers of a module
     all_models: bool = True  # are the models of all workers handed over at the end, or their mean alone?
     per_worker: bool = True  # does the result file hold a column per worker, or what a step comes to over all workers?

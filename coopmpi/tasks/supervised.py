@@ -108,6 +108,7 @@ class SupervisedProblem(Problem):
             "train_loss": ("1", "loss of the mean model on training data: as many samples as are held out")}
         if self.model.classifies:
             self.figures["accuracy"] = ("1", "share of correct predictions of the mean model on held-out data")
+            self.chance = {"accuracy": np.bincount(data.y_test).max() / len(data.y_test)}
         self.batches = Batches(own, hosted, task.batch, place.seed, place.dtype, longest)
         self.samples, self.batch = len(data.x_train), task.batch or longest
 
