@@ -170,7 +170,10 @@ def resolve(tables):
     for kind, default in _CHOICES.items():
         if kind == "optimizer" and not tables.get(kind):
             default = built["algorithm"].optimizer
-        built[kind] = registry.build(kind, {"kind": default} | tables.pop(kind, {}))
+        table = {"kind": default} | tables.pop(kind, {})
+        if kind == "optimizer" and table["kind"] == "sgd" and built["task"].lr:
+            table = {"lr": built["task"].lr} | table
+        built[kind] = registry.build(kind, table)
     built["mixing"] = mixing_table(**tables.pop("mixing", {}))
     built["record"] = registry.convert(tables.pop("record", {}), Record, "[record]")
     built["checkpoint"] = registry.convert(tables.pop("checkpoint", {}), Saving, "[checkpoint]")

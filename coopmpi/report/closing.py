@@ -90,5 +90,7 @@ def _rows(run):
         return rows
     most, least = max(rows, key=lambda row: row[1]), min(rows, key=lambda row: row[1])
     longest = max(rows, key=lambda row: row[2])
-    chosen = {"most computing": most, "least computing": least, "most waiting": longest}
-    return [(f"{row[0]}, {what}", *row[1:]) for what, row in chosen.items()] + [mean]
+    labels = {}
+    for row, what in ((most, "most computing"), (least, "least computing"), (longest, "most waiting")):
+        labels[row] = f"{labels.get(row, row[0])}, {what}"
+    return [(label, *row[1:]) for row, label in labels.items()] + [mean]

@@ -69,6 +69,11 @@ class Classify(Supervised, frozen=True, kw_only=True):
     loss: ClassVar[str] = "cross-entropy"
     classes: Annotated[int, Meta(ge=2)] | None = None  # default: found from the labels
 
+    @property
+    def lr(self):
+        # the curvature grows with the number of features before the last layer, and has no bound for squared errors
+        return 0.01 if self.model == "vgg" else None
+
     def targets(self):
         return {"classes": self.classes}
 
@@ -80,6 +85,10 @@ class Regress(Supervised, frozen=True, kw_only=True):
     loss: ClassVar[str] = "squared-error"
     data: str = "teacher"
     outputs: Count = 1  # the teacher's
+
+    @property
+    def lr(self):
+        return 0.002 if self.model == "vgg" else 0.02
 
     def targets(self):
         return {"outputs": self.outputs}
