@@ -15,6 +15,7 @@ VERBS = {
     "run": "Start a Python script on MPI ranks: a training loop of one's own, wrapped by coopmpi.torch.",
     "simulate": "Run the same description on virtual clocks: a network and stragglers of your choice.",
     "resume": "Go on with a run that a signal stopped.",
+    "watch": "Show how far a run is that goes on elsewhere.",
     "inspect": "Look into a result file, finished or being written.",
     "compare": "Rank result files: by the loss at the end, or by what it took to reach a target.",
     "export": "Write the trained model as .safetensors, .pt or .npz.",

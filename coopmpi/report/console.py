@@ -20,9 +20,17 @@ PATIENCE = 1.0  # ... but not within so many seconds
 class Watcher(Sink):
     """Keeps a Progress, and shows it now and then."""
 
-    def open(self, about):
-        self.progress = Progress(about.steps)
+    def __post_init__(self):
+        self.progress, self.quiet = Progress(None), ""
         self.began, self.shown = monotonic(), -inf
+
+    def open(self, about):
+        self.progress.total = about.steps
+
+    def look(self, progress, quiet):
+        """Show how far a run elsewhere is; quiet: since when nothing was heard of it."""
+        self.progress, self.quiet = progress, quiet
+        self.show_if_due()
 
     def steps(self, rows):
         self.progress.add(rows)
@@ -58,8 +66,8 @@ class Watcher(Sink):
 class Log(Watcher):
     """Plain dated lines: at least one every minute while steps are done, at most LINES in all."""
 
-    def open(self, about):
-        super().open(about)
+    def __post_init__(self):
+        super().__post_init__()
         self.printed, self.told = 0, 0  # lines; up to which step
 
     def spacing(self, now):
@@ -69,7 +77,7 @@ class Log(Watcher):
         return min(max(PATIENCE, GROWTH * (now - self.began)), max(MINUTE, (self.progress.left or 0.0) / lines))
 
     def show(self):
-        self.line(*(text for _, text in self.progress.said()), self.progress.end())
+        self.line(self.quiet, *(text for _, text in self.progress.said()), self.progress.end())
 
     def reached(self, step, text):
         self.line(f"target reached: {text}")
@@ -87,14 +95,14 @@ class Log(Watcher):
 class Live(Watcher):
     """The view on this process's terminal."""
 
-    def open(self, about):
+    def __post_init__(self):
         from coopmpi.report.view import Display
 
-        super().open(about)
+        super().__post_init__()
         self.display = Display()
 
     def show(self):
-        self.display.show(self.progress)
+        self.display.show(self.progress, self.quiet)
 
     def close(self, status):
         self.display.close()

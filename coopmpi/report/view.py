@@ -13,9 +13,12 @@ BETWEEN = "  "
 SHORTEST = 5  # columns of a bar
 
 
-def frame(progress: Progress, width: int) -> list[str]:
-    """The lines that say how far a run is, none longer than `width`: what does not fit is left out, the least important first."""
-    said = progress.said()
+def frame(progress: Progress, width: int, quiet: str = "") -> list[str]:
+    """The lines that say how far a run is, none longer than `width`: what does not fit is left out, the least important first.
+
+    quiet: since when nothing was heard of it, if that is worth a word.
+    """
+    said = [*([(0, quiet)] if quiet else []), *progress.said()]
     while len(lines := _wrapped([text for _, text in said], width)) > LINES:
         said.remove(max(said, key=lambda item: item[0]))
     return [_bar(progress, width), *(line[:width] for line in lines)]
@@ -57,14 +60,14 @@ class Display:
     def __init__(self):
         self._live = None
 
-    def show(self, progress: Progress):
-        """Draw it anew. The width is that which the terminal has now."""
+    def show(self, progress: Progress, quiet: str = ""):
+        """Draw it anew, as `frame` has it. The width is that which the terminal has now."""
         if self._live is None:
             # without a thread that draws: it would take its time from the training
             self._live = Live(console=Terminal(force_terminal=True, highlight=False), auto_refresh=False,
                               redirect_stderr=sys.stderr.isatty())
             self._live.start()
-        lines = frame(progress, self._live.console.width)
+        lines = frame(progress, self._live.console.width, quiet)
         self._live.update(Text("\n".join(lines), no_wrap=True, overflow="crop"), refresh=True)
 
     def close(self):
