@@ -15,10 +15,13 @@ from click.testing import CliRunner
 
 from coopmpi import config
 from coopmpi.cli.inspect import command
+from coopmpi.drivers.solo import Solo
 from coopmpi.errors import UserError
 from coopmpi.record import reader
 from coopmpi.record.writer import Writer
-from coopmpi.report import inspect
+from coopmpi.report.inspect import EVALUATIONS
+from coopmpi.run.assemble import assemble
+from coopmpi.run.session import train
 from coopmpi.sinks import About, StepRows
 
 CONFIG = config.dump(config.resolve({"workers": 3, "steps": 8, "algorithm": {"kind": "easgd", "overlap": True}}))
@@ -78,6 +81,46 @@ def test_summary_shows_first_and_last_evaluation_and_a_few_between(finished):
     steps = [int(line.split()[0]) for line in table.splitlines()[1:] if line.strip()]
     assert steps[0] == 0 and steps[-1] == 19 and 4 <= len(steps) <= 8
     assert "accuracy" not in table  # this task has none
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 120])
+def test_no_number_is_broken_across_lines(finished, columns):
+    result = CliRunner(env={"COLUMNS": str(columns)}).invoke(command, [finished], catch_exceptions=False)
+    lines = result.output.splitlines()
+    # a name may be longer than a line
+    assert max(len(line) for line in lines if finished not in line and "/" not in line) <= columns
+    for together in ("2.50 s", "2 steps/s", "5.0 MB", "15.0 MB", "40.0%", "60.0%", "tau = 8", "300 ms"):
+        assert any(together in line for line in lines), together
+    header = next(line.split() for line in lines if line.startswith("step "))
+    table = lines[next(i for i, line in enumerate(lines) if line.startswith("step ")) + 1:]
+    assert header[:3] == ["step", "time", "loss"] and ("consensus" in header) == (columns >= 40)
+    assert all(len(line.replace(" s", "s").split()) == len(header) for line in table[:EVALUATIONS])
+
+
+def test_what_there_is_no_room_for_is_named(finished):
+    result = CliRunner(env={"COLUMNS": "24"}).invoke(command, [finished], catch_exceptions=False)
+    assert "(no room for: consensus)" in result.output
+
+
+def test_a_simulation_tells_virtual_times(tmp_path):
+    given = {"workers": 3, "steps": 40, "device": "cpu", "record": {"eval_every": 10}, "compute": {"seconds": 100.0}, "network": {"latency": 0.0},
+             "task": {"model": "linear"}, "stop": {"minutes": 50}}
+    train(assemble(config.resolve(given), Solo(), "simulate"), Solo(), tmp_path / "sim.h5")
+    text = flat(invoke(str(tmp_path / "sim.h5")))
+    assert "virtual time 0:50:" in text and "real time" in text
+    assert "step virtual time train_loss" in text and "10 0:16:4" in text and "20 0:33:" in text
+    assert "event at virtual time step 30 0:50:" in text
+
+
+def test_consensus_is_looked_at_before_a_round_unless_steps_are_chosen(tmp_path):
+    for name, more in (("own.h5", {"record": {"eval_every": 16}}), ("left.h5", {})):
+        given = {"workers": 3, "steps": 320, "device": "cpu", "period": {"tau": 8}, "task": {"model": "linear"}} | more
+        train(assemble(config.resolve(given), Solo()), Solo(), tmp_path / name)
+    with h5py.File(tmp_path / "own.h5") as file:
+        assert file["eval/step"][:].tolist() == list(range(0, 321, 16)) and (file["eval/consensus"][1:] < 1e-9).all()
+    with h5py.File(tmp_path / "left.h5") as file:
+        steps, consensus = file["eval/step"][:].tolist(), file["eval/consensus"][:]
+        assert steps == [0, *range(15, 320, 16), 320] and (consensus[1:-1] > 1e-5).all() and consensus[-1] < 1e-9
 
 
 def test_contents_name_every_series_and_what_is_not_written(finished):

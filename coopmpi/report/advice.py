@@ -13,7 +13,7 @@ OVERLAPPED = {"local-sgd": "overlap-local-sgd", "dpa": "overlap-dpa", "sgp": "ov
               "diloco": "streaming-diloco"}
 HIDING = {*OVERLAPPED.values(), "cocod-sgd", "d-psgd"}
 # what has a period where an algorithm communicates in every step
-PERIODIC = {"sync-sgd": "local-sgd", "powersgd": "local-sgd", "d-psgd": "dpa", "choco-sgd": "squarm-sgd"}
+PERIODIC = {"sync-sgd": "local-sgd", "powersgd": "local-sgd", "d-psgd": "overlap-dpa", "choco-sgd": "squarm-sgd"}
 
 
 def advice(run: Recorded) -> str:
@@ -56,7 +56,7 @@ def _waiting(run):
 
 def _slowest(run, share):
     which, others = np.flatnonzero(run.computed == run.computed.max()), run.computed[run.computed < run.computed.max()]
-    if run.ranks > 1 and run.workers % run.ranks:
+    if run.workers % run.ranks and len(which) > run.workers // run.ranks:
         return (f"{share:.0%} of the time is waiting for ranks that host one worker more than the others: a number of ranks that divides "
                 f"{run.workers} ends that.")
     whom = f"worker {which[0]}" if len(which) == 1 else f"workers {which[0]} to {which[-1]}, on one rank"
