@@ -36,7 +36,7 @@ def _head(run, width):
     """How it went, in some lines."""
     pace = run.steps / run.seconds if run.seconds else np.inf
     of = "" if run.total is None else f" of {run.total}"
-    time = f"virtual time {run.virtual_time:.4g} s" if run.simulated else f"{run.wall_time:.4g} s, {pace:.4g} steps/s"
+    time = f"virtual time {run.virtual_time:.5g} s" if run.simulated else f"{run.wall_time:.4g} s, {pace:.4g} steps/s"
     where = f"{run.workers} workers on {run.ranks} rank{'s' * (run.ranks > 1)}"
     said = [f"{run.tables['algorithm']['kind']}, {where}: {run.status}, {run.steps}{of} steps, {time}"]
     figures = [f"{name} {run.figures[name]:{form}}" for name, form in ordered(run.figures) if name != "consensus"]
@@ -88,9 +88,5 @@ def _rows(run):
     rows = [(name, computing[first], waiting[first]) for name, first in zip(names, firsts)]
     if len(rows) <= WORKERS:
         return rows
-    most, least = max(rows, key=lambda row: row[1]), min(rows, key=lambda row: row[1])
-    longest = max(rows, key=lambda row: row[2])
-    labels = {}
-    for row, what in ((most, "most computing"), (least, "least computing"), (longest, "most waiting")):
-        labels[row] = f"{labels.get(row, row[0])}, {what}"
-    return [(label, *row[1:]) for row, label in labels.items()] + [mean]
+    most, longest = (max(rows, key=lambda row: row[place]) for place in (1, 2))
+    return [(f"{most[0]}, computes most", *most[1:]), (f"{longest[0]}, waits most", *longest[1:]), mean]
