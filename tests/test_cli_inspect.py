@@ -32,7 +32,8 @@ COOPMPI = (sys.executable, "-m", "coopmpi")
 def start_file(path, text=CONFIG):
     writer = Writer(path)
     figures = {"loss": ("1", "held-out loss"), "accuracy": ("1", "held-out accuracy")}
-    writer.open(About(text, WORKERS, 8, 4, "float32", "train", {"ranks": 2, "node_ranks": 2, "node_cores": 2, "mpi": "an MPI", "device": "cpu"}, figures=figures))
+    attributes = {"ranks": 2, "node_ranks": 2, "node_cores": 2, "mpi": "an MPI", "device": "cpu"}
+    writer.open(About(text, WORKERS, 8, 4, "float32", "train", attributes, figures=figures))
     return writer
 
 
@@ -40,8 +41,8 @@ def rows(n=STEPS):
     numbers = np.random.default_rng(0)
     wait = np.tile([0.1, 0.2, 0.3], (n, 1))  # of steps that take half a second
     compute = np.tile([0.4, 0.3, 0.2], (n, 1))
-    return StepRows(first=0, wall_time=0.5 * np.arange(1, n + 1), tau=np.full(n, 8), lr=np.full(n, 0.1), pause_time=np.zeros(n), loss=numbers.random((n, WORKERS)),
-                    compute_time=compute, wait_time=wait, bytes_sent=np.full((n, WORKERS), 1e6), virtual_time=None)
+    return StepRows(first=0, wall_time=0.5 * np.arange(1, n + 1), tau=np.full(n, 8), lr=np.full(n, 0.1),
+                    pause_time=np.zeros(n), loss=numbers.random((n, WORKERS)), compute_time=compute, wait_time=wait, bytes_sent=np.full((n, WORKERS), 1e6), virtual_time=None)
 
 
 @pytest.fixture
@@ -103,8 +104,8 @@ def test_what_there_is_no_room_for_is_named(finished):
 
 
 def test_a_simulation_tells_virtual_times(tmp_path):
-    given = {"workers": 3, "steps": 40, "device": "cpu", "record": {"eval_every": 10}, "compute": {"seconds": 100.0}, "network": {"latency": 0.0},
-             "task": {"model": "linear"}, "stop": {"minutes": 50}}
+    given = {"workers": 3, "steps": 40, "device": "cpu", "record": {"eval_every": 10}, "compute": {"seconds": 100.0},
+             "network": {"latency": 0.0}, "task": {"model": "linear"}, "stop": {"minutes": 50}}
     train(assemble(config.resolve(given), Solo(), "simulate"), Solo(), tmp_path / "sim.h5")
     text = flat(invoke(str(tmp_path / "sim.h5")))
     assert "virtual time 0:50:" in text and "real time" in text

@@ -51,7 +51,8 @@ def test_once_and_ctrl_c_and_a_kill(folder, monkeypatch):  # noqa: F811
         status, out, _ = coopmpi("watch", path, "--once")
         assert status == 0 and out.startswith("step ") and "/100000" in out and "batch loss" in out and len(out.splitlines()) <= 3
         # Ctrl-C ends the view, not the run
-        other = subprocess.Popen([*COOPMPI, "watch", str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        other = subprocess.Popen([*COOPMPI, "watch", str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                 start_new_session=True)
         assert "batch loss" in other.stdout.readline()
         os.killpg(other.pid, signal.SIGINT)
         assert other.communicate(timeout=20) and other.returncode == 0

@@ -35,7 +35,8 @@ def views(found):
 
 
 # on a terminal
-@pytest.mark.parametrize("columns, ranks", [*((columns, []) for columns in WIDTHS), pytest.param(60, ["-n", "2"], marks=pytest.mark.mpi)], ids=str)
+@pytest.mark.parametrize("columns, ranks", [
+    *((columns, []) for columns in WIDTHS), pytest.param(60, ["-n", "2"], marks=pytest.mark.mpi)], ids=str)
 def test_the_live_view_and_the_closing_screen(folder, columns, ranks):  # noqa: F811
     found = seen([*watched(steps=400, workers=2, **SLOW), *ranks], columns, cwd=folder)
     assert found.status == 0 and not found.cursor_hidden
@@ -56,8 +57,8 @@ def test_the_live_view_and_the_closing_screen(folder, columns, ranks):  # noqa: 
 
 
 def test_figures_and_what_is_left_out_first():
-    progress = Progress(2000, done=500, losses=[0.05] * 100, figures={"loss": 0.1, "accuracy": 0.97, "consensus": 0.01, "mine": 3.0}, lr=0.1,
-                        tau=8, wall_time=10.0, waited=4.0, sent=1e6)
+    figures = {"loss": 0.1, "accuracy": 0.97, "consensus": 0.01, "mine": 3.0}
+    progress = Progress(2000, done=500, losses=[0.05] * 100, figures=figures, lr=0.1, tau=8, wall_time=10.0, waited=4.0, sent=1e6)
     for width in (20, 40, *WIDTHS, 300):
         lines = view.frame(progress, width)
         assert len(lines) <= 3 and max(map(len, lines)) <= width
@@ -72,13 +73,15 @@ def test_what_is_printed_meanwhile_stays_above(folder):  # noqa: F811
     (folder / "talking.py").write_text(
         "import sys\nfrom trouble import trouble\n"
         "def task(place):\n    problem = trouble(place, pause=[0.01])\n    inner = problem.gradient\n"
-        "    def gradient(x, step):\n        if step == 60:\n            print('said to stdout')\n            print('said to stderr', file=sys.stderr)\n"
+        "    def gradient(x, step):\n        if step == 60:\n            print('said to stdout')\n"
+        "            print('said to stderr', file=sys.stderr)\n"
         "        return inner(x, step)\n    problem.gradient = gradient\n    return problem\n")
     for ranks in ([], ["-n", "1"]):
         command = [*COOPMPI, *train(steps=120, workers=1, function="talking:task"), "--overwrite", *ranks]
         found = seen([word for word in command if word != "--quiet"], 80, cwd=folder)
         assert found.status == 0
-        places = {words: [i for i, line in enumerate(found.lines) if words in line] for words in ("said to stdout", "said to stderr", "step 120/120")}
+        places = {words: [i for i, line in enumerate(found.lines) if words in line]
+                  for words in ("said to stdout", "said to stderr", "step 120/120")}
         assert all(len(place) == 1 for place in places.values()), found.lines
         assert max(places["said to stdout"][0], places["said to stderr"][0]) < places["step 120/120"][0]
 
@@ -150,7 +153,8 @@ def test_plain_mpirun_and_a_pipe_get_lines_while_the_run_goes_on(folder):  # noq
 
     for command in (watched(steps=800, workers=2, **SLOW), [*mpirun(2), *watched(steps=800, workers=2, **SLOW), "--overwrite"]):
         environment = os.environ | {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-        process = subprocess.Popen(list(map(str, command)), cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process = subprocess.Popen(list(map(str, command)), cwd=folder, env=environment, text=True, stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE)
         early = 0
         for line in process.stdout:
             assert "\x1b" not in line
@@ -165,7 +169,8 @@ def test_plain_mpirun_and_a_pipe_get_lines_while_the_run_goes_on(folder):  # noq
 @pytest.mark.parametrize("words", [["simulate", "--set=workers=40", "--set=compute.kind=exponential", "--set=steps=60"],
                                    ["simulate", "--time-only", "--set=workers=5", "--set=steps=60"],
                                    ["train", "--set=record.per_worker=summary", "--set=steps=40"],
-                                   ["train", "--set=stop.loss=0.001", "--set=steps=3", "--set=algorithm.kind=d-psgd"]], ids=lambda words: " ".join(words[:2]))
+                                   ["train", "--set=stop.loss=0.001", "--set=steps=3", "--set=algorithm.kind=d-psgd"]],
+                         ids=lambda words: " ".join(words[:2]))
 def test_closing_screens_fit(tmp_path, columns, words):
     found = subprocess.run([*COOPMPI, *words, "-o", "a.h5"], cwd=tmp_path, env=os.environ | {"COLUMNS": str(columns)}, capture_output=True,
                            text=True, check=True).stdout.splitlines()

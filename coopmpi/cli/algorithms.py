@@ -49,8 +49,8 @@ def _lines(families):
         for name, headline in algorithms:
             click.echo(_cut(f"  {name:<{room}}  {headline}", width))
         click.echo()
-    click.echo("\n".join(wrapped("coopmpi algorithms NAME: all about one; --all: sources and keys; --parts: what else there is; --bibtex: the "
-                                 "references", width)))
+    more = "coopmpi algorithms NAME: all about one; --all: sources and keys; --parts: what else there is; --bibtex: the references"
+    click.echo("\n".join(wrapped(more, width)))
 
 
 def _cut(line, width):

@@ -39,9 +39,10 @@ def _cores(run):
     waiting = run.share(run.waited.mean())
     if run.simulated or run.node_ranks <= run.node_cores or waiting < MUCH:
         return ""
-    fewer = f"-n {run.node_cores} hosts the same {run.workers} workers" if run.ranks == run.node_ranks else "fewer ranks can host the same workers"
-    return (f"{run.node_ranks} ranks share {run.node_cores} core{'s' * (run.node_cores > 1)}, so the waiting, {waiting:.0%} of the time, is for a "
-            f"core and says nothing of a network: {fewer}.")
+    alone = run.ranks == run.node_ranks
+    fewer = f"-n {run.node_cores} hosts the same {run.workers} workers" if alone else "fewer ranks can host the same workers"
+    return (f"{run.node_ranks} ranks share {run.node_cores} core{'s' * (run.node_cores > 1)}, so the waiting, {waiting:.0%} of the time, is "
+            f"for a core and says nothing of a network: {fewer}.")
 
 
 def _waiting(run):
@@ -60,8 +61,8 @@ def _slowest(run, share):
         return (f"{share:.0%} of the time is waiting for ranks that host one worker more than the others: a number of ranks that divides "
                 f"{run.workers} ends that.")
     whom = f"worker {which[0]}" if len(which) == 1 else f"workers {which[0]} to {which[-1]}, on one rank"
-    return (f"{share:.0%} of the time is waiting for {whom}, which compute{'s' * (len(which) == 1)} {run.computed.max() / others.mean():.2g} times as "
-            f"long as the others: no period and no overlap hides that{'' if run.simulated else '; look at that node'}.")
+    times = run.computed.max() / others.mean()
+    return (f"{share:.0%} of the time is waiting for {whom}, which compute{'s' * (len(which) == 1)} {times:.2g} times as long as the others: no period and no overlap hides that{'' if run.simulated else '; look at that node'}.")
 
 
 def _in_turns(run, share):
@@ -75,8 +76,8 @@ def _messages(run, share):
     if kind in HIDING or run.tables["algorithm"].get("overlap"):
         # a message takes as long as the steps that it travels beside, and what is waited for it
         longer = _power_of_two(tau * (computing + share) / computing)
-        return _with_period(run, longer, f"{share:.0%} of the time is waiting for {what} that are longer under way than the steps beside them",
-                            " gives them the time")
+        said = f"{share:.0%} of the time is waiting for {what} that are longer under way than the steps beside them"
+        return _with_period(run, longer, said, " gives them the time")
     longer = _power_of_two(tau * share / (1 - share) * (1 - TOLERABLE) / TOLERABLE)
     if kind == "easgd":
         hidden = "algorithm.overlap = true"

@@ -14,8 +14,8 @@ KINDS = ("optimizer", "schedule", "period", "graph", "compress", "task", "comput
          "sink")  # registered, beside the algorithms
 # of algorithms, in the order in which they are shown
 FAMILIES = {"synchronous": "all gradients are averaged in every step", "periodic averaging": "local steps, then the average of all models",
-            "outer step": "local steps, then an optimiser's step on the average", "elastic and general": "local steps, then a mixing with centres",
-            "decentralised": "workers exchange models with neighbours in a graph", "compressed": "what travels is compressed"}
+            "outer step": "local steps, then an optimiser's step on the average",
+            "elastic and general": "local steps, then a mixing with centres", "decentralised": "workers exchange models with neighbours in a graph", "compressed": "what travels is compressed"}
 TYPES = {"IntType": "integer", "FloatType": "number", "BoolType": "boolean", "StrType": "string",
          "DictType": "table", "VarTupleType": "array", "TupleType": "array", "ListType": "array"}
 

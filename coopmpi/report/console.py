@@ -25,7 +25,7 @@ class Watcher(Sink):
         self.began, self.shown = monotonic(), -inf
 
     def open(self, about):
-        self.progress.total = about.steps
+        self.progress = Progress(about.steps)
 
     def look(self, progress, quiet):
         """Show how far a run elsewhere is; quiet: since when nothing was heard of it."""

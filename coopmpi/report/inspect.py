@@ -164,7 +164,8 @@ def _events(file, run, width):
     """The latest ones."""
     if not run.events:
         return []
-    rows = [(f"step {step}", f"{_time(file, run, step, time)}, {kind}{': ' * bool(text)}{text}") for step, time, kind, text in run.events[-EVENTS:]]
+    rows = [(f"step {step}", f"{_time(file, run, step, time)}, {kind}{': ' * bool(text)}{text}")
+            for step, time, kind, text in run.events[-EVENTS:]]
     left_out = [("", f"(the last {EVENTS} of {len(run.events)}; all of them: --series events)")] if len(run.events) > EVENTS else []
     return facts([("event at", _clock(run)), *left_out, *rows], width)
 

@@ -2,6 +2,7 @@
 
 from math import isnan
 
+from coopmpi.report.progress import FORMS
 from coopmpi.report.recorded import Recorded
 
 ENOUGH = 10  # steps after which a loss should have fallen
@@ -22,8 +23,8 @@ def not_learnt(run: Recorded) -> str:
                 f"{'a smaller [optimizer] lr usually helps' if last > first else 'a larger [optimizer] lr may help'}.")
     for name, chance in run.chance.items():
         if run.figures[name] <= chance:
-            return (f"The run did not learn: its {name} is {run.figures[name]:.2%}, and naming the most frequent class every time gives "
-                    f"{chance:.2%}.")
+            form = FORMS.get(name, ".4g")
+            return f"The run did not learn: its {name} is {run.figures[name]:{form}}, and a model that has learnt nothing gets {chance:{form}}."
     return ""
 
 

@@ -78,8 +78,8 @@ def recorded(path, file) -> Recorded:
     # what an evaluation takes lies before the step that follows
     after = np.isin(np.arange(done), evaluations["step"]) if "step" in evaluations else np.zeros(done, bool)
     return Recorded(
-        str(path), status_of(file), str(attributes["mode"]), tables, *(int(attributes[name]) for name in ("ranks", "node_ranks", "node_cores")),
-        str(attributes["mpi"]), str(attributes["device"]), tables["workers"], done, _latest(train["wall_time"], done) or 0.0,
+        str(path), status_of(file), str(attributes["mode"]), tables,
+        *(int(attributes[name]) for name in ("ranks", "node_ranks", "node_cores")), str(attributes["mpi"]), str(attributes["device"]), tables["workers"], done, _latest(train["wall_time"], done) or 0.0,
         _latest(train["virtual_time"], done) or 0.0 if "virtual_time" in train else None,
         *(total(train[name], done) for name in ("compute_time", "wait_time", "bytes_sent")),
         _in_turns(train["compute_time"], done, int(_latest(train["tau"], done) or 1)),
