@@ -8,7 +8,7 @@ import sys
 
 import benchmarks
 
-HELPERS = ("__main__", "timing", "hosts")
+HELPERS = ("__main__", "descriptions", "timing", "hosts")
 
 
 def main():
@@ -23,4 +23,5 @@ def main():
     importlib.import_module(f"benchmarks.{chosen.name.replace('-', '_')}").main(arguments)
 
 
-main()
+if __name__ == "__main__":  # processes that a benchmark starts import this, too
+    main()

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from benchmarks.descriptions import read
 from benchmarks.timing import interleaved, table
 from coopmpi import config, registry
 from coopmpi.device.host import Host
@@ -85,9 +86,9 @@ def packing(compress, layout):
 
 def stepper(algorithm, compress):
     """A function that makes a step with a round of the algorithm: all but gradients and the network."""
-    assembly = assemble(config.resolve({
+    assembly = assemble(config.resolve(read({
         "workers": 3, "device": "cpu", "optimizer": {"lr": 0.01}, "period": {"tau": 1}, "compress": compress,
-        "algorithm": {"kind": algorithm}, "task": {"kind": "python", "function": "benchmarks.compression:Drifting"}}),
+        "algorithm": {"kind": algorithm}, "task": {"kind": "python", "function": "benchmarks.compression:Drifting"}})),
         Echo(algorithm == "double-compressed"))
     state, _ = assembly.start()
     steps = iter(range(10**9))

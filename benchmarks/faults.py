@@ -15,6 +15,7 @@ from statistics import median
 import h5py
 import numpy as np
 
+from benchmarks.descriptions import settings
 from benchmarks.timing import table
 from coopmpi.run.resume import standing
 
@@ -61,18 +62,17 @@ def _variants():
     """Every algorithm, with the keys that make it another."""
     from coopmpi import registry
 
-    found = [[f"algorithm.kind={name}"] for name in registry.parts("algorithm")]
-    return [*found, ["algorithm.kind=easgd", "algorithm.overlap=true"], ["algorithm.kind=squarm-sgd", "algorithm.share=0.5"],
-            ["period.kind=adacomm", "period.interval_steps=40"]]
+    found = [{"algorithm.kind": name} for name in registry.parts("algorithm")]
+    return [*found, {"algorithm.kind": "easgd", "algorithm.overlap": True}, {"algorithm.kind": "squarm-sgd", "algorithm.share": 0.5},
+            {"period.kind": "adacomm", "period.interval_steps": 40}]
 
 
 def _description(numbers=60, steps=STEPS, pause=PAUSE):
     chosen = random.choice(_variants())
-    keys = ["deterministic=true", f"workers={WORKERS}", f"steps={steps}", "mixing.lazy=true", "device=cpu", "compress.kind=sign",
-            "task.kind=python", "task.function=benchmarks._mortal:task",
-            f"task.options={{pause = {pause}, numbers = {numbers}}}", "survive.every_seconds=0.05",
-            f"checkpoint.every_steps={steps // 12}", *chosen]
-    return [f"--set={key}" for key in keys]
+    return settings({"deterministic": True, "workers": WORKERS, "steps": steps, "mixing.lazy": True, "device": "cpu", "compress.kind": "sign",
+                     "task.kind": "python", "task.function": "benchmarks._mortal:task",
+                     "task.options": f"{{pause = {pause}, numbers = {numbers}}}", "survive.every_seconds": 0.05,
+                     "checkpoint.every_steps": steps // 12} | chosen)
 
 
 def _coopmpi(*words):

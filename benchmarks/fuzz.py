@@ -5,6 +5,7 @@ import contextlib
 import io
 import os
 import random
+import shutil
 import signal
 import tempfile
 import traceback
@@ -15,6 +16,7 @@ from time import perf_counter
 import click
 import h5py
 import numpy as np
+from PIL import Image
 
 from benchmarks.timing import table
 from coopmpi import registry
@@ -87,6 +89,10 @@ class Cases:
         (self.folder / "edges.graphml").write_text(
             '<graphml xmlns="http://graphml.graphdrawing.org/xmlns"><graph edgedefault="undirected"><node id="0"/><node id="1"/>'
             '<edge source="0" target="1"/></graph></graphml>')
+        rows = (f"{','.join(map(str, row))},{'red' if label else 'blue'}\n" for row, label in zip(x.tolist(), y))
+        (self.folder / "table.csv").write_text(f"a,b,c,d,e,f,colour\n{''.join(rows)}")
+        Image.fromarray(np.arange(48, dtype=np.uint8).reshape(6, 8)).save(self.folder / "image.png")
+        Image.fromarray(np.arange(144, dtype=np.uint8).reshape(6, 8, 3)).save(self.folder / "image.jpg")
         (self.folder / "train-images-idx3-ubyte").write_bytes(bytes([0, 0, 8, 3, 0, 0, 0, 9, 0, 0, 0, 2, 0, 0, 0,
                                                                      2]) + bytes(36))
         (self.folder / "train-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 9]) + bytes(range(9)))
@@ -136,11 +142,25 @@ class Cases:
             return ["simulate", "--dry-run", "--set=compute.kind=trace", f"--set=compute.file={path}"]
         if name == "quadratic.h5":
             return ["train", "--dry-run", "--set=task.kind=quadratic", f"--set=task.path={path}"]
+        if name.startswith("image"):
+            path = self._beside_whole(path)
         return ["train", "--dry-run", f"--set=task.data={path}"]
 
+    def _beside_whole(self, image):
+        """A folder with a damaged image in one class, and four whole ones in another."""
+        folder = self.folder / "images"
+        shutil.rmtree(folder, ignore_errors=True)
+        for path, content in [(folder / "bad" / image.name, image.read_bytes()),
+                              *((folder / "good" / f"{i}{image.suffix}", self.whole[image.name]) for i in range(4))]:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        return folder
+
     def _result(self, draw):
-        return ["inspect", self._damaged(draw, "run.h5"), *draw.choice(([], [], ["--config"],
-                                                                        ["--series", "train/loss"]))]
+        path = self._damaged(draw, "run.h5")
+        verb = draw.choice((["inspect"], ["inspect"], ["inspect", "--config"], ["inspect", "--series", "train/loss"], ["compare"],
+                            ["plot", "-y", "train/loss"], ["plot", "--timeline"], ["plot", "--graph", "-o", self.folder / "graph.svg"]))
+        return [*verb, path]
 
     def _damaged(self, draw, name):
         """A file like the whole one, with bits turned, bytes changed, cut, repeated or put in."""

@@ -10,6 +10,7 @@ from statistics import median
 
 import numpy as np
 
+from benchmarks.descriptions import read
 from benchmarks.timing import table
 
 ALGORITHMS = ("local-sgd", "d-psgd", "sync-sgd", "easgd")
@@ -55,7 +56,7 @@ def _measure(algorithm, data):
     world = connect()
 
     def train(tables):
-        assembly = assemble(config.resolve(tables | {"workers": 2, "device": "cpu", "algorithm": {"kind": algorithm}}), world)
+        assembly = assemble(config.resolve(read(tables | {"workers": 2, "device": "cpu", "algorithm": {"kind": algorithm}})), world)
         trainer = begin(assembly, world, f"{data}.{algorithm}.{tables['steps']}.h5")
         trainer.train()
         return trainer, assembly

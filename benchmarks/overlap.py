@@ -14,6 +14,7 @@ from time import perf_counter, sleep
 
 import numpy as np
 
+from benchmarks.descriptions import read
 from benchmarks.hosts import hosts
 from benchmarks.timing import table
 from coopmpi.device.host import Host
@@ -130,7 +131,7 @@ class Local:
         from coopmpi.drivers.driver import Driver
         from coopmpi.step import MODEL, Context, State
 
-        parts = config.resolve({"workers": 2, "steps": 1, "algorithm": algorithm, "period": {"tau": tau}})
+        parts = config.resolve(read({"workers": 2, "steps": 1, "algorithm": algorithm, "period": {"tau": tau}}))
         # two workers on a ring have W = J, an average; (I + W) / 2 is none, so that rows travel
         mixing = parts.mixing.bind(2, 0).lazy()
         self.driver = driver = Driver(2, task, mixing, Resting(), world)

@@ -15,6 +15,7 @@ from time import sleep
 import h5py
 import numpy as np
 
+from benchmarks.descriptions import settings
 from benchmarks.hosts import hosts
 from benchmarks.timing import table
 
@@ -78,8 +79,7 @@ def _seconds_per_step(network, output, algorithm, gradient, every, options):
     keys = {"steps": options.steps, "algorithm.kind": algorithm, "record.eval_every": every, "task.kind": "python",
             "task.function": "benchmarks.pauses:Idle",
             "task.options": f"{{seconds = {gradient}, evaluation = {options.evaluation}}}"} | ALGORITHMS[algorithm]
-    words = [f"--set={key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in keys.items()]
-    train = [sys.executable, "-m", "coopmpi", "train", "--quiet", "--overwrite", "-o", str(output), *words]
+    train = [sys.executable, "-m", "coopmpi", "train", "--quiet", "--overwrite", "-o", str(output), *settings(keys)]
     subprocess.run([*command, *train], env=environment | {"OMP_NUM_THREADS": "1"}, check=True)
     with h5py.File(output) as file:
         return file["train/wall_time"][-1] / options.steps

@@ -9,6 +9,7 @@ from time import perf_counter
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from benchmarks.descriptions import read
 from benchmarks.timing import table
 from coopmpi import config
 from coopmpi.drivers.solo import Solo
@@ -56,7 +57,7 @@ def main(arguments):
 
 
 def _rows(base, rounds):
-    tables = {case: base | {"algorithm": {"kind": case[0]}, "period": {"tau": TAU}, "compress": {"kind": case[1] or "none"}}
+    tables = {case: read(base | {"algorithm": {"kind": case[0]}, "period": {"tau": TAU}, "compress": {"kind": case[1] or "none"}})
               for case in CASES}
     steppers = {case: _stepper(tables[case]) for case in CASES}
     found = {case: [] for case in CASES}

@@ -9,6 +9,7 @@ from itertools import count
 from pathlib import Path
 from time import perf_counter
 
+from benchmarks.descriptions import read
 from benchmarks.timing import interleaved, table
 from coopmpi import config
 from coopmpi.drivers.solo import Solo
@@ -90,10 +91,10 @@ def _measure(algorithm, graph, workers, repeats):
     """Print seconds per step with clocks, their ratio to those without, bytes held at most, bytes of m models."""
     from threadpoolctl import threadpool_limits
 
-    tables = {"workers": workers, "device": "cpu", "period": {"tau": PERIOD},
-              "task": {"data": "teacher", "features": 64, "samples": 100_000, "hidden": [128]},
-              "algorithm": {"kind": algorithm}, "mixing": {"graph": graph or "ring"},
-              "compute": {"kind": "exponential"}, "network": {"kind": "links", "egress": 1e9}}
+    tables = read({"workers": workers, "device": "cpu", "period": {"tau": PERIOD},
+                   "task": {"data": "teacher", "features": 64, "samples": 100_000, "hidden": [128]},
+                   "algorithm": {"kind": algorithm}, "mixing": {"graph": graph or "ring"},
+                   "compute": {"kind": "exponential"}, "network": {"kind": "links", "egress": 1e9}})
     before = _held()
     assembly = _assembled(tables, "simulate")
     driver, run, clocks, steps = assembly.driver, assembly.context, assembly.clocks, count()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.descriptions import settings
 from benchmarks.timing import table
 
 RANKS, PAUSE, SAMPLE = 8, 0.04, 10.0  # seconds of a gradient; between two looks at the ranks
@@ -23,15 +24,14 @@ def main(arguments):
     options = parser.parse_args(arguments)
     root = str(Path(__file__).parents[1])
     environment = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
-    keys = [f"workers={RANKS}", "steps=100000000", "record.eval_every=100", "task.kind=python",
-            "task.function=benchmarks._mortal:task", f"task.options={{pause = {PAUSE}, numbers = 100000}}",
-            f"algorithm.kind={options.algorithm}", "compress.kind=topk",
-            "period.tau=8", "survive.every_seconds=5", "checkpoint.every_steps=500"]
+    keys = {"workers": RANKS, "steps": 10**8, "record.eval_every": 100, "task.kind": "python", "task.function": "benchmarks._mortal:task",
+            "task.options": f"{{pause = {PAUSE}, numbers = 100000}}", "algorithm.kind": options.algorithm, "compress.kind": "topk",
+            "period.tau": 8, "survive.every_seconds": 5, "checkpoint.every_steps": 500}
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         process = subprocess.Popen(
             [sys.executable, "-m", "coopmpi", "train", "-n", str(RANKS), "--survive", "--quiet", "-o", "run.h5",
-             *(f"--set={key}" for key in keys)], env=environment)
+             *settings(keys)], env=environment)
         try:
             samples = _watched(process, options.minutes)
         finally:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import h5py
 
+from benchmarks.descriptions import settings
 from benchmarks.hosts import hosts
 from benchmarks.timing import table
 
@@ -50,11 +51,10 @@ def measured(network, folder, keys):
     counted, wire = [], []
     for steps in LENGTHS:
         path = Path(folder, "run.h5")
-        words = [f"--set={key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in keys.items()]
         command, environment = network.mpirun()
         before = sum(network.sent())
         subprocess.run([*command, sys.executable, "-m", "coopmpi", "train", "--quiet", "--overwrite", "-o", str(path),
-                        f"--set=steps={steps}", *words], env=environment | {"OMP_NUM_THREADS": "1"}, check=True, cwd=folder,
+                        f"--set=steps={steps}", *settings(keys)], env=environment | {"OMP_NUM_THREADS": "1"}, check=True, cwd=folder,
                        stdout=subprocess.DEVNULL)
         wire.append(sum(network.sent()) - before)
         with h5py.File(path) as file:

@@ -1,4 +1,4 @@
-"""Communication-efficient distributed SGD over MPI: `coopmpi.train`, `coopmpi.simulate`, `coopmpi.torch.wrap`."""
+"""Communication-efficient distributed SGD over MPI: `coopmpi.train`, `coopmpi.simulate`, `coopmpi.open`, `coopmpi.torch.wrap`."""
 
 import importlib
 
@@ -11,4 +11,6 @@ def __getattr__(name):
         return importlib.import_module("coopmpi.torch")
     if name in ("train", "simulate"):
         return getattr(importlib.import_module("coopmpi.python"), name)
+    if name == "open":
+        return importlib.import_module("coopmpi.record.result").Result
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

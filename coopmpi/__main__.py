@@ -1,3 +1,4 @@
 from coopmpi.cli import main
 
-main()
+if __name__ == "__main__":  # processes that this one starts import it, too
+    main()

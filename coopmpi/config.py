@@ -1,86 +1,20 @@
 """The run description: TOML in, every value validated and every default filled in, resolved TOML out."""
 
+import os
 import re
 import tomllib
-from typing import Annotated, Any, Literal
 
 import msgspec
 import tomli_w
-from msgspec import Meta
 
-from coopmpi import registry
-from coopmpi.errors import CONTROL, UserError, clean, quoted, shortened
-from coopmpi.ranges import LARGEST_RUN, Count, NonNegative, Positive, Seed, Whole
+from coopmpi import places, readers, registry, vocabulary
+from coopmpi.errors import CONTROL, UserError, clean, nearest, quoted, shortened, unknown
+from coopmpi.vocabulary import CHOICES, IF_GIVEN, STRUCTS, TABLES, Config
 
 LONGEST = 10**6  # characters of a run description
 DEEPEST = 20  # tables and arrays within each other
 MOST_OPEN = 100  # brackets at a time, also in text
 TOO_DEEP = f"tables and arrays may lie within each other up to {DEEPEST} deep, given more"
-
-
-class Record(registry.Part, frozen=True, kw_only=True):
-    """What is written how often. Steps."""
-
-    eval_every: Whole = 0  # 0: twenty times over the run
-    final: Literal["all", "mean"] | None = None  # models in the file; default: all up to 1 GB
-    per_worker: Literal["all", "summary"] | None = None  # rows of every step; default: all up to 4096 workers
-
-
-class Saving(registry.Part, frozen=True, kw_only=True):
-    """The [checkpoint] table: when the state is saved beside the result."""
-
-    every_minutes: NonNegative = 10.0  # 0: when a signal stops the run only
-    every_steps: Count | None = None  # instead
-    keep: Count = 2  # the newest so many
-    keep_final: bool = False  # at the end of the run, too, so that it can be extended
-    margin: NonNegative = 60.0  # seconds before the end of a Slurm job at which a run saves and stops; 0: it does not
-
-
-class Survive(registry.Part, frozen=True, kw_only=True):
-    """The [survive] table: copies of the state in memory, for `--survive`."""
-
-    every_seconds: Positive = 10.0  # longer where that would cost more than 1 % of the time
-    buddies: Count = 1  # other ranks that hold a copy of a rank's state
-
-
-# tables that choose a part by `kind`, with the default choice; without [optimizer] the algorithm may have another one
-_CHOICES = {
-    "task": "classify",
-    "algorithm": "local-sgd",
-    "optimizer": "sgd",
-    "schedule": "constant",
-    "period": "every",
-    "compress": "none",
-    "compute": "constant",
-    "network": "links",
-}
-
-
-class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A run description. Tables hold validated parts; see coopmpi.registry."""
-
-    workers: Annotated[int, Meta(ge=1, le=LARGEST_RUN)] | None = None  # default: the number of ranks
-    steps: Count | None = None  # default 2000, unless epochs are given
-    epochs: Positive | None = None
-    seed: Seed = 0
-    dtype: Literal["float32", "float64"] = "float32"
-    device: Literal["auto", "cpu", "gpu"] = "auto"
-    device_buffers: Literal["staged", "direct"] = "staged"
-    deterministic: bool = False
-    task: Any = None
-    optimizer: Any = None
-    schedule: Any = None
-    algorithm: Any = None
-    period: Any = None
-    mixing: Any = None
-    compress: Any = None
-    compute: Any = None  # this and the next are read by `coopmpi simulate` only
-    network: Any = None
-    record: Any = None
-    checkpoint: Any = None
-    survive: Any = None  # read under --survive only
-    stop: dict[str, float] = {}  # targets of which any ends the run: {figure of the task, or "minutes": number}
-    sinks: tuple = ()  # [[sinks]]: further takers of results, coopmpi.sinks.Sink
 
 
 def load(path, overrides=()):
@@ -103,6 +37,8 @@ def load(path, overrides=()):
             raise UserError(f"{name}: not valid TOML: {error}") from error
     for override in overrides:
         set_key(tables, override)
+    if path is not None:
+        tables.setdefault("folder", os.path.dirname(os.path.abspath(path)))
     return tables
 
 
@@ -158,32 +94,79 @@ def toml_value(text):
 
 
 def resolve(tables):
-    """The Config that the tables describe; UserError for an unknown key, a wrong type or an impossible value."""
-    from coopmpi.topology.mixing import mixing_table
+    """The Config that the tables describe; UserError for an unknown key, a wrong type, an impossible value, or a key that
+    plays no part in the run."""
+    config, strange = _build(tables)
+    if strange:
+        raise readers.refusal(strange)
+    return config
+
+
+def unread(tables) -> list[str]:
+    """The keys of the tables that play no part in the run that they describe, as ["period.tau"]; all else is checked as by `resolve`."""
+    return list(_build(tables)[1])
+
+
+def without(tables, keys) -> dict:
+    """The tables without these keys, named as `unread` does."""
+    found = {name: dict(table) if isinstance(table, dict) else table for name, table in tables.items()}
+    for key in keys:
+        name, _, inner = key.partition(".")
+        del found[name][inner]
+    return found
+
+
+def _build(tables):
+    """(Config, {key of the tables that is not read: who decides on it})."""
+    from coopmpi.topology.mixing import keys_of, located, mixing_table, of_other_graphs
 
     _require_flat(tables)
-    tables = dict(tables)
-    for key, value in tables.items():
-        if key in (*_CHOICES, "mixing", "record", "checkpoint", "survive", "stop") and not isinstance(value, dict):
-            raise UserError(f"[{key}] must be a table, given {quoted(value)}")
-    built = {}
-    for kind, default in _CHOICES.items():
-        if kind == "optimizer" and not tables.get(kind):
+    for name in TABLES:
+        if not isinstance(tables.get(name, {}), dict):
+            raise UserError(f"[{name}] must be a table, given {quoted(tables[name])}")
+    rest, built, strange = dict(tables), {}, {}
+    folder = rest.pop("folder", "") or "."
+    if not isinstance(folder, str) or CONTROL.search(folder):
+        raise UserError(f"folder must be the name of a folder, given {quoted(folder)}")
+    if registry.own_code(tables):
+        rest["folder"] = os.path.abspath(folder)
+        places.search(folder)
+
+    def own(table, keys, known, others):
+        """The keys of a table without those of other choices, which are noted; UserError for one that nobody has."""
+        for key in keys:
+            if key not in known and f"{table}.{key}" not in others:
+                raise unknown("key", key, known, where=f"[{table}] ", meant=vocabulary.meant(key))
+        strange.update(others)
+        return {key: value for key, value in keys.items() if f"{table}.{key}" not in others}
+
+    for kind, default in CHOICES.items():
+        keys = rest.pop(kind, {})
+        if kind == "optimizer" and not keys:
             default = built["algorithm"].optimizer
-        table = {"kind": default} | tables.pop(kind, {})
-        if kind == "optimizer" and table["kind"] == "sgd" and built["task"].lr:
-            table = {"lr": built["task"].lr} | table
-        built[kind] = registry.build(kind, table)
-    built["mixing"] = mixing_table(**tables.pop("mixing", {}))
-    built["record"] = registry.convert(tables.pop("record", {}), Record, "[record]")
-    built["checkpoint"] = registry.convert(tables.pop("checkpoint", {}), Saving, "[checkpoint]")
-    built["survive"] = registry.convert(tables.pop("survive", {}), Survive, "[survive]")
-    built["stop"] = _targets(tables.pop("stop", {}))
-    built["sinks"] = tuple(_sinks(tables.pop("sinks", [])))
-    config = registry.convert(tables | built, Config, "run description:")
+        keys = {"kind": default} | keys
+        if kind == "optimizer" and keys["kind"] == "sgd" and built["task"].lr:
+            keys = {"lr": built["task"].lr} | keys
+        known = ("kind", *registry.find(kind, keys["kind"]).__struct_fields__)
+        built[kind] = places.located(registry.build(kind, own(kind, keys, known, readers.of_other_kinds(kind, keys))), folder)
+    mixing = located(rest.pop("mixing", {}), folder)
+    built["mixing"] = mixing_table(**own("mixing", mixing, keys_of(mixing), of_other_graphs(mixing)))
+    for name, cls in STRUCTS.items():
+        if name in rest or name not in IF_GIVEN:
+            built[name] = registry.convert(own(name, rest.pop(name, {}), cls.__struct_fields__, {}), cls, f"[{name}]")
+    built["stop"] = _targets(rest.pop("stop", {}))
+    built["sinks"] = tuple(places.located(sink, folder) for sink in _sinks(rest.pop("sinks", [])))
+    fields = Config.__struct_fields__
+    for key in rest:
+        if key not in fields:
+            what = "table" if isinstance(rest[key], dict) else "key"
+            near = vocabulary.meant(key) or nearest(key, fields) or vocabulary.like(key)
+            raise unknown(what, key, fields, where="run description: ", meant=near)
+    config = registry.convert(rest | built, Config, "run description:")
     if config.steps is not None and config.epochs is not None:
         raise UserError(f"give steps or epochs, not both; given steps = {config.steps} and epochs = {config.epochs}")
-    return config
+    given = {f"{name}.{key}" for name, table in tables.items() if isinstance(table, dict) for key in table}
+    return config, strange | {key: reader for key, reader in readers.unread(config).items() if key in given}
 
 
 def _targets(table):
@@ -208,24 +191,22 @@ def _sinks(tables):
 
 def dump(config):
     """The resolved TOML: every key that plays a part in this run, defaults included."""
-    unused = {name for name in ("period", "mixing", "compress") if not getattr(config.algorithm, f"uses_{name}")}
-    if config.compress.halves:
-        unused -= {"compress"}
-    tables = {}
-    for key in config.__struct_fields__:
-        value = getattr(config, key)
-        if key in unused or value in (None, (), {}):
-            continue
-        if key == "sinks":
-            value = [{"kind": sink.name} | _without_none(msgspec.to_builtins(sink)) for sink in value]
-        if isinstance(value, msgspec.Struct):
-            kind = {"kind": value.name} if key in _CHOICES else {}
-            value = kind | _without_none(value.table())
-        tables[key] = value
+    unread, tables = readers.unread(config), {}
+    for name in config.__struct_fields__:
+        value = getattr(config, name)
+        if name == "sinks":
+            value = [{"kind": sink.name} | msgspec.to_builtins(sink) for sink in value]
+        elif isinstance(value, registry.Part):
+            keys = ({"kind": value.name} if name in CHOICES else {}) | value.table()
+            value = {key: item for key, item in keys.items() if f"{name}.{key}" not in unread}
+        if value not in (None, [], {}):
+            tables[name] = _without_none(value)
     return tomli_w.dumps(tables)
 
 
 def _without_none(value):
+    if isinstance(value, list):
+        return [_without_none(item) for item in value]
     if isinstance(value, dict):
         return {key: _without_none(item) for key, item in value.items() if item is not None}
     return value

@@ -85,9 +85,19 @@ def _escaped(found):
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
-def unknown(what, given, allowed, where=""):
-    """The UserError for a name that is not one of `allowed`, with the nearest valid one."""
+def missing(whose, package, extra):
+    """The UserError for an optional package that is not installed. whose: what needs it; extra: of coopmpi, which brings it."""
+    return UserError(f"{whose} needs the package {package}, which is not installed: pip install 'coopmpi[{extra}]'")
+
+
+def nearest(given, allowed, alike=0.5):
+    """[the name of `allowed` that is most like the one that was given], or [] if none is; alike: how much it has to be, up to 1."""
+    return difflib.get_close_matches(given[:QUOTED], allowed, n=1, cutoff=alike) if isinstance(given, str) else []
+
+
+def unknown(what, given, allowed, where="", meant=()):
+    """The UserError for a name that is not one of `allowed`; meant: names that may have been meant, in place of the nearest one."""
     allowed = sorted(allowed)
-    near = difflib.get_close_matches(str(given)[:QUOTED], allowed, n=1, cutoff=0.5) if isinstance(given, str) else ()
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    meant = [*meant] or nearest(given, allowed)
+    hint = f"; did you mean {' or '.join(map(repr, meant))}?" if meant else ""
     return UserError(f"{where}unknown {what} {quoted(given)}{hint} (allowed: {', '.join(allowed) or 'none'})")

@@ -3,6 +3,7 @@
 Nothing is ever unpickled, and a file is read by itself: what it refers to in other files is refused.
 """
 
+import csv
 import lzma
 import os
 import stat
@@ -18,12 +19,12 @@ import numpy as np
 
 from coopmpi.errors import UserError, clean, quoted, shortened
 
-# what NumPy, h5py and zipfile raise for files that are damaged or of another kind
+# what NumPy, h5py, Pillow, csv and zipfile raise for files that are damaged or of another kind
 DAMAGE = (ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError, SyntaxError,
           TypeError,
-          ValueError, TokenError, lzma.LZMAError, struct.error, zipfile.BadZipFile, zlib.error)
+          ValueError, TokenError, csv.Error, lzma.LZMAError, struct.error, zipfile.BadZipFile, zlib.error)
 PICKLED = ("expected arrays of numbers, found an object array, which only a pickle can hold; save it with a numeric "
-           "dtype")
+           "dtype, and text with .astype(str)")
 LINKS = 16  # that lead from one to the next, at most
 # a data set of more bytes than this must be in the file, not only declared; compressed it is at most so much smaller
 DECLARED, COMPRESSION = 1 << 30, 1100
@@ -80,8 +81,8 @@ def open_hdf5(path):
         yield file
 
 
-def dataset(file, name):
-    """The data set of real numbers of that name in an open HDF5 file; UserError if there is none.
+def dataset(file, name, text=False):
+    """The data set of real numbers of that name in an open HDF5 file; UserError if there is none. text: strings will do, too.
 
     Links that lead to other files and data that lie there are refused before anything of them is read.
     """
@@ -96,9 +97,10 @@ def dataset(file, name):
         raise UserError(f"{file.filename}: {clean(name)} is a {type(found).__name__.lower()}, not a dataset of numbers")
     if found.external or found.is_virtual:
         raise UserError(f"{where} keeps its numbers in other files; copy them into this one")
-    if found.shape is None or found.dtype.kind not in "biuf":
+    is_text = text and h5py.check_string_dtype(found.dtype) is not None
+    if found.shape is None or (found.dtype.kind not in "biuf" and not is_text):
         kind = "nothing" if found.shape is None else shortened(str(found.dtype))
-        raise UserError(f"{where}: expected integers or floats, found {kind}")
+        raise UserError(f"{where}: expected integers or floats{' or strings' * text}, found {kind}")
     if found.nbytes > max(DECLARED, COMPRESSION * found.id.get_storage_size()):
         raise UserError(f"{where} declares {found.nbytes} bytes (shape {found.shape}), but holds "
                         f"{found.id.get_storage_size()}: it is damaged or was never written")
@@ -170,9 +172,19 @@ def open_npz(path):
 def npz_shape(archive, name):
     """(shape, dtype) of an array in an open .npz archive, from its header alone."""
     with archive.zip.open(f"{name}.npy") as file:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(file)
+        return _npy_header(file)
+
+
+def npy_shape(path):
+    """(shape, dtype) of the array in a .npy file, from its header alone."""
+    with reading(path, ".npy"), open(path, "rb") as file:
+        return _npy_header(file)
+
+
+def _npy_header(file):
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
     return shape, dtype
 
 

@@ -10,10 +10,14 @@ import pkgutil
 import sys
 from collections import defaultdict
 from math import isfinite
+from typing import ClassVar
 
 import msgspec
 
+from coopmpi import places
 from coopmpi.errors import UserError, quoted, unknown
+from coopmpi.ranges import literals
+from coopmpi.synonyms import name_here
 
 # where the parts of a kind are defined; a package means every module in it
 _HOMES = {
@@ -48,8 +52,16 @@ LARGEST_INTEGER, LARGEST_FLOAT = 10**15, 1e100
 OWN_CODE = ("kind", "function", "graph", "base", "module", "loss", "dataset", "augment")  # keys whose value may be package.module:name
 
 
+NONZERO = object()  # in `read_with`: any number but 0
+
+
 class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of everything that a table of the run description can choose."""
+    """Base of everything that a table of the run description can choose.
+
+    read_with: {key: (another key, its values with which the first one plays a part)}, None for unset; see coopmpi.unread.
+    """
+
+    read_with: ClassVar[dict[str, tuple]] = {}
 
     def table(self):
         """Its keys as the run description has them."""
@@ -81,8 +93,16 @@ def find(kind, name):
     if isinstance(name, str) and ":" in name:
         return _own(kind, name)
     if not isinstance(name, str) or name not in table:
-        raise unknown(kind, name, table, where=f"[{kind}] ")
+        raise unknown_part(kind, name)
     return table[name]
+
+
+def unknown_part(kind, name, where=None):
+    """The UserError for a name that no part of a kind has."""
+    here = name_here(kind, name) if isinstance(name, str) else None
+    if here:
+        return UserError(f"[{where or kind}] there is no {kind} {name!r} by this name; here it is {here}")
+    return unknown(kind, name, parts(kind), where=f"[{where or kind}] ")
 
 
 def base(kind):
@@ -113,12 +133,12 @@ def load_object(path, where):
     if not all(name.isidentifier() for name in [*module_name.split("."), attribute]):
         raise UserError(f'{where} must be "package.module:name", given {quoted(path)}')
     if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # users keep their files where they work
+        places.search(os.getcwd())
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise UserError(f"{where} = {path!r}: no module named {error.name!r} can be imported "
-                        f"(the working directory is searched too)") from error
+                        "(looked for in the folder of the run description, then in the working directory)") from error
     except (ImportError, SyntaxError) as error:
         raise UserError(f"{where} = {path!r}: module {module_name} cannot be imported: {error}") from error
     if not hasattr(module, attribute):
@@ -158,6 +178,9 @@ def convert(table, cls, where):
         message, _, path = str(error).partition(" - at `$.")
         path = path.rstrip("`")
         key = path.partition("[")[0].partition(".")[0]
+        allowed = next((literals(field.type) for field in msgspec.structs.fields(cls) if field.name == key), ())
+        if allowed:
+            raise unknown("value", table[key], allowed, where=f"{where} {key}: ") from error
         given = f", given {quoted(table[key])}" if key in table else ""
         raise UserError(f"{where} {path + ': ' if path else ''}{message}{given}") from error
 

@@ -33,6 +33,11 @@ def write_quadratic(path, workers, dimension=7, noise=0.0, seed=1):
     return str(path)
 
 
+def read(tables):
+    """The tables without the keys that play no part: those that tests of all algorithms have in common, some do not read."""
+    return config.without(tables, config.unread(tables))
+
+
 def lockstep(tables, device=None):
     """Train in this process; the Trainer, with its final state."""
     assembly = assemble(config.resolve(tables), Solo())

@@ -8,7 +8,7 @@ from coopmpi import registry
 from coopmpi.errors import UserError
 from coopmpi.streams import Purpose, stream
 from coopmpi.topology.mixing import mixing_table
-from tests.runs import VARIANTS, lockstep, write_quadratic
+from tests.runs import VARIANTS, lockstep, read, write_quadratic
 
 M, STEPS, SEED = 8, 25, 3
 GRAPHS = [name for name in registry.parts("graph") if name != "one-peer-exponential"]
@@ -313,10 +313,10 @@ class Reference:
 
 def tables(path, variant, optimizer, tau=4, mixing=None):
     algorithm = VARIANTS[variant]
-    return {"workers": M, "steps": STEPS, "seed": SEED, "dtype": "float64", "device": "cpu",
-            "task": {"kind": "quadratic", "path": path}, "optimizer": {"lr": 0.05} | optimizer,
-            "algorithm": algorithm, "period": {"tau": tau}, "mixing": mixing or {},
-            "compress": {"kind": "topk", "fraction": 2 / 7}}
+    return read({"workers": M, "steps": STEPS, "seed": SEED, "dtype": "float64", "device": "cpu",
+                 "task": {"kind": "quadratic", "path": path}, "optimizer": {"lr": 0.05} | optimizer,
+                 "algorithm": algorithm, "period": {"tau": tau}, "mixing": mixing or {},
+                 "compress": {"kind": "topk", "fraction": 2 / 7}})
 
 
 @pytest.fixture(scope="module")

@@ -38,6 +38,8 @@ def write_inputs(folder):
     np.savez(folder / "negative.npz", x=x, y=np.where(y == 2, -5, y))
     np.savez(folder / "far.npz", x=x, y=np.where(np.arange(40) == 11, 900, y))
     np.savez(folder / "pickled.npz", x=x, y=np.array([{"label": 1}] * 40, dtype=object))
+    table = "".join(f"{a},{b},{'red' if i % 2 else 'blue'}\n" for i, (a, b, *_) in enumerate(x))
+    (folder / "gap.csv").write_text(f"left,right,colour\n{table}".replace(f",{x[3, 1]},", ",,"))
     (folder / "cut.npz").write_bytes((folder / "good.npz").read_bytes()[:700])
     with h5py.File(folder / "whole.h5", "w") as file:
         file["x"], file["y"] = x, y
@@ -158,6 +160,8 @@ CASES = {
     "truncated IDX": (values("task.data=train-images-idx3-ubyte"), ["idx3", "truncated", "241", "116"]),
     "pickled": (values("task.data=pickled.npz"), ["pickled.npz", "pickle"]),
     "NaN in the data": (values("task.data=nan.npz"), ["nan.npz", "NaN", "row 7"]),
+    "a gap in a table": (values("task.data=gap.csv"), ["gap.csv", "line 5, column 2 ('right')", "missing"]),
+    "a key of tables": (values("task.data=good.npz", "task.label=colour"), ["label", "CSV", "good.npz", "no part"]),
     "negative labels": (values("task.data=negative.npz"), ["negative.npz", "negative", "row 2"]),
     "label out of range": (values("task.data=far.npz"), ["far.npz", "900", "row 11"]),
     "quadratic for others": (quadratic("q3.h5"), ["q3.h5", "4 workers", "(3, 7)"]),
@@ -180,7 +184,7 @@ STATUS = {"out of memory": 1}
 
 # a case of each stage: options, run description, graph, data, user's code, memory
 AMONG_RANKS = ["unknown option", "TOML syntax", "unknown key", "W not stochastic", "truncated npz",
-               "NaN in the data", "returns junk", "out of memory"]
+               "NaN in the data", "a gap in a table", "returns junk", "out of memory"]
 
 
 @pytest.fixture(scope="module")

@@ -107,6 +107,6 @@ def test_unknown_name_is_refused_with_the_nearest():
 
 def test_what_is_no_algorithm_is_refused():
     with pytest.raises(UserError, match="subclass of coopmpi.step.algorithm.Algorithm"):
-        invoke("coopmpi.config:Record")
+        invoke("coopmpi.vocabulary:Record")
     with pytest.raises(UserError, match="--parts"):
         invoke("easgd", "--parts")

@@ -9,22 +9,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from coopmpi import config
 from coopmpi.cli.compare import command
-from coopmpi.drivers.solo import Solo
 from coopmpi.errors import UserError
 from coopmpi.report import compare
-from coopmpi.run import session
-from coopmpi.run.assemble import assemble
+from tests.result_files import made
 
 TARGET = 1.0
 METHODS = {"sync": {"kind": "sync-sgd"}, "local": {"kind": "local-sgd"}}
-
-
-def made(path, mode="train", **tables):
-    tables = {"workers": 4, "steps": 60, "device": "cpu", "record": {"eval_every": 10}, "task": {"hidden": [8]}, "optimizer": {"lr": 0.5}} | tables
-    session.train(assemble(config.resolve(tables), Solo(), mode), Solo(), path)
-    return str(path)
 
 
 @pytest.fixture(scope="module")

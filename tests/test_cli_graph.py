@@ -102,7 +102,7 @@ def test_a_saved_matrix_is_what_a_run_takes_as_its_graph(tmp_path, name):
     (["hypercube", "-m", "12"], ["power of two", "8 or 16"]),
     (["--degree", "3"], ["name it"]),
     (["--directed"], ["name it"]),
-    (["ring", "--directed"], ["directed", "'ring'", "a file"]),
+    (["ring", "--directed"], ["directed", '"ring"', "a file"]),
     (["lopsided.txt", "--directed"], ["doubly stochastic", "sgp"]),
     (["one-peer-exponential", "--save", "w.npy"], ["one matrix", "3"]),
     (["ring", "--save", "w.txt"], [".npy or .h5", "w.txt"]),

@@ -56,7 +56,7 @@ def test_the_result_has_virtual_time_and_the_models_of_train(run):
         assert sim["train/wall_time"][-1] < virtual[-1]
         tables = tomllib.loads(sim["config"][()].decode())
         assert tables["network"] == {"kind": "delay", "seconds": 4.0, "jitter": 0.0}
-        free = dict.fromkeys(("compress", "unpack", "mix", "optimizer"), 0.0)
+        free = dict.fromkeys(("compress", "unpack", "mix", "optimizer"), 0.0) | {"beside": 1.0}
         assert tables["compute"] == {"kind": "exponential", "seconds": 1.0, "shift": 0.5} | free
         assert not {"network", "compute"} & set(tomllib.loads(plain["config"][()].decode()))
         assert re.findall(r"virtual time (\S+) s", out)[-1] == f"{virtual[-1]:.5g}"
@@ -154,8 +154,8 @@ def test_compute_models_refuse_what_cannot_be(tmp_path, monkeypatch, compute, me
     ({"kind": "links", "allreduce": "rinng"}, "unknown allreduce 'rinng'; did you mean 'ring'"),
     ({"kind": "links", "ingress": 0}, "ingress"),
     ({"kind": "links", "latency": -1.0}, "latency"),
-    ({"kind": "delay", "ingress": 1.0}, "unknown key 'ingress'"),
-    ({"kind": "delay", "latency": 1.0}, "unknown key 'latency'"),
+    ({"kind": "delay", "ingress": 1.0}, "read by hierarchy, links"),
+    ({"kind": "delay", "latency": 1.0}, "read by hierarchy, links"),
     ({"kind": "link"}, "did you mean 'links'")])
 def test_networks_refuse_what_cannot_be(network, message):
     with pytest.raises(UserError, match=message):

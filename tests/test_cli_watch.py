@@ -99,15 +99,16 @@ def test_other_files_get_one_sentence(tmp_path):
 # its curve
 def test_a_curve_goes_from_corner_to_corner():
     x = np.linspace(0, 100, 50)
-    lines = curve.curve(x, 100 - x, np.array([[0, 100], [0, 100]]), 40, 5)
-    assert len(lines) == 6 and max(map(len, lines)) <= 40
-    assert lines[0].startswith("100 ┤") and lines[0].endswith("o") and lines[4].startswith("  0 ┤o") and lines[5].split() == ["0", "100"]
+    lines = curve.curve(x, 100 - x, np.array([[0, 100], [0, 100]]), 40, 8)
+    assert len(lines) == 8 and max(map(len, lines)) <= 40
+    canvas = [line.partition("│")[2] or line.partition("┤")[2] for line in lines[:6]]
+    assert canvas[0].endswith("o") and canvas[5].startswith("o") and lines[7].split()[0] == "0" and lines[7].split()[-1] == "100"
     # every column between has dots
-    dots = ["".join(line[5:][column:column + 1] for line in lines[:5]).strip(" o") for column in range(35)]
-    assert all(dots[1:-1])
+    columns = ["".join(line[column:column + 1] for line in canvas).strip(" o") for column in range(len(canvas[0]))]
+    assert all(columns[1:-1])
 
 
 @pytest.mark.parametrize("y", [[1.0, 1.0], [1e-30, 1e30], [-5.0, 5.0], [0.0, 0.0], [np.pi]], ids=str)
 def test_curves_of_all_kinds(y):
-    lines = curve.curve(np.arange(len(y)), np.array(y), np.zeros((2, 0)), 60, 4)
-    assert len(lines) == 5 and all("┤" in line for line in lines[:4]) and max(map(len, lines)) <= 60
+    lines = curve.curve(np.arange(len(y)), np.array(y), np.zeros((2, 0)), 60, 6)
+    assert len(lines) == 6 and max(map(len, lines)) <= 60

@@ -144,6 +144,34 @@ def test_whole_floats_count_as_labels(saved):
     assert data.classes == 4 and data.y_train.dtype == np.int64
 
 
+@pytest.mark.parametrize("labels", [np.arange(20) % 4 + 1, np.array([3, 7])[np.arange(20) % 2], np.array([-1, 1])[np.arange(20) % 2],
+                                    np.array([10, 20, 300])[np.arange(20) % 3], np.array([-1.0, 1.0])[np.arange(20) % 2]])
+def test_labels_that_do_not_start_at_0_are_counted_and_told(saved, labels):
+    x = np.arange(20.0)
+    data = load(saved(x=x, y=labels), "classify", "float64", 0)
+    values = sorted({int(label) for label in labels})
+    assert (data.classes, data.names) == (len(values), tuple(map(str, values)))
+    for sample, label in zip(data.x_train[:, 0], data.y_train):
+        assert values[label] == labels[int(sample)]
+    assert data.notes == (f"the labels {', '.join(data.names)} are the classes 0 to {len(values) - 1}",)
+
+
+def test_one_hot_rows_are_counted_and_told(saved):
+    labels = np.arange(20) % 3
+    for rows in (np.eye(4)[labels], np.eye(4, dtype=bool)[labels], np.eye(4, dtype=np.uint8)[labels]):
+        data = load(saved(x=np.arange(20.0), y=rows, x_test=np.arange(20.0), y_test=rows), "classify", "float64", 0)
+        assert data.y_train.tolist() == labels.tolist() == data.y_test.tolist()
+        assert (data.classes, data.names, data.notes) == (4, (), ("the one-hot rows of y are 4 classes",))
+
+
+def test_large_numbers_are_told_unless_they_are_scaled(saved):
+    path = saved(x=np.full((20, 3), -59), y=np.arange(20) % 2)
+    assert "reach 59: standardize = true" in load(path, "classify", "float32", 0).notes[0]
+    assert not load(path, "classify", "float32", 0, standardize=True).notes
+    assert "targets reach 340" in load(saved(x=np.zeros(20), y=np.full(20, 340)), "regress", "float32", 0).notes[0]
+    assert not load(saved(x=np.full((20, 3), 200, np.uint8), y=np.arange(20) % 2), "classify", "float32", 0).notes
+
+
 def changed(values, index, value):
     values = values.copy()
     values[index] = value
@@ -156,8 +184,20 @@ REFUSED = {
     "fractional label": (dict(x=X, y=changed(Y.astype(float), 3, 1.5)), {}, r"integers.*first in row 3"),
     "NaN label": (dict(x=X, y=changed(Y.astype(float), 3, np.nan)), {}, r"NaN.*first in row 3"),
     "stray label": (dict(x=X, y=changed(Y, 6, 99)), {}, r"largest is 99; set classes = 100.*first in row 6"),
+    "one of several below 0": (dict(x=X, y=Y - 1), {}, r"negative, other than -1 and 1.*5 of 20 values, first in row 0"),
+    "more labels than classes": (dict(x=X, y=Y + 1), {"classes": 3}, r"expected 3 classes, found 4 different labels"),
+    "all labels alike": (dict(x=X, y=np.zeros(20)), {}, r"at least 2 classes"),
+    "a label for each": (dict(x=X, y=np.arange(20) + 5), {}, r"20 different labels of 20 samples"),
+    "two in a row": (dict(x=X, y=np.eye(4)[Y] + np.eye(4)[0]), {}, r"one-hot rows or class labels \(20,\), found shape \(20, 4\)"),
+    "missing name": (dict(x=X, y=changed(Y.astype("U9"), 4, "")), {}, r"missing.*first in row 4"),
+    "missing names": (dict(x=X, y=changed(np.array(["a", "b"])[Y % 2].astype("U9"), 4, "nan")), {}, r"missing.*first in row 4"),
+    "long name": (dict(x=X, y=changed(Y.astype("U200"), 4, "x" * 101)), {}, r"100 characters.*first in row 4"),
+    "no text": (dict(x=X, y=changed(np.array([b"ab"] * 20), 4, b"\xff")), {}, r"UTF-8"),
+    "text among numbers": (dict(x=X, y=Y, x_test=X, y_test=np.array(["a", "b"])[Y % 2]), {}, r"y_test.*0\.\.3 as in training"),
+    "numbers among text": (dict(x=X, y=np.array(["a", "b"])[Y % 2], x_test=X, y_test=Y), {}, r"y_test.*must be a, b as in training"),
     "huge label": (dict(x=X, y=changed(Y, 6, 2**40)), {}, r"first in row 6"),
     "label above classes": (dict(x=X, y=Y), {"classes": 3}, r"0\.\.2.*5 of 20 values, first in row 3"),
+    "negative only in test": (dict(x=X, y=Y, x_test=X, y_test=changed(Y, 2, -1)), {}, r"y_test.*0\.\.3 as in training.*first in row 2"),
     "label only in test": (dict(x=X, y=Y, x_test=X, y_test=changed(Y, 2, 4)), {},
                            r"y_test.*0\.\.3.*first in row 2"),
     "one-hot labels": (dict(x=X, y=np.eye(20)), {}, r"class labels \(20,\), found shape \(20, 20\)"),
@@ -219,6 +259,12 @@ def test_attached_copy_equals_the_original_and_outlives_its_files(tmp_path, kind
         with pytest.raises(ValueError, match="read-only"):
             mapped[0] = 0
     assert (copy.name, copy.shape, copy.classes) == (data.name, data.shape, data.classes)
+
+
+def test_a_copy_knows_names_and_notes(saved, tmp_path):
+    data = load(saved(x=np.arange(60.0).reshape(20, 3), y=np.array(["été", "a"])[np.arange(20) % 2]), "classify", "float32", 0)
+    publish(data, tmp_path)
+    assert attach(tmp_path).names == data.names == ("a", "été") and attach(tmp_path).notes == data.notes and len(data.notes) == 1
 
 
 def test_attached_arrays_are_no_private_memory(tmp_path):

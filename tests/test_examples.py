@@ -5,15 +5,19 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from unittest import mock
 
 import h5py
 import numpy as np
 import pytest
 
-from coopmpi import config, registry
+from coopmpi import __version__, config, registry, vocabulary
+from coopmpi.contract import sink
 from coopmpi.device.host import Host
 from coopmpi.drivers.solo import Solo
 from coopmpi.report import catalogue
+from coopmpi.sweep import session
+from coopmpi.sweep.description import parsed
 from coopmpi.tasks.problem import Place
 
 ROOT = Path(__file__).parents[1]
@@ -78,7 +82,7 @@ def test_commented_run_description_learns_the_digits(tmp_path):
     assert len(models) == 8 and accuracy[0] < 0.3 and accuracy[-1] > 0.9
 
 
-@pytest.mark.filterwarnings("ignore:The 'phony_dims'")
+@pytest.mark.filterwarnings("error")
 def test_xarray_opens_the_groups_as_documented(tmp_path):
     xarray = pytest.importorskip("xarray")
     pytest.importorskip("h5netcdf")
@@ -92,6 +96,52 @@ def test_xarray_opens_the_groups_as_documented(tmp_path):
                 assert np.array_equal(data.loss.mean("worker"), file["train/loss"][:].mean(axis=1))
         with xarray.open_dataset(tmp_path / "run.h5", group="eval", engine="h5netcdf", **options) as data:
             assert data.accuracy.dims == ("step",)
+
+
+def test_the_notebook_runs_and_is_stored_with_what_it_shows(tmp_path, monkeypatch):
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    for variable in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    stored = nbformat.read(EXAMPLES / "results.ipynb", as_version=4)
+    run = nbclient.execute(nbformat.read(EXAMPLES / "results.ipynb", as_version=4), cwd=str(tmp_path), timeout=120, kernel_name="python3")
+    shown, expected = ([[output.output_type for output in cell.outputs] for cell in notebook.cells if cell.cell_type == "code"]
+                       for notebook in (run, stored))
+    assert shown == expected and {*sum(shown, [])} == {"stream", "execute_result", "display_data"}
+    assert all(shown[1:])
+    assert any("image/png" in output.get("data", ()) for cell in stored.cells for output in cell.get("outputs", ()))
+    # the model as NumPy computes it is as good as the run has recorded
+    computed, recorded = run.cells[-1].outputs[0].text.splitlines()[-1].split(" recorded: ")
+    assert float(computed) == float(recorded) > 0.9
+
+
+def test_result_files_are_read_as_documented(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("xarray")
+    pytest.importorskip("h5netcdf")
+    train(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    page, found = (ROOT / "docs" / "result-file.md").read_text(), {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(block, found)
+    assert found["tree"]["train"].loss.shape == (2000, 4) and found["train"].loss.dims == ("step", "worker")
+    told = found["run"].model(2)
+    assert told.keys() == found["model"].keys() and all(np.array_equal(told[name], found["model"][name]) for name in told)
+    # the names and shapes that the page shows
+    assert str({name: tensor.shape for name, tensor in told.items()}) in page
+
+
+def test_the_example_of_a_sink_keeps_the_rules(tmp_path, monkeypatch):
+    """With a stand-in for MLflow, which is large."""
+    stand_in = mock.MagicMock()
+    monkeypatch.setitem(sys.modules, "mlflow", stand_in)
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    for rule in sink.RULES:
+        rule(sink.Trial(lambda: registry.build("sink", {"kind": "own_sink:MLflow", "experiment": "digits"})))
+    stand_in.set_experiment.assert_called_with("digits")
+    first, second, *_ = stand_in.log_metrics.call_args_list
+    assert first == mock.call({"eval/loss": 2.0, "eval/consensus": 0.0}, step=0)
+    assert second.args[0]["train/loss"] == 1 and second.kwargs == {"step": 6}
+    assert stand_in.end_run.call_args_list[0] == mock.call("FINISHED")
 
 
 def documented_keys():
@@ -108,7 +158,7 @@ def documented_keys():
 
 def test_every_key_is_documented_with_its_default():
     documented = documented_keys()
-    expected = [("Top level", config.Config), ("record", config.Record), ("checkpoint", config.Saving), ("survive", config.Survive)]
+    expected = [("Top level", vocabulary.Config), *vocabulary.STRUCTS.items()]
     expected += [(kind, cls) for kind in ("task", "optimizer", "schedule", "algorithm", "period", "compress")
                  for cls in registry.parts(kind).values()]
     expected += [("sinks", cls) for cls in registry.parts("sink").values()]
@@ -118,7 +168,7 @@ def test_every_key_is_documented_with_its_default():
 
     graphs = [Mixing, GraphFile, *registry.parts("graph").values()]
     tables = {"task", "optimizer", "schedule", "algorithm", "period", "mixing", "compress", "record", "compute", "network",
-              "checkpoint", "survive", "stop"}
+              "checkpoint", "survive", "plan", "forecast", "stop"}
     for section, cls in [*expected, *(("mixing", cls) for cls in graphs)]:
         for key, default, _ in catalogue.keys(cls):
             if (cls, key) in ((Mixing, "graph"), (GraphFile, "path")):
@@ -137,7 +187,7 @@ def test_no_documented_key_is_made_up():
     from coopmpi.topology.mixing import Mixing
 
     mixing = [Mixing, GraphFile, *registry.parts("graph").values()]
-    fixed = {"record": config.Record, "Top level": config.Config, "checkpoint": config.Saving, "survive": config.Survive}
+    fixed = {"Top level": vocabulary.Config, **vocabulary.STRUCTS}
     for section, keys in documented_keys().items():
         kind = section.removesuffix("s") if section == "sinks" else section
         classes = mixing if section == "mixing" else [fixed[section]] if section in fixed else registry.parts(kind).values()
@@ -148,7 +198,11 @@ def test_no_documented_key_is_made_up():
 def test_run_descriptions_and_links_in_the_documentation(page):
     text = page.read_text()
     for block in re.findall(r"```toml\n(.*?)```", text, re.DOTALL):
-        config.resolve(tomllib.loads(block))
+        tables = tomllib.loads(block)
+        if "methods" in tables:
+            session.check(parsed(tables))
+        else:
+            config.resolve(tables)
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
         assert (page.parent / target).exists(), target
 
@@ -167,3 +221,8 @@ def test_conda_environment_has_every_dependency():
     lines = {re.sub(r"[- ]", "", line.partition("#")[0]) for line in text.splitlines()}
     for requirement in wanted:
         assert re.sub("^torch", "pytorch", requirement.replace("-", "")) in lines, requirement
+
+
+def test_the_citation_is_of_this_version():
+    version = re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)[1]
+    assert version == __version__ == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]

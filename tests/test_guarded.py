@@ -14,7 +14,7 @@ from coopmpi.errors import UserError
 from coopmpi.run import step_log
 from coopmpi.tasks.nn import models
 from tests.guarded import FUNCTIONS, METHODS, Race, guarded, simulated
-from tests.runs import VARIANTS, coopmpi, lockstep, settings, write_quadratic
+from tests.runs import VARIANTS, coopmpi, lockstep, read, settings, write_quadratic
 
 WORKERS = 5  # not a multiple of the ranks
 DIGITS = {"kind": "classify", "data": "digits", "hidden": [16], "batch": 8}
@@ -25,8 +25,8 @@ TASKS = {"digits": DIGITS, "quadratic": {"kind": "quadratic", "path": "q.h5"}}
 def tables(task, algorithm=VARIANTS["local-sgd"], optimizer=None, **more):
     if optimizer is None:
         optimizer = {} if algorithm["kind"] == "sparq-sgd" else {"momentum": 0.9}
-    return {"workers": WORKERS, "steps": 25, "deterministic": True, "task": task, "algorithm": algorithm,
-            "period": {"tau": 3}, "optimizer": optimizer, "compress": {"kind": "sign-topk", "fraction": 0.2}} | more
+    return read({"workers": WORKERS, "steps": 25, "deterministic": True, "task": task, "algorithm": algorithm,
+                 "period": {"tau": 3}, "optimizer": optimizer, "compress": {"kind": "sign-topk", "fraction": 0.2}} | more)
 
 
 @pytest.fixture(scope="module")

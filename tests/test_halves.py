@@ -10,7 +10,7 @@ from coopmpi.drivers.solo import Solo
 from coopmpi.errors import UserError
 from coopmpi.run.assemble import assemble
 from coopmpi.step import Mean, Mix
-from tests.runs import VARIANTS, coopmpi, lockstep, settings
+from tests.runs import VARIANTS, coopmpi, lockstep, read, settings
 
 M, D = 6, 60
 DENSE = [name for name, table in VARIANTS.items() if not registry.parts("algorithm")[table["kind"]].uses_compress]
@@ -67,9 +67,9 @@ def test_a_mix_keeps_the_mean_of_what_is_mixed(x, graph):
 
 
 def tables(variant, kind, **more):
-    return {"workers": M, "steps": 120, "deterministic": True, "device": "cpu", "algorithm": VARIANTS[variant],
-            "task": {"data": "digits", "hidden": [16], "batch": 8}, "period": {"tau": 4}, "mixing": {"lazy": True},
-            "compress": {"kind": kind}} | more
+    return read({"workers": M, "steps": 120, "deterministic": True, "device": "cpu", "algorithm": VARIANTS[variant],
+                 "task": {"data": "digits", "hidden": [16], "batch": 8}, "period": {"tau": 4}, "mixing": {"lazy": True},
+                 "compress": {"kind": kind}} | more)
 
 
 @pytest.mark.parametrize("kind", ["fp16", "bf16"])
@@ -92,8 +92,8 @@ def test_weighted_and_grouped_averages_are_refused():
 
 
 def test_the_run_description_in_the_result_says_so():
-    assert 'kind = "fp16"' in config.dump(config.resolve(tables("local-sgd", "fp16")))
-    assert "[compress]" not in config.dump(config.resolve(tables("local-sgd", "sign")))
+    for kind in ("fp16", "none"):
+        assert f'kind = "{kind}"' in config.dump(config.resolve(tables("local-sgd", kind)))
 
 
 @pytest.mark.mpi

@@ -16,7 +16,7 @@ from coopmpi import config
 from coopmpi.drivers.solo import Solo
 from coopmpi.run.assemble import assemble
 from coopmpi.run.session import train
-from tests.runs import VARIANTS, settings
+from tests.runs import VARIANTS, read, settings
 from tests.test_survive import OPEN_MPI, check, tables, whole
 
 LIMIT = 100  # seconds
@@ -43,9 +43,9 @@ def run(network, options, *words, cwd=None):
 
 def described(variant):
     """Models of 120 kB, packets of 90 kB."""
-    return {"workers": 6, "steps": 12, "deterministic": True, "device": "cpu", "algorithm": VARIANTS[variant],
-            "task": {"data": "digits", "hidden": [400], "batch": 8}, "period": {"tau": 3}, "mixing": {"lazy": True},
-            "compress": {"kind": "topk", "fraction": 0.5}}
+    return read({"workers": 6, "steps": 12, "deterministic": True, "device": "cpu", "algorithm": VARIANTS[variant],
+                 "task": {"data": "digits", "hidden": [400], "batch": 8}, "period": {"tau": 3}, "mixing": {"lazy": True},
+                 "compress": {"kind": "topk", "fraction": 0.5}})
 
 
 def test_bits_do_not_depend_on_the_hosts(network, tmp_path):

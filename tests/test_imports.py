@@ -12,17 +12,28 @@ import coopmpi
 
 ROOT = Path(coopmpi.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-HEAVY = {"mpi4py", "cupy", "scipy", "h5py", "numpy", "matplotlib", "networkx", "torch"}
+HEAVY = {"mpi4py", "cupy", "scipy", "h5py", "numpy", "matplotlib", "plotext", "networkx", "torch", "xarray", "pandas", "tensorboardX", "PIL"}
 
 
 # at run time
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"]], ids=" ".join)
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["plot", "--help"], ["--version"]], ids=" ".join)
 def test_help_imports_nothing_heavy(arguments):
     program = ("import sys\nfrom coopmpi.cli import main\ntry:\n    main()\nfinally:\n"
                "    print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)")
     done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "coopmpi" in done.stdout
     assert "click" in done.stderr.split() and not HEAVY & set(done.stderr.split())
+
+
+def loaded(program):
+    """The packages that a Python program has loaded at its end."""
+    program += "\nimport sys\nprint(*{name.partition('.')[0] for name in sys.modules})"
+    return set(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_the_package_alone_loads_nothing_and_opening_a_result_no_mpi():
+    assert not loaded("import coopmpi") & (HEAVY | {"click"})
+    assert not loaded("import coopmpi; coopmpi.open") & {"mpi4py", "click", "torch", "xarray"}
 
 
 # in the source
@@ -56,8 +67,12 @@ HOMES = {
     "cupy": ["device/gpu.py"],
     "h5py": ["record/", "inputs.py", "topology/files.py"],  # the last one writes mixing matrices
     "networkx": ["topology/"],
+    "matplotlib": ["report/plot/"],
+    "PIL": ["tasks/data/formats/images.py"],
     "torch": ["bridges/torch/"],
     "safetensors": ["bridges/torch/"],
+    "xarray": ["record/tree.py"],
+    "tensorboardX": ["sinks/tensorboard.py"],
 }
 
 
@@ -74,10 +89,13 @@ FLOORS = [
     ["cli"],
     ["torch", "python"],
     ["contract"],
+    ["sweep"],
     ["report"],
+    ["planner"],
     ["run"],
     ["drivers"],
     ["config"],
+    ["vocabulary"],
     ["tasks", "bridges"],
     ["algorithms"],
     ["theory", "topology", "compression", "local", "simulation"],
@@ -86,8 +104,10 @@ FLOORS = [
     ["step"],
     ["device"],
     ["inputs"],
-    ["registry", "streams", "ranges"],
-    ["errors"],
+    ["readers"],
+    ["registry", "streams"],
+    ["places", "ranges"],
+    ["errors", "synonyms"],
 ]
 PURE = {"algorithms", "step", "topology", "compression", "local"}  # no MPI, no files of ours, no clock
 LEVEL = {room: len(FLOORS) - i for i, floor in enumerate(FLOORS) for room in floor}

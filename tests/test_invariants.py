@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from coopmpi.streams import Purpose, stream
-from tests.runs import coopmpi, lockstep
+from tests.runs import coopmpi, lockstep, read
 
 M, D, STEPS, SEED, LR = 8, 40, 24, 5, 0.1
 
@@ -24,10 +24,10 @@ def noise(tmp_path_factory):
 
 
 def tables(path, algorithm, **more):
-    return {"workers": M, "steps": STEPS, "seed": SEED, "dtype": "float64", "device": "cpu",
-            "task": {"kind": "quadratic", "path": path}, "optimizer": {"lr": LR}, "algorithm": algorithm,
-            "period": {"tau": 4}, "mixing": {"graph": "ring", "lazy": True},
-            "compress": {"kind": "topk", "fraction": 0.1}} | more
+    return read({"workers": M, "steps": STEPS, "seed": SEED, "dtype": "float64", "device": "cpu",
+                 "task": {"kind": "quadratic", "path": path}, "optimizer": {"lr": LR}, "algorithm": algorithm,
+                 "period": {"tau": 4}, "mixing": {"graph": "ring", "lazy": True},
+                 "compress": {"kind": "topk", "fraction": 0.1}} | more)
 
 
 def drift():

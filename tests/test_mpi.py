@@ -12,7 +12,7 @@ from coopmpi import config, registry
 from coopmpi.drivers.solo import Solo
 from coopmpi.run.assemble import assemble
 from coopmpi.run.session import train
-from tests.runs import EVEN_VARIANTS, VARIANTS, coopmpi, write_quadratic
+from tests.runs import EVEN_VARIANTS, VARIANTS, coopmpi, read, write_quadratic
 
 pytestmark = pytest.mark.mpi
 
@@ -22,18 +22,18 @@ EXACT = EVEN_VARIANTS | {"cooperative-easgd": {"kind": "cooperative", "generator
 
 def exact(variant, graph):
     """Real data in float32, summed in a fixed order."""
-    return {"workers": 8, "steps": 30, "deterministic": True, "device": "cpu", "algorithm": EXACT[variant],
-            "task": {"data": "digits", "hidden": [16], "batch": 8}, "period": {"tau": 3},
-            "mixing": {"graph": graph, "lazy": graph != "matcha"},
-            "optimizer": {} if variant == "sparq-sgd" else {"momentum": 0.9, "nesterov": True},
-            "compress": {"kind": "sign-topk", "fraction": 0.1}}
+    return read({"workers": 8, "steps": 30, "deterministic": True, "device": "cpu", "algorithm": EXACT[variant],
+                 "task": {"data": "digits", "hidden": [16], "batch": 8}, "period": {"tau": 3},
+                 "mixing": {"graph": graph, "lazy": graph != "matcha"},
+                 "optimizer": {} if variant == "sparq-sgd" else {"momentum": 0.9, "nesterov": True},
+                 "compress": {"kind": "sign-topk", "fraction": 0.1}})
 
 
 def rounded(variant, path):
     """Noisy quadratics in float64 on a number of workers that no number of ranks divides."""
-    return {"workers": 7, "steps": 40, "dtype": "float64", "device": "cpu", "algorithm": VARIANTS[variant],
-            "task": {"kind": "quadratic", "path": path}, "period": {"tau": 4}, "mixing": {"lazy": True},
-            "compress": {"kind": "qsgd"}}
+    return read({"workers": 7, "steps": 40, "dtype": "float64", "device": "cpu", "algorithm": VARIANTS[variant],
+                 "task": {"kind": "quadratic", "path": path}, "period": {"tau": 4}, "mixing": {"lazy": True},
+                 "compress": {"kind": "qsgd"}})
 
 
 # batch norm and dropout

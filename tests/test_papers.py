@@ -1,80 +1,72 @@
-"""Experiments of papers: what is stored, shown and described agrees, and the engine that carries them out."""
+"""Experiments of papers: what is stored, shown and described agrees, and how a page is made of the file of a sweep."""
 
-import json
 import re
 
-import h5py
 import numpy as np
 import pytest
 import tomli_w
 
 from benchmarks import papers
-from benchmarks.papers import experiment, measures, results, tuning
-from benchmarks.papers.curve import COLUMNS, Job, run
-from benchmarks.papers.experiment import Experiment, Variant
-from benchmarks.papers.measures import HEADINGS, Curves
-from coopmpi import config
+from benchmarks.papers import measures, page, results
+from benchmarks.papers.measures import COLUMNS, HEADINGS, Curves
+from coopmpi.record import sweeps
+from coopmpi.sweep import session
+from coopmpi.sweep.description import Score
+from coopmpi.sweep.grid import points
 from tests.runs import lockstep
 
-DOCS = experiment.FOLDER.parents[1] / "docs"
-NAMES = experiment.names()
+DOCS = page.FOLDER.parents[1] / "docs"
+NAMES = page.names()
 
 
 # the experiments themselves
-def pairs(described):
-    return [(setting, method) for setting in described.settings for method in described.methods_in(setting)]
+def pairs(sweep):
+    return [(setting, method) for setting in sweep.settings for method in sweep.methods_in(setting)]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_description_of_an_experiment_resolves(name):
-    described = experiment.load(name)
-    assert {*described.columns, *described.points} <= set(HEADINGS)
-    for setting in described.settings:
-        for method in described.methods_in(setting):
-            for chosen in described.grid(setting, method):
-                resolved = config.resolve(described.description(setting, method, chosen, described.tuning_seed))
-            # the last one, checked as before a run: the graph exists and suits the algorithm
-            algorithm, mixing = resolved.algorithm, None
-            if algorithm.uses_mixing:
-                mixing = algorithm.bind_mixing(resolved.mixing, resolved.workers, resolved.seed)
-            algorithm.check(resolved.workers, mixing, resolved)
+def test_every_description_of_an_experiment_is_one_of_a_sweep(name):
+    session.check(page.sweep_of(name)[0])
+    assert {*page.page_of(name).columns, *page.page_of(name).points} <= set(HEADINGS)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_methods_are_tuned_over_grids_of_one_size_and_scored_with_other_seeds(name):
-    described = experiment.load(name)
+    sweep, _ = page.sweep_of(name)
     # a grid of one point is no tuning
-    assert len({len(described.grid(setting, method)) for setting, method in pairs(described)} - {1}) <= 1
-    assert described.tuning_seed not in described.seeds and len(described.seeds) >= 3
+    assert len({len(points(sweep.grid(setting, method))) for setting, method in pairs(sweep)} - {1}) <= 1
+    assert sweep.tuning_seed not in sweep.seeds and len(sweep.seeds) >= 3
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_stored_results_are_those_of_the_description(name):
-    described = experiment.load(name)
-    with h5py.File(results.path(name)) as file:
-        stored = {(group.attrs["name"], data.attrs["name"]): json.loads(data.attrs["tried"])
-                  for group in file.values() for data in group.values()}
-        assert tuple(file.attrs["seeds"]) == described.seeds
-    expected = {(setting.name, method.name): described.grid(setting, method) for setting, method in pairs(described)}
-    assert {key: [chosen for chosen, *_ in tried] for key, tried in stored.items()} == expected
+    sweep, text = page.sweep_of(name)
+    with sweeps.open_sweep(page.results_of(name)) as file:
+        assert sweeps.text(file) == text
+        runs = [about for _, about in sweeps.runs(file)]
+    for setting, method in pairs(sweep):
+        alike = [run for run in runs if (run["setting"], run["method"]) == (setting.name, method.name)]
+        assert [run["seed"] for run in alike if run["role"] == "final"] == list(sweep.seeds)
+        tried = [run["tuned"] for run in alike if run["role"] == "tuning"]
+        assert tried in ([], points(sweep.grid(setting, method)))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_page_has_the_table_of_the_stored_results(name):
-    described = experiment.load(name)
-    page = (experiment.FOLDER / f"{name}.md").read_text(encoding="utf-8")
-    headings, rows = results.table(described, results.read(name, described))
-    assert len(rows) == len(pairs(described))
-    assert papers.with_table(page, headings, rows) == page
-    assert f"| {' | '.join(rows[-1])} |" in page
+    (sweep, _), shown = page.sweep_of(name), page.page_of(name)
+    text = (page.FOLDER / f"{name}.md").read_text(encoding="utf-8")
+    headings, rows = results.table(shown, results.read(page.results_of(name), sweep, shown))
+    assert len(rows) == len(pairs(sweep))
+    assert papers.with_table(text, headings, rows) == text
+    assert f"| {' | '.join(rows[-1])} |" in text
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_page_shows_its_picture_and_says_how_to_repeat_it(name):
-    page = (experiment.FOLDER / f"{name}.md").read_text(encoding="utf-8")
-    assert f"](../../docs/papers/{name}.png)" in page
+    text = (page.FOLDER / f"{name}.md").read_text(encoding="utf-8")
+    assert f"](../../docs/papers/{name}.png)" in text
     assert (DOCS / "papers" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    assert f"python -m benchmarks papers {name}" in page
+    assert f"python -m benchmarks papers {name}" in text
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -83,153 +75,100 @@ def test_the_documentation_links_page_and_picture(name):
     assert {f"papers/{name}.png", f"../benchmarks/papers/{name}.md"} <= set(links)
 
 
-# the engine
+# a page from its sweep
 TINY = {
-    "title": "Two methods", "source": "nobody", "target": "sync-sgd",
-    "columns": ["final", "steps", "speedup", "step_time"], "seeds": [3, 4],
-    "smooth": 1, "tail": 0.1, "tolerance": 0.02,
+    "title": "Two methods", "mode": "simulate", "seeds": [3, 4],
+    "score": {"figure": "train_loss", "target": "sync-sgd", "tolerance": 0.02, "tail": 0.1}, "keep": {"rows": 0, "tuning": False},
     "tune": {"optimizer.lr": [1e-5, 0.3]},
     "base": {"workers": 2, "steps": 20, "device": "cpu", "task": {"model": "linear", "batch": 16},
              "network": {"kind": "delay", "seconds": 4.0}, "record": {"eval_every": 4}},
     "methods": [{"name": "sync-sgd", "set": {"algorithm.kind": "sync-sgd"}},
                 {"name": "local-sgd", "set": {"period.tau": 4}}],
-    "settings": [{"name": "even"}, {"name": "skewed", "set": {"task.partition": "shards"}}],
 }
+SHOWN = {"columns": ["final", "steps", "speedup", "step_time"]}
 
 
-class InThisProcess:
-    """Stands in for a multiprocessing context and its pool."""
-
-    imap = staticmethod(map)
-
-    def Pool(self, processes):
-        return self
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        pass
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A folder of its own with the tiny experiment and an empty page, carried out without other processes."""
-    found = tmp_path / "benchmarks" / "papers"
-    found.mkdir(parents=True)
-    (tmp_path / "docs").mkdir()
-    (found / "tiny.toml").write_text(tomli_w.dumps(TINY))
-    (found / "tiny.md").write_text(f"# Tiny\n\n{papers.MARKS[0]}\n{papers.MARKS[1]}\n\nAfter.\n")
-    for module in (experiment, results):
-        monkeypatch.setattr(module, "FOLDER", found)
-    monkeypatch.setattr(tuning, "get_context", lambda method: InThisProcess())
-    return found
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A folder of its own with the tiny experiment and an empty page, carried out."""
+    with pytest.MonkeyPatch.context() as patch:
+        found = tmp_path_factory.mktemp("tiny") / "benchmarks" / "papers"
+        (found / "results").mkdir(parents=True)
+        (found.parents[1] / "docs").mkdir()
+        (found / "tiny.toml").write_text(tomli_w.dumps(TINY))
+        (found / "pages.toml").write_text(tomli_w.dumps({"tiny": SHOWN}))
+        (found / "tiny.md").write_text(f"# Tiny\n\n{papers.MARKS[0]}\n{papers.MARKS[1]}\n\nAfter.\n")
+        patch.setattr(page, "FOLDER", found)
+        pytest.importorskip("matplotlib")
+        papers.main(["tiny", "--cores", "2"])
+        yield found
 
 
-def test_an_experiment_end_to_end(folder):
-    described = experiment.load("tiny")
-    results.write("tiny", described, tuning.carry_out(described, 1))
-    found = results.read("tiny", described)
-    assert list(found) == ["even", "skewed"] and list(found["even"]) == ["sync-sgd", "local-sgd"]
-    for setting in described.settings:
-        for method in described.methods:
-            chosen, curves = found[setting.name][method.name]
-            assert chosen == {"optimizer.lr": 0.3}
-            assert curves.rows.shape == (2, 6, len(COLUMNS))
-            for seed, row in zip(described.seeds, curves.rows[:, -1]):
-                # the same run without clocks
-                expected = lockstep(described.description(setting, method, chosen, seed)).figures
-                for figure in ("train_loss", "loss", "accuracy", "consensus"):
-                    assert row[COLUMNS.index(figure)] == np.float32(expected[figure])
-        # one gradient takes 1, one average 4
-        sync, local = (found[setting.name][method.name][1] for method in described.methods)
-        assert sync.measure("step_time").tolist() == [5, 5] and local.measure("step_time").tolist() == [2, 2]
-        np.testing.assert_allclose(sync.target, sync.measure("final") * 1.02, rtol=1e-6)
-        assert (sync.measure("steps") <= 20).all() and sync.measure("speedup").tolist() == [1, 1]
-        np.testing.assert_allclose(local.measure("speedup"), 2.5 * sync.measure("steps") / local.measure("steps"))
-    headings, rows = results.table(described, found)
-    assert headings[:3] == ["setting", "method", "tuned"] and headings[-1] == HEADINGS["step_time"]
-    assert [row[:3] for row in rows[2:]] == [["skewed", "sync-sgd", "lr 0.3"], ["skewed", "local-sgd", "lr 0.3"]]
+def test_curves_and_measures_are_those_of_the_runs(tiny):
+    sweep, _ = page.sweep_of("tiny")
+    found = results.read(page.results_of("tiny"), sweep, page.page_of("tiny"))
+    assert list(found[""]) == ["sync-sgd", "local-sgd"]
+    for method in sweep.methods:
+        chosen, curves = found[""][method.name]
+        assert chosen == {"optimizer.lr": 0.3}
+        assert {column.shape for column in curves.columns.values()} == {(2, 6)} and set(curves.columns) == set(COLUMNS)
+        for i, seed in enumerate(sweep.seeds):
+            # the same run without clocks
+            expected = lockstep(sweep.description(sweep.settings[0], method, chosen, seed)).figures
+            for figure in ("train_loss", "loss", "accuracy", "consensus"):
+                assert curves.columns[figure][i, -1] == expected[figure]
+    # one gradient takes 1, one average 4
+    sync, local = (found[""][method.name][1] for method in sweep.methods)
+    assert sync.measure("step_time").tolist() == [5, 5] and local.measure("step_time").tolist() == [2, 2]
+    assert sync.measure("overhead") == pytest.approx([4, 4]) and local.measure("tau").tolist() == [4, 4]
+    np.testing.assert_allclose(sync.target, sync.measure("final") * 1.02, rtol=1e-6)
+    assert (sync.measure("steps") <= 20).all() and sync.measure("speedup").tolist() == [1, 1]
+    np.testing.assert_allclose(local.measure("speedup"), 2.5 * sync.measure("steps") / local.measure("steps"))
 
 
-def test_the_command_renews_table_and_picture(folder, capsys):
-    pytest.importorskip("matplotlib")
-    papers.main(["tiny", "--jobs", "1"])
-    page, picture = folder / "tiny.md", folder.parents[1] / "docs" / "papers" / "tiny.png"
-    first = page.read_text()
+def test_the_command_renews_table_and_picture(tiny, capsys):
+    text, picture = tiny / "tiny.md", tiny.parents[1] / "docs" / "papers" / "tiny.png"
+    first = text.read_text()
     assert first.startswith("# Tiny\n") and first.endswith("\nAfter.\n")
-    assert "| even | sync-sgd | lr 0.3 |" in first
-    assert first in capsys.readouterr().out
+    assert "| sync-sgd | lr 0.3 |" in first
     assert picture.read_bytes().startswith(b"\x89PNG")
     picture.unlink()
-    page.write_text(first.replace("lr 0.3", "lr 7"))
+    text.write_text(first.replace("lr 0.3", "lr 7"))
     papers.main(["tiny", "--redraw"])
-    assert page.read_text() == first and picture.is_file()
+    assert text.read_text() == first and picture.is_file() and first in capsys.readouterr().out
 
 
-def test_every_kind_of_picture_is_drawn(folder):
-    pytest.importorskip("matplotlib")
+def test_every_kind_of_picture_is_drawn(tiny):
     from benchmarks.papers.draw import draw
 
-    described = experiment.load("tiny")
-    results.write("tiny", described, tuning.carry_out(described, 1))
+    sweep, _ = page.sweep_of("tiny")
     pictures = []
-    for changes in ({"points": ["final", "step_time"]}, {"x": "step"}, {"x": "step", "excess": True},
-                    {"x": "megabytes", "log": True}):
-        (folder / "tiny.toml").write_text(tomli_w.dumps(TINY | changes))
-        described = experiment.load("tiny")
-        draw(described, results.read("tiny", described), folder / "picture.png")
-        pictures.append((folder / "picture.png").read_bytes())
+    for changes in ({"points": ["final", "step_time"]}, {"x": "step"}, {"x": "step", "excess": True}, {"x": "megabytes", "log": True}):
+        shown = page.Page(**SHOWN | changes)
+        draw(sweep, shown, results.read(page.results_of("tiny"), sweep, shown), tiny / "picture.png")
+        pictures.append((tiny / "picture.png").read_bytes())
     assert all(picture.startswith(b"\x89PNG") for picture in pictures) and len(set(pictures)) == 4
 
 
-def test_an_unknown_experiment_is_refused_with_the_known_ones(folder, capsys):
+def test_an_unknown_experiment_is_refused_with_the_known_ones(tiny, capsys):
     with pytest.raises(SystemExit):
         papers.main(["tinny"])
     error = capsys.readouterr().err
     assert "tinny" in error and "known: tiny" in error
 
 
-def description(**changes):
-    described = Experiment(**TINY | {"methods": [Variant(**TINY["methods"][0])], "settings": (Variant(name=""),)})
-    return described.description(described.settings[0], described.methods[0], changes, 0)
-
-
-def test_a_run_ends_when_its_budget_is_spent():
-    rows = run(Job(description(), budget=30.0))
-    time = rows[:, COLUMNS.index("virtual_time")]
-    assert time[-2] < 30 <= time[-1] and rows[-1, 0] == 8  # evaluated every 4 steps of 5 seconds
-
-
-def test_a_run_that_diverges_says_so():
-    rows = run(Job(description(**{"optimizer.lr": 1e38}), budget=None))
-    assert np.isinf(rows[-1, 0]) and np.isnan(rows[-1, 1:]).all() and np.isfinite(rows[0, 0])
-
-
-def test_later_keys_of_a_description_win_and_tables_are_nested():
-    tables = Experiment(**TINY | {"methods": [], "settings": ()}).description(
-        Variant(name="s", set={"network.seconds": 9}),
-        Variant(name="m", set={"network.seconds": 2, "period.tau": 8}), {"period.tau": 16}, 5)
-    assert tables["network"] == {"kind": "delay", "seconds": 2} and tables["period"] == {"tau": 16}
-    assert tables["seed"] == 5 and tables["task"] == TINY["base"]["task"]
-
-
 # what is read off the curves
-def curves(*seeds, target=None, reference=None, budget=None, **changes):
+def curves(*seeds, target=None, reference=None, budget=np.inf, **changes):
     """Curves of training losses per evaluation, ten steps of two seconds and 1 MB apart; None: it diverged."""
-    runs = []
-    for losses in seeds:
-        rows = np.full((len(losses), len(COLUMNS)), np.nan)
-        for i, loss in enumerate(losses):
-            figures = {"step": np.inf}
-            if loss is not None:
-                figures = {"step": 10 * i, "virtual_time": 20 * i, "megabytes": i, "train_loss": loss,
-                           "consensus": loss**2}
-            rows[i, [COLUMNS.index(name) for name in figures]] = list(figures.values())
-        runs.append(rows)
-    described = Experiment(**TINY | {"smooth": 1, "tail": 0.5, "methods": [], "settings": ()} | changes)
-    setting = Variant(name="", budget=budget, limit=4)
-    return Curves(results.stack(runs), described, setting, target, reference)
+    longest = max(map(len, seeds))
+    losses = np.array([[np.nan if loss is None else loss for loss in [*losses, *[None] * (longest - len(losses))]] for losses in seeds], float)
+    there = np.where(np.isnan(losses), np.nan, np.arange(longest))
+    columns = {name: np.full(losses.shape, np.nan) for name in COLUMNS}
+    columns |= {"step": 10 * there, "virtual_time": 20 * there, "megabytes": there, "train_loss": losses, "consensus": losses**2}
+    score = Score(figure="train_loss", **{"tail": 0.5} | changes)
+    failed = np.array([None in losses for losses in seeds])
+    target = None if target is None else np.broadcast_to(target, len(seeds))
+    return Curves(columns, failed, score, budget, target, reference, limit=4)
 
 
 def test_the_target_is_reached_where_the_smoothed_loss_first_meets_it():

@@ -76,7 +76,6 @@ def test_shards_sort_regression_by_its_first_output():
 
 
 @pytest.mark.parametrize("arguments, message", [
-    ((LABELS, 2000, 8, "dirichlets", 0), "did you mean 'dirichlet'"),
     ((LABELS[:5], 5, 6, "iid", 0), "6 workers cannot share 5"),
     ((None, 20, 4, "dirichlet", 0), "needs class labels"),
     ((np.ones((20, 1)), 20, 4, "dirichlet", 0), "needs class labels"),

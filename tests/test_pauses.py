@@ -17,7 +17,7 @@ from coopmpi.run.loop import Trainer
 from coopmpi.sinks import Sink
 from coopmpi.step import Finish, Mean, Start
 from coopmpi.tasks.problem import Problem
-from tests.runs import EVEN_VARIANTS
+from tests.runs import EVEN_VARIANTS, read
 
 GRADIENT, EVALUATION, TRAVEL = 0.25, 8.0, 1.75  # seconds; sums of them are exact
 
@@ -138,9 +138,9 @@ def trained(clock, variant, travel, eval_every, writing=0.0):
     """The Rows of a run of 24 steps."""
     global problem
     problem = Slow(clock)
-    tables = {"workers": 2, "steps": 24, "algorithm": VARIANTS[variant], "period": {"tau": 8}, "device": "cpu",
-              "task": {"kind": "python", "function": "tests.test_pauses:prepared"}, "mixing": {"lazy": True},
-              "compress": {"kind": "topk", "fraction": 0.5}, "record": {"eval_every": eval_every}}
+    tables = read({"workers": 2, "steps": 24, "algorithm": VARIANTS[variant], "period": {"tau": 8}, "device": "cpu",
+                   "task": {"kind": "python", "function": "tests.test_pauses:prepared"}, "mixing": {"lazy": True},
+                   "compress": {"kind": "topk", "fraction": 0.5}, "record": {"eval_every": eval_every}})
     trainer = Trainer(assemble(config.resolve(tables), Far(clock, travel)), Sink())
     trainer.log = Rows(trainer.driver, writing)
     trainer.train()

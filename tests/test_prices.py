@@ -194,7 +194,7 @@ def test_what_is_measured_is_divided_by_the_numbers_it_went_through(path, monkey
 
 def test_measuring_does_not_depend_on_the_algorithm_and_takes_own_compressors(path, monkeypatch):
     monkeypatch.setattr(measure, "ENOUGH", 0.0)
-    _, found = measured(path, algorithm={"kind": "choco-sgd"}, compress={"kind": "tests.test_prices:Own"},
+    _, found = measured(path, algorithm={"kind": "squarm-sgd"}, compress={"kind": "tests.test_prices:Own"},
                         optimizer={"momentum": 0.9, "nesterov": True}, period={"kind": "adacomm"},
                         mixing={"graph": "torus", "shape": [3, 3]})  # 9 workers
     assert ("compress", "tests.test_prices:Own") in found and all(seconds >= 0 for seconds in found.values())

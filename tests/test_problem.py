@@ -13,7 +13,7 @@ from coopmpi.run.assemble import assemble
 from coopmpi.step import Slot
 from coopmpi.tasks.problem import Problem
 from tests.interruptions import interrupted, run
-from tests.runs import VARIANTS, coopmpi, lockstep
+from tests.runs import VARIANTS, coopmpi, lockstep, read
 
 D = 6
 
@@ -59,8 +59,8 @@ class Running(Problem):
 
 
 def tables(name, **more):
-    return {"workers": 4, "steps": 40, "dtype": "float64", "device": "cpu", "period": {"tau": 3}, "deterministic": True,
-            "task": {"kind": "python", "function": f"tests.test_problem:{name}"}} | more
+    return read({"workers": 4, "steps": 40, "dtype": "float64", "device": "cpu", "period": {"tau": 3}, "deterministic": True,
+                 "task": {"kind": "python", "function": f"tests.test_problem:{name}"}} | more)
 
 
 def test_a_problem_without_base_class_trains_and_has_no_figures(tmp_path):

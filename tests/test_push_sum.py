@@ -14,7 +14,7 @@ from coopmpi.errors import UserError
 from coopmpi.run.assemble import assemble
 from coopmpi.step import Mix, Start
 from coopmpi.topology.mixing import mixing_table
-from tests.runs import lockstep, write_quadratic
+from tests.runs import lockstep, read, write_quadratic
 from tests.interruptions import content, interrupted, run
 
 M = 7
@@ -185,7 +185,7 @@ def test_on_regular_graphs_it_is_decentralised_sgd(tmp_path, graph):
     def final(kind):
         common = {"workers": 8, "steps": 30, "dtype": "float64", "device": "cpu", "mixing": {"graph": graph},
                   "task": {"kind": "quadratic", "path": path}, "period": {"tau": 1}}
-        return lockstep(common | {"algorithm": {"kind": kind}}).state.x
+        return lockstep(read(common | {"algorithm": {"kind": kind}})).state.x
 
     assert abs(final("sgp") - final("dpa")).max() < 1e-13
     assert abs(final("overlap-sgp") - final("d-psgd")).max() < 1e-13
@@ -221,7 +221,7 @@ def test_a_weighted_matrix_is_p_itself(tmp_path):
     ("one-way.txt", {"directed": True}, ["not connected", "and back"]),
     ("weights.txt", {"directed": True}, ["has weights"]),
     ("rows.npy", {"directed": True}, ["directed = true", "edge lists"]),
-    ("ring", {"directed": True}, ["directed = True", "'ring'", "a file"]),
+    ("ring", {"directed": True}, ["directed", '"ring"', "a file"]),
 ])
 def test_impossible_files_are_refused(tmp_path, monkeypatch, name, keys, words):
     monkeypatch.chdir(tmp_path)

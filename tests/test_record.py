@@ -19,6 +19,7 @@ from coopmpi.drivers.rank_layout import RankLayout
 from coopmpi.drivers.solo import Solo
 from coopmpi.drivers.stopwatch import Stopwatch
 from coopmpi.errors import CoopError
+from coopmpi.record.schema import layout_table
 from coopmpi.run.assemble import assemble
 from coopmpi.run.feed import MOST, Feed
 from coopmpi.run.resume import standing
@@ -40,7 +41,7 @@ def record(folder, tables, dimension=D):
 # layout
 T, M, E = 12, 3, 5  # steps, workers, evaluations: every 3 steps and before the first
 LAYOUT = {
-    "worker": ((M,), "int64", None),
+    "worker": ((M,), "int64", "1"),
     "train/step": ((T,), "int64", "1"),
     "train/loss": ((T, M), "float32", "1"),
     "train/wall_time": ((T,), "float64", "s"),
@@ -70,18 +71,21 @@ def test_the_layout_is_that_of_the_contract(tmp_path):
     with h5py.File(record(tmp_path, SMALL)) as file:
         found = []
         file.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
-        assert set(found) == {*LAYOUT, "config", "events"}
+        assert set(found) == {*LAYOUT, "config", "events", "event", "final/parameter"}
         for name, (shape, dtype, units) in LAYOUT.items():
             assert file[name].shape == shape and file[name].dtype == dtype, name
             assert file[name].attrs.get("units") == units, name
-            assert name in ("worker", "train/step", "eval/step", "rounds/step") or file[name].attrs["description"]
+            assert file[name].attrs["description"]
         for group in ("train", "eval", "rounds"):
             for name, data in file[group].items():
                 if name != "step":
                     assert data.dims[0][0] == file[group]["step"]
                 if data.ndim == 2:
                     assert data.dims[1][0] == file["worker"]
+            assert "coordinates" not in file[group].attrs or file[group].attrs["coordinates"] == "wall_time"
         assert file["final/x"].dims[0][0] == file["worker"]
+        for data, axis in ((file["final/x"], 1), (file["final/mean"], 0)):
+            assert data.dims[axis][0] == file["final/parameter"] and not file["final/parameter"].id.get_storage_size()
         assert file["worker"][:].tolist() == [0, 1, 2]
         assert "without evaluation and writing" in file["train/wall_time"].attrs["description"]
 
@@ -94,26 +98,49 @@ def test_the_layout_is_that_of_the_contract(tmp_path):
 
 
 def test_the_layers_of_a_network_are_listed(tmp_path):
-    tables = {"workers": 2, "steps": 1, "task": {"kind": "classify", "hidden": [7]}}
+    tables = {"workers": 2, "steps": 1, "task": {"kind": "classify", "hidden": [70]}}
     with h5py.File(record(tmp_path, tables)) as file:
-        layout = file["final/layout"][:]
-        sizes = [int(np.prod(eval(shape))) for shape in layout["shape"]]
-        assert sizes == [64 * 7, 7, 7 * 10, 10] and np.array_equal(layout["offset"], np.cumsum([0, *sizes[:-1]]))
-        assert sum(sizes) == file["final/x"].shape[1]
+        layout, row = file["final/layout"][:], file["final/x"][1]
+        assert layout.dtype["offset"] == layout.dtype["size"] == layout.dtype["shape"].base == "i8"
+        assert layout["name"].tolist() == [b"1.dense.weight", b"1.dense.bias", b"3.dense.weight.T", b"3.dense.bias"]
+        shapes = [tuple(entry["shape"][:entry["ndim"]]) for entry in layout]
+        assert shapes == [(64, 70), (70,), (10, 70), (10,)]  # (inputs, outputs), or the transpose if its name says so
+        assert layout["size"].tolist() == [int(np.prod(shape)) for shape in shapes]
+        assert np.array_equal(layout["offset"], np.cumsum([0, *layout["size"][:-1]])) and layout["size"].sum() == len(row)
 
 
-@pytest.mark.filterwarnings("ignore:.*phony_dims")  # of /events and /final, which are not opened
-def test_xarray_opens_the_groups_as_they_are(tmp_path):
+def test_a_layout_keeps_long_names_and_scalars():
+    long, scalar = "\u00e4" * 99, "s"
+    table = layout_table([(long, (2, 3, 4), 0), (scalar, (), 24)])
+    assert [name.decode() for name in table["name"]] == [long, scalar]
+    assert table["ndim"].tolist() == [3, 0] and table["size"].tolist() == [24, 1] and table["shape"].tolist() == [[2, 3, 4], [0, 0, 0]]
+    assert layout_table([(scalar, (), 0)])["shape"].tolist() == [[0]]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("mode", ["train", "simulate", "time-only"])
+def test_xarray_opens_the_file_and_each_group_as_it_is(tmp_path, mode):
     xarray = pytest.importorskip("xarray")
     pytest.importorskip("h5netcdf")
-    path = record(tmp_path, SMALL)
-    with xarray.open_dataset(path, engine="h5netcdf", group="train") as run:
-        assert run.loss.dims == ("step", "worker") and run.loss.attrs["units"] == "1"
-        assert run.wall_time.dims == run.tau.dims == ("step",) and run.wall_time.attrs["units"] == "s"
-        assert run.step.values.tolist() == list(range(1, T + 1))
-        assert float(run.loss.sel(step=5).mean()) > 0
-    with xarray.open_dataset(path, engine="h5netcdf", group="eval") as run:
-        assert all(run[name].dims == ("step",) for name in run) and run.step.values.tolist() == [0, 3, 6, 9, 12]
+    tables = {"workers": M, "steps": T, "record": {"eval_every": 3}, "task": {"kind": "classify", "hidden": [7]}}
+    train(assemble(config.resolve(tables), Solo(), mode), Solo(), tmp_path / "run.h5")
+    times = {"wall_time"} if mode == "train" else {"wall_time", "virtual_time"}
+    with xarray.open_datatree(tmp_path / "run.h5", engine="h5netcdf") as tree, h5py.File(tmp_path / "run.h5") as file:
+        tree.load()
+        assert {name for name, item in file.items() if isinstance(item, h5py.Group)} == set(tree.children)
+        assert set(tree["train"].coords) == {"step", "worker"} | times
+        if mode != "time-only":
+            assert np.array_equal(tree["final/x"], file["final/x"][:]) and tree["final/x"].dims == ("worker", "parameter")
+            assert np.array_equal(tree["final/layout"].values["offset"], file["final/layout"]["offset"])
+        groups = ["/", *tree.children]
+    for group in groups:
+        with xarray.open_dataset(tmp_path / "run.h5", engine="h5netcdf", group=group) as found:
+            found.load()
+            assert all(found[name].attrs["units"] and found[name].attrs["description"] for name in found.variables
+                       if name not in ("config", "events", "layout"))
+    with xarray.open_dataset(tmp_path / "run.h5", engine="h5netcdf", group="train") as found:
+        assert found.wait_time.dims == ("step", "worker") and found.wait_time.attrs["units"] == "s"
+        assert found.step.values.tolist() == list(range(1, T + 1)) and float(found.bytes_sent.sel(step=8).sum()) > 0
 
 
 # numbers

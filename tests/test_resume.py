@@ -20,16 +20,16 @@ from coopmpi.run.resume import continued
 from coopmpi.run.session import begin, train
 from coopmpi.sinks import Sink
 from tests.interruptions import content, interrupted, run
-from tests.runs import EVEN_VARIANTS, coopmpi, write_quadratic
+from tests.runs import EVEN_VARIANTS, coopmpi, read, write_quadratic
 
 M, STEPS = 6, 60
 
 
 def tables(path, variant, **more):
-    return {"workers": M, "steps": STEPS, "deterministic": True, "device": "cpu", "algorithm": EVEN_VARIANTS[variant],
-            "task": {"kind": "quadratic", "path": path}, "period": {"tau": 4}, "mixing": {"lazy": True},
-            "optimizer": {} if variant == "sparq-sgd" else {"momentum": 0.9, "nesterov": True},
-            "compress": {"kind": "topk", "fraction": 0.3}} | more
+    return read({"workers": M, "steps": STEPS, "deterministic": True, "device": "cpu", "algorithm": EVEN_VARIANTS[variant],
+                 "task": {"kind": "quadratic", "path": path}, "period": {"tau": 4}, "mixing": {"lazy": True},
+                 "optimizer": {} if variant == "sparq-sgd" else {"momentum": 0.9, "nesterov": True},
+                 "compress": {"kind": "topk", "fraction": 0.3}} | more)
 
 
 @pytest.fixture(scope="module")
@@ -276,8 +276,8 @@ def test_only_the_mean_is_recorded_if_so_wanted(path, tmp_path):
     run(tables(path, "dpa", record={"final": "mean"}), tmp_path / "run.h5")
     run(tables(path, "dpa"), tmp_path / "all.h5")
     with h5py.File(tmp_path / "run.h5") as file, h5py.File(tmp_path / "all.h5") as other:
-        assert set(file["final"]) == {"mean"} and np.array_equal(file["final/mean"], other["final/mean"])
-        assert set(other["final"]) == {"mean", "x"}
+        assert set(file["final"]) == {"mean", "parameter"} and np.array_equal(file["final/mean"], other["final/mean"])
+        assert set(other["final"]) == {"mean", "x", "parameter"}
 
 
 # --continue

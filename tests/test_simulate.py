@@ -17,7 +17,7 @@ from coopmpi.run.session import train
 from coopmpi.sinks import Sink
 from coopmpi.step import Finish, Grad, Mean, Mix, Now, Start
 from coopmpi.topology.mixing import mixing_table
-from tests.runs import lockstep, write_quadratic
+from tests.runs import lockstep, read, write_quadratic
 
 M, D = 8, 5
 NBYTES = 8 * D  # of a float64 model
@@ -30,8 +30,8 @@ def path(tmp_path_factory):
 
 def tables(path, algorithm="local-sgd", **more):
     algorithm = {"kind": algorithm} if isinstance(algorithm, str) else algorithm
-    return {"workers": M, "steps": 12, "dtype": "float64", "device": "cpu", "optimizer": {"lr": 0.05},
-            "task": {"kind": "quadratic", "path": path}, "algorithm": algorithm} | more
+    return read({"workers": M, "steps": 12, "dtype": "float64", "device": "cpu", "optimizer": {"lr": 0.05},
+                 "task": {"kind": "quadratic", "path": path}, "algorithm": algorithm} | more)
 
 
 def simulated(tables):

@@ -1,6 +1,8 @@
 """Sinks: what they are told, in which order, and that their failures end nothing."""
 
 import json
+import struct
+import sys
 import textwrap
 
 import h5py
@@ -139,10 +141,83 @@ def test_a_resumed_run_goes_on_in_the_same_log(given, tmp_path):
     sink, = config.resolve(given).sinks
     run(given, tmp_path / "first.h5", sinks=[sink])
     whole = lines(log)
-    log.write_text("".join(json.dumps(line) + "\n" for line in whole if line.get("step", 0) <= 90 and line["kind"] != "end"))
+    kept = [json.dumps(line) + "\n" for line in whole if line.get("step", 0) <= 90 and line["kind"] != "end"]
+    log.write_text("".join(kept) + '{"kind": "st')  # as a kill may leave it
     run(given, tmp_path / "run.h5", True, sinks=[sink])
     steps = [line["step"] for line in lines(log) if line["kind"] == "step"]
     assert steps == list(range(1, STEPS + 1))
+
+
+def test_what_is_no_number_is_null_in_json(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sink = JsonLines()
+    sink.open(About("", M, STEPS, 1, "float32", "train"))
+    sink.evaluation(3, 0.5, {"loss": float("nan"), "consensus": float("inf"), "accuracy": 0.5})
+    sink.close("failed")
+    assert lines(tmp_path / "run.jsonl")[1] == {"kind": "evaluation", "step": 3, "wall_time": 0.5, "loss": None, "consensus": None,
+                                                "accuracy": 0.5}
+
+
+# TensorBoard
+def records(folder):
+    """All events in the event files of a folder, oldest file first."""
+    event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
+    for path in sorted(folder.glob("events.out.tfevents.*"), key=lambda path: int(path.name.split(".")[-2])):
+        content = path.read_bytes()
+        while content:
+            size, = struct.unpack("<Q", content[:8])
+            yield event_pb2.Event.FromString(content[12:12 + size])
+            content = content[16 + size:]
+
+
+def curves(folder):
+    """{tag: [(step, number)]}"""
+    found = {}
+    for event in records(folder):
+        for value in event.summary.value:
+            if value.HasField("simple_value"):
+                found.setdefault(value.tag, []).append((event.step, value.simple_value))
+    return found
+
+
+def test_tensorboard(given, tmp_path):
+    pytest.importorskip("tensorboardX")
+    given["sinks"] = [{"kind": "tensorboard", "path": str(tmp_path / "logs" / "one")}]
+    for _ in range(2):  # an older run in the same folder is replaced
+        run(given, tmp_path / "run.h5", sinks=config.resolve(given).sinks)
+        (tmp_path / "run.h5").rename(tmp_path / "done.h5")
+    found = curves(tmp_path / "logs" / "one")
+    with h5py.File(tmp_path / "done.h5") as file:
+        assert set(found) == {*(f"train/{name}" for name in ("loss", "tau", "compute_time", "wait_time", "bytes_sent")), "eval/loss",
+                              "eval/consensus"}
+        for group, values in (("train", file["train/loss"][:].mean(axis=1, dtype=float)), ("eval", file["eval/loss"][:])):
+            assert found[f"{group}/loss"] == list(zip(file[group]["step"][:].tolist(), values.astype("f4").tolist()))
+        told = [(event.wall_time, event.summary.value[0]) for event in records(tmp_path / "logs" / "one") if event.summary.value]
+        assert file["config"].asstr()[()] in told[0][1].tensor.string_val[0].decode()
+        assert [time for time, value in told if value.tag.startswith("train/")] == file["train/wall_time"][:].tolist()
+
+
+def test_a_resumed_run_goes_on_in_tensorboard(given, tmp_path):
+    pytest.importorskip("tensorboardX")
+    given["sinks"] = [{"kind": "tensorboard", "path": str(tmp_path / "logs")}]
+    sink, = config.resolve(given).sinks
+    sink.open(About("", M, STEPS, 1, "float32", "train"))
+    sink.event(70, 1.0, "note", "what comes after the checkpoint is void")
+    sink.close("failed")
+    step = interrupted(given, tmp_path / "run.h5", step=40)
+    run(given, tmp_path / "run.h5", True, sinks=config.resolve(given).sinks)
+    starts = [event.step for event in records(tmp_path / "logs") if event.HasField("session_log")]
+    assert starts == [step + 1]
+    assert [at for at, _ in curves(tmp_path / "logs")["train/loss"]] == list(range(step + 1, STEPS + 1))
+
+
+def test_a_sink_without_its_package_is_left_out_and_says_how_to_get_it(given, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    given["sinks"] = [{"kind": "tensorboard", "path": str(tmp_path / "logs")}]
+    run(given, tmp_path / "run.h5", sinks=config.resolve(given).sinks)
+    assert "pip install 'coopmpi[tensorboard]'" in capsys.readouterr().err
+    with h5py.File(tmp_path / "run.h5") as file:
+        assert file.attrs["status"] == b"finished"
 
 
 def test_a_sink_of_ones_own_from_the_command_line(given, tmp_path):

@@ -20,16 +20,16 @@ from coopmpi.tasks.problem import Problem
 from tests.in_process import coopmpi as here
 from tests.in_process import refused
 from tests.interruptions import content, interrupted, run
-from tests.runs import EVEN_VARIANTS, coopmpi, settings, write_quadratic
+from tests.runs import EVEN_VARIANTS, coopmpi, read, settings, write_quadratic
 
 M, STEPS = 6, 60
 SERIES = ("train/step", "train/loss", "train/tau", "train/bytes_sent", "eval/step", "eval/loss", "eval/consensus")
 
 
 def tables(path, variant="dpa", **more):
-    return {"workers": M, "steps": STEPS, "deterministic": True, "device": "cpu", "algorithm": EVEN_VARIANTS[variant],
-            "task": {"kind": "quadratic", "path": path}, "period": {"tau": 4}, "mixing": {"lazy": True},
-            "optimizer": {"lr": 0.02}, "compress": {"kind": "topk", "fraction": 0.3}, "record": {"eval_every": 5}} | more
+    return read({"workers": M, "steps": STEPS, "deterministic": True, "device": "cpu", "algorithm": EVEN_VARIANTS[variant],
+                 "task": {"kind": "quadratic", "path": path}, "period": {"tau": 4}, "mixing": {"lazy": True},
+                 "optimizer": {"lr": 0.02}, "compress": {"kind": "topk", "fraction": 0.3}, "record": {"eval_every": 5}} | more)
 
 
 @pytest.fixture(scope="module")

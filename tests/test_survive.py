@@ -19,7 +19,7 @@ from coopmpi.drivers.solo import Solo
 from coopmpi.run.assemble import assemble
 from coopmpi.run.session import train
 from coopmpi.run.snapshots import Snapshot, Snapshots
-from tests.runs import EVEN_VARIANTS, coopmpi, settings
+from tests.runs import EVEN_VARIANTS, coopmpi, read, settings
 
 WORKERS, RANKS, STEPS = 8, 4, 60
 OPEN_MPI = find_mpirun() and "Open MPI" in subprocess.run([find_mpirun(), "--version"], capture_output=True, text=True,
@@ -46,10 +46,10 @@ def folder(tmp_path):
 
 def tables(variant="local-sgd", **options):
     task = {"kind": "python", "function": "deadly:task", "options": Inline(options)}
-    return {"workers": WORKERS, "steps": STEPS, "deterministic": True, "device": "cpu", "task": task, "period": {"tau": 4},
-            "algorithm": EVEN_VARIANTS[variant], "mixing": {"lazy": True}, "record": {"eval_every": 20},
-            "optimizer": {} if variant == "sparq-sgd" else {"momentum": 0.9}, "compress": {"kind": "topk", "fraction": 0.3},
-            "survive": {"every_seconds": 0.001}}
+    return read({"workers": WORKERS, "steps": STEPS, "deterministic": True, "device": "cpu", "task": task, "period": {"tau": 4},
+                 "algorithm": EVEN_VARIANTS[variant], "mixing": {"lazy": True}, "record": {"eval_every": 20},
+                 "optimizer": {} if variant == "sparq-sgd" else {"momentum": 0.9}, "compress": {"kind": "topk", "fraction": 0.3},
+                 "survive": {"every_seconds": 0.001}})
 
 
 def survive(folder, given, ranks=RANKS, limit=60):

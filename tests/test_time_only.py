@@ -15,7 +15,7 @@ from coopmpi.run.session import train
 
 from coopmpi.step import Algorithm
 from coopmpi.tasks.data import sets
-from tests.runs import EVEN_VARIANTS, coopmpi, write_quadratic
+from tests.runs import EVEN_VARIANTS, coopmpi, read, write_quadratic
 
 M = 8
 NETWORKS = {
@@ -45,10 +45,10 @@ def record(given, folder, mode):
 
 
 def tables(path, variant, network="links", **more):
-    return {"workers": M, "steps": 45, "device": "cpu", "algorithm": EVEN_VARIANTS[variant], "period": {"tau": 4},
-            "task": {"kind": "quadratic", "path": path}, "mixing": {"lazy": variant == "d2"},
-            "optimizer": {} if variant == "sparq-sgd" else {"momentum": 0.9, "nesterov": True},
-            "compute": {"kind": "exponential", "shift": 0.3} | PRICES, "network": NETWORKS[network]} | more
+    return read({"workers": M, "steps": 45, "device": "cpu", "algorithm": EVEN_VARIANTS[variant], "period": {"tau": 4},
+                 "task": {"kind": "quadratic", "path": path}, "mixing": {"lazy": variant == "d2"},
+                 "optimizer": {} if variant == "sparq-sgd" else {"momentum": 0.9, "nesterov": True},
+                 "compute": {"kind": "exponential", "shift": 0.3} | PRICES, "network": NETWORKS[network]} | more)
 
 
 SILENT = {"squarm-sgd-share", "squarm-sgd-threshold"}  # their triggers look at numbers
@@ -86,7 +86,7 @@ def test_every_optimizer_and_its_clipping_go_without_numbers(tmp_path, kind):
     {"algorithm": {"kind": "bmuf"}, "optimizer": {"kind": "adam"}, "schedule": {"kind": "cosine"}},
 ], ids=lambda change: change["algorithm"]["kind"])
 def test_on_changing_graphs_with_compression_and_other_parts(path, tmp_path, change):
-    given = tables(path, "local-sgd") | change
+    given = tables(path, "local-sgd", **change)
     full, times = (record(given, tmp_path, mode)[0] for mode in ("simulate", "time-only"))
     for name in ("virtual_time", "compute_time", "wait_time", "bytes_sent", "tau"):
         assert np.array_equal(times[name], full[name]), name
@@ -122,7 +122,7 @@ class Greedy(Algorithm, frozen=True, kw_only=True):
 
 
 def test_an_algorithm_that_looks_at_numbers_without_saying_so_ends_with_a_sentence(path, tmp_path):
-    given = tables(path, "local-sgd") | {"algorithm": {"kind": "tests.test_time_only:Greedy"}}
+    given = tables(path, "local-sgd", algorithm={"kind": "tests.test_time_only:Greedy"})
     with pytest.raises(UserError, match="needs the numbers of an array"):
         record(given, tmp_path, "time-only")
 

@@ -11,7 +11,7 @@ from coopmpi.errors import UserError
 from coopmpi.run.assemble import assemble
 from coopmpi.tasks.nn.models import build_model
 from tests.interruptions import content, interrupted, run
-from tests.runs import EVEN_VARIANTS, coopmpi, lockstep, settings
+from tests.runs import EVEN_VARIANTS, coopmpi, lockstep, read, settings
 
 torch = pytest.importorskip("torch")
 modules = pytest.importorskip("tests.torch_modules")
@@ -25,9 +25,9 @@ def task(module="net", **more):
 
 
 def tables(module="net", variant="local-sgd", task_keys=None, **more):
-    return {"workers": 4, "steps": STEPS, "deterministic": True, "device": "cpu", "algorithm": EVEN_VARIANTS[variant],
-            "task": task(module, **(task_keys or {})), "period": {"tau": 3}, "mixing": {"lazy": True},
-            "optimizer": {} if variant == "sparq-sgd" else {"momentum": 0.9}, "compress": {"kind": "topk", "fraction": 0.3}} | more
+    return read({"workers": 4, "steps": STEPS, "deterministic": True, "device": "cpu", "algorithm": EVEN_VARIANTS[variant],
+                 "task": task(module, **(task_keys or {})), "period": {"tau": 3}, "mixing": {"lazy": True},
+                 "optimizer": {} if variant == "sparq-sgd" else {"momentum": 0.9}, "compress": {"kind": "topk", "fraction": 0.3}} | more)
 
 
 def assembled(given):

@@ -130,5 +130,5 @@ def test_ranks_size_the_same_thresholds_as_one_process(path, tmp_path, ranks):
 
 @pytest.mark.parametrize("given", [{"threshold": 5.0}, {"growth": 1.0}])
 def test_a_share_and_a_constant_exclude_each_other(path, given):
-    with pytest.raises(UserError, match="give one or the other"):
+    with pytest.raises(UserError, match="share = 0.5 does not read algorithm"):
         lockstep(tables(path, 2, share=0.5, **given))

@@ -1,7 +1,7 @@
 """Experiments of papers, repeated: `python -m benchmarks papers NAME ...`, or all of them without a name.
 
-Each runs NAME.toml on virtual clocks, stores results/NAME.h5, and renews the table in NAME.md and the picture in
-docs/papers.
+Each is a sweep, NAME.toml, as `coopmpi sweep` carries it out, whose file is results/NAME.h5; then the table in NAME.md and the picture
+in docs/papers are renewed.
 """
 
 import argparse
@@ -12,28 +12,32 @@ MARKS = "<!-- results -->", "<!-- end of results -->"
 
 
 def main(arguments):
-    from benchmarks.papers import experiment, results
+    from benchmarks.papers import results
     from benchmarks.papers.draw import draw
-    from benchmarks.papers.tuning import carry_out
+    from benchmarks.papers.page import FOLDER, names, page_of, results_of, sweep_of
+    from coopmpi.drivers.mpi.launch import columns
+    from coopmpi.sweep.session import carry_out
+    from coopmpi.sweep.progress import Progress
 
-    known = experiment.names()
     parser = argparse.ArgumentParser(prog="python -m benchmarks papers", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of: {', '.join(known)}")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: %(default)s)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of: {', '.join(names())}")
+    parser.add_argument("--cores", type=int, default=os.cpu_count(), help="to use (default: %(default)s)")
     parser.add_argument("--redraw", action="store_true", help="table and picture from stored results")
     options = parser.parse_args(arguments)
-    for name in options.names or known:
-        if name not in known:
-            parser.error(f"no experiment {name!r}; known: {', '.join(known)}")
-        described = experiment.load(name)
+    for name in options.names or names():
+        if name not in names():
+            parser.error(f"no experiment {name!r}; known: {', '.join(names())}")
+        (sweep, text), page = sweep_of(name), page_of(name)
         if not options.redraw:
-            results.write(name, described, carry_out(described, options.jobs))
-        found = results.read(name, described)
-        page = experiment.FOLDER / f"{name}.md"
-        text = with_table(page.read_text(encoding="utf-8"), *results.table(described, found))
-        page.write_text(text, encoding="utf-8")
-        draw(described, found, experiment.FOLDER.parents[1] / "docs" / "papers" / f"{name}.png")
-        print(text)
+            print(sweep.title)
+            with Progress(columns()) as progress:
+                carry_out(sweep, text, results_of(name), options.cores, progress.show)
+        found = results.read(results_of(name), sweep, page)
+        path = FOLDER / f"{name}.md"
+        shown = with_table(path.read_text(encoding="utf-8"), *results.table(page, found))
+        path.write_text(shown, encoding="utf-8")
+        draw(sweep, page, found, FOLDER.parents[1] / "docs" / "papers" / f"{name}.png")
+        print(shown)
 
 
 def with_table(text, headings, rows):

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from benchmarks.papers.curve import COLUMNS
 from benchmarks.papers.theory import consensus_per_noise
+from coopmpi.sweep.score import smoothed
 
 HEADINGS = {
     "final": "final loss", "accuracy": "accuracy", "consensus": "consensus distance", "tau": "last tau",
@@ -15,27 +15,28 @@ HEADINGS = {
 }
 
 
-class Curves:
-    """The runs of one method in one setting: rows (seeds, evaluations, columns), NaN after their end.
+COLUMNS = ("step", "virtual_time", "waiting", "megabytes", "tau", "train_loss", "loss", "accuracy", "consensus", "centre")
 
-    target: the loss to reach, one or one per seed, None without one; reference: the Curves to compare with, None for
-    itself. tables: the description of the first run, for measures that need theory.
+
+class Curves:
+    """The runs of one method in one setting: columns {name of COLUMNS: (seeds, evaluations)}, NaN after their end; failed (seeds,).
+
+    budget: seconds; what comes later does not count. target: the loss to reach with each seed, (seeds,), None without one;
+    reference: the Curves to compare with, None for itself. tables: the description of the first run, for measures that need
+    theory. limit: the largest possible speed-up.
     """
 
-    def __init__(self, rows, experiment, setting, target=None, reference=None, tables=None):
-        self.rows, self.experiment, self.setting, self.target = rows, experiment, setting, target
-        self.reference, self.tables = reference or self, tables
+    def __init__(self, columns, failed, score, budget=np.inf, target=None, reference=None, tables=None, limit=None):
+        self.columns, self.failed, self.score, self.budget, self.target = columns, failed, score, budget, target
+        self.reference, self.tables, self.limit = reference or self, tables, limit
 
     def column(self, name):
         """(seeds, evaluations), evaluations after the budget left out."""
-        values, time = (self.rows[:, :, COLUMNS.index(key)] for key in (name, "virtual_time"))
-        budget = self.experiment.seconds(self.setting)
-        return values if budget is None else np.where(time <= budget, values, np.nan)
+        return np.where(self.columns["virtual_time"] <= self.budget, self.columns[name], np.nan)
 
     def smoothed(self):
-        """The score's moving average over the evaluations up to each."""
-        score, n = self.column(self.experiment.score), self.experiment.smooth
-        return np.stack([np.array([row[max(0, i - n + 1):i + 1].mean() for i in range(row.size)]) for row in score])
+        """The moving average of the loss over the evaluations up to each."""
+        return np.stack([smoothed(row, self.score.smooth) for row in self.column(self.score.figure)])
 
     def last(self, name):
         """(seeds,): the mean over the tail of each run; NaN if it diverged."""
@@ -46,21 +47,17 @@ class Curves:
 
     def _tails(self, name):
         for row in self._ended(name):
-            yield row[-max(1, round(self.experiment.tail * row.size)):] if row.size else np.array([np.nan])
+            yield row[-max(1, round(self.score.tail * row.size)):] if row.size else np.array([np.nan])
 
     def _ended(self, name):
-        values, score = self.column(name), self.column(self.experiment.score)
-        # a run that diverged ends with a row of NaN in the file, and has not spent its budget
-        for value, steps, loss in zip(values, self.rows[:, :, 0], score):
-            diverged = np.isinf(steps).any()
-            yield np.array([np.nan]) if diverged else value[~np.isnan(loss)]
+        for value, failed, loss in zip(self.column(name), self.failed, self.column(self.score.figure)):
+            yield np.array([np.nan]) if failed else value[~np.isnan(loss)]
 
     def to_target(self, name):
         """(seeds,): the value of a column where the smoothed score first meets the target, inf if it never does."""
         found = []
-        targets = np.broadcast_to(self.target, len(self.rows))
-        for values, score, target in zip(self.column(name), self.smoothed(), targets):
-            met = np.flatnonzero(score <= target)
+        for values, loss, target in zip(self.column(name), self.smoothed(), self.target):
+            met = np.flatnonzero(loss <= target)
             found.append(values[met[0]] if met.size else np.inf)
         return np.array(found)
 
@@ -69,12 +66,12 @@ class Curves:
         reference = self.reference
         match name:
             case "final":
-                return self.last(self.experiment.score)
+                return self.last(self.score.figure)
             case "excess":
                 return self.measure("final") - reference.measure("final")
             case "drift":  # from the first half of the tail to the second
                 return np.array([row[:(row.size + 1) // 2].mean() - row[row.size // 2:].mean()
-                                 for row in self._tails(self.experiment.score)])
+                                 for row in self._tails(self.score.figure)])
             case "accuracy" | "consensus" | "centre":
                 return self.last(name)
             case "tau":
@@ -88,7 +85,7 @@ class Curves:
             case "speedup":
                 return reference.to_target("virtual_time") / self.to_target("virtual_time")
             case "limit":
-                return self.measure("speedup") / self.setting.limit
+                return self.measure("speedup") / self.limit
             case "saving":
                 return reference.to_target("megabytes") / self.to_target("megabytes")
             case "sent":
@@ -108,7 +105,7 @@ class Curves:
             case "speedup":
                 return self.reference.mean("time") / self.mean("time")
             case "limit":
-                return self.mean("speedup") / self.setting.limit
+                return self.mean("speedup") / self.limit
             case "saving":
                 return self.reference.mean("megabytes") / self.mean("megabytes")
         return self.measure(name).mean()

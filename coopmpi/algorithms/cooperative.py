@@ -3,7 +3,7 @@
 from typing import Literal
 
 from coopmpi.errors import UserError
-from coopmpi.ranges import Count, Share
+from coopmpi.ranges import Count, File, Share
 from coopmpi.registry import register
 from coopmpi.step import Algorithm, Finish, Mean, Mix, Slot, Start
 from coopmpi.topology import cooperation
@@ -30,8 +30,10 @@ class Cooperative(Algorithm, frozen=True, kw_only=True):
     uses_period = True
     uses_mixing = True
     takes_halves = False  # of weighted models, and within groups
+    read_with = {"generator": ("matrix", None), "alpha": ("generator", "easgd", "graph-and-centre"), "[mixing]": ("generator", "graph-and-centre"),
+                 "group": ("generator", "hierarchical"), "outer": ("generator", "hierarchical")}
 
-    matrix: str | None = None
+    matrix: File | None = None
     generator: Literal["easgd", "graph-and-centre", "hierarchical"] = "graph-and-centre"
     alpha: Share | None = None
     group: Count = 2  # workers per group
@@ -42,9 +44,6 @@ class Cooperative(Algorithm, frozen=True, kw_only=True):
         return self.matrix is None and self.generator == "hierarchical"
 
     def bind_mixing(self, mixing, workers, seed):
-        if self.alpha is not None and (self.matrix or self.generator == "hierarchical"):
-            raise UserError(f"[algorithm] alpha = {self.alpha:g} belongs to a generator with a centre, but W is from "
-                            f"{self.matrix or self.generator!r}; leave it out")
         graph = None
         if self.matrix is None and self.generator == "graph-and-centre":
             graph = mixing.bind(workers, seed)

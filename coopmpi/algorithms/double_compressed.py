@@ -33,6 +33,7 @@ class DoubleCompressed(Algorithm, frozen=True, kw_only=True):
     uses_period = True
     uses_compress = True
     needs_contraction = True  # of C
+    read_with = {"beta": ("momentum", "block")}
 
     momentum: Literal["kept", "reset", "block"] = "kept"
     beta: Fraction = 0.3  # block

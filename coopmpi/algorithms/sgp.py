@@ -19,9 +19,7 @@ class SGP(Algorithm, frozen=True, kw_only=True):
     source = "Assran, Loizou, Ballas & Rabbat, Stochastic gradient push, ICML 2019, Algorithm 1"
     bibtex = ("assran2019stochastic",)
     uses_mixing = True
-
-    def bind_mixing(self, mixing, workers, seed):
-        return mixing.push_sum(workers, seed)
+    push_sum = True
 
     def step(self, state, context):
         loss, gradient = yield Grad(state.x)

@@ -9,7 +9,7 @@ from coopmpi.compression import triggers
 from coopmpi.compression.gossip import gossip
 from coopmpi.errors import UserError
 from coopmpi.ranges import Count, NonNegative, Share
-from coopmpi.registry import register
+from coopmpi.registry import NONZERO, register
 from coopmpi.step import Algorithm, Slot
 
 
@@ -29,6 +29,7 @@ class Triggered(Algorithm, frozen=True, kw_only=True):
     uses_compress = True
     needs_agreement = False  # of W
     needs_contraction = True  # of C
+    read_with = {"threshold": ("share", None), "growth": ("share", None), "growth_every": ("growth", NONZERO)}
 
     gamma: Share = 0.3
     threshold: NonNegative = 0.0
@@ -55,9 +56,6 @@ class Triggered(Algorithm, frozen=True, kw_only=True):
         if not (mixing.fixed and mixing.symmetric):
             raise UserError(f"{self.name} needs a fixed symmetric mixing matrix; {mixing.description} is not "
                             f"{'symmetric' if mixing.fixed else 'fixed'}. choco-sgd takes any graph")
-        if self.share is not None and (self.threshold or self.growth):
-            raise UserError(f"[algorithm] share = {self.share:g} sizes the threshold from data, but threshold = "
-                            f"{self.threshold:g} and growth = {self.growth:g} prescribe it; give one or the other")
 
     def step(self, state, context):
         loss = yield from context.local_step(state)

@@ -14,17 +14,24 @@ VERBS = {
     "train": "Train a model with a communication-efficient SGD, alone or under mpirun / srun.",
     "run": "Start a Python script on MPI ranks: a training loop of one's own, wrapped by coopmpi.torch.",
     "simulate": "Run the same description on virtual clocks: a network and stragglers of your choice.",
+    "probe": "Measure this machine for a run: gradients, messages, all other work.",
+    "plan": "Rank algorithms, periods, graphs, compressors and learning rates by their time to a target on a machine.",
+    "sweep": "Tune methods over grids, compare them with several seeds, and rank them: many runs as one.",
     "resume": "Go on with a run that a signal stopped.",
     "watch": "Show how far a run is that goes on elsewhere.",
     "inspect": "Look into a result file, finished or being written.",
     "compare": "Rank result files: by the loss at the end, or by what it took to reach a target.",
-    "export": "Write the trained model as .safetensors, .pt or .npz.",
+    "plot": "Draw result files: curves, who waited when, the mixing graph; in the terminal, or as PDF, SVG, PNG, HTML.",
+    "export": "Write the trained model (.safetensors, .pt, .npz), or the series as CSV, JSON lines, TensorBoard events.",
     "graph": "Degree, spectral gap, messages and bytes of a mixing choice.",
     "algorithms": "List the algorithms, their keys and their sources.",
     "check": "Try the rules on an algorithm, graph, compressor, sink or problem of your own.",
     "jobscript": "Print a Slurm job script that starts a run, goes on with it, and saves it in time.",
     "doctor": "Say what was found here: MPI, GPUs, HDF5, threads, and what to do about it.",
 }
+
+
+COMPLETE = "_COOPMPI_COMPLETE"  # a shell asks what may come next, or for the script that asks
 
 
 class Verbs(click.Group):
@@ -36,10 +43,15 @@ class Verbs(click.Group):
     def get_command(self, context, name):
         if name not in VERBS:
             return None
-        return importlib.import_module(f"coopmpi.cli.{name}").command
+        command = importlib.import_module(f"coopmpi.cli.{name}").command
+        if context.resilient_parsing:
+            from coopmpi.cli.completion import complete_by_metavar
+
+            complete_by_metavar(command)
+        return command
 
     def resolve_command(self, context, arguments):
-        if arguments and arguments[0] not in VERBS:
+        if arguments and arguments[0] not in VERBS and not context.resilient_parsing:
             raise unknown("command", arguments[0], VERBS)
         return super().resolve_command(context, arguments)
 
@@ -62,6 +74,8 @@ def main():
     _open_what_is_closed()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # not every terminal has the signs of a curve
+    if COMPLETE in os.environ:
+        importlib.import_module("coopmpi.cli.completion")  # makes its shells known to click
     try:
         group(prog_name="coopmpi", standalone_mode=False)
         _give_up_a_broken_stdout()

@@ -2,11 +2,12 @@
 
 import click
 
+from coopmpi.cli.completion import names_of
 from coopmpi.errors import UserError
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=names_of("algorithm"))
 @click.option("--bibtex", is_flag=True, help="Print BibTeX entries only.")
 @click.option("--all", "all_", is_flag=True, help="List the algorithms with their sources, keys, and the tables that they read.")
 @click.option("--parts", is_flag=True, help="List what else there is: optimizers, graphs, tasks, ...")

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import click
 
+from coopmpi.cli.completion import names_of
 from coopmpi.errors import UserError, clean, quoted
 from coopmpi.ranges import LARGEST_RUN
 
@@ -12,7 +13,7 @@ LARGEST_MODEL = 1e15  # parameters
 
 
 @click.command("graph", context_settings={"ignore_unknown_options": True})
-@click.argument("graph", required=False)
+@click.argument("graph", required=False, shell_complete=names_of("graph"))
 @click.argument("keys", nargs=-1, type=click.UNPROCESSED, metavar="[--KEY VALUE]...")
 @click.option("-m", "--workers", type=click.IntRange(1, LARGEST_RUN),
               help="Number of workers.  [default: 8, or as in the file]")
@@ -42,7 +43,7 @@ def command(graph, keys, workers, weights, seed, size, dtype, save):
     model_bytes = round(size) * ITEMSIZE[dtype]
     model = f"{size:,.0f} {dtype} parameters"
     if graph and not graph.startswith("-"):
-        mixing = _bind(graph, workers, seed, weights, _own_keys(keys))
+        mixing = bind(graph, workers, seed, weights, own_keys(keys))
         if save:
             _save(mixing, save)
         _print(_sheet(mixing, model_bytes, model))
@@ -53,7 +54,7 @@ def command(graph, keys, workers, weights, seed, size, dtype, save):
         _print(*_comparison(workers or 8, seed, weights, model_bytes, model))
 
 
-def _own_keys(words):
+def own_keys(words):
     """{key: value} of the words --key value ...: several values make a list, none stands for true."""
     from coopmpi.config import toml_value
 
@@ -70,7 +71,8 @@ def _own_keys(words):
     return {key: True if not given else given[0] if len(given) == 1 else given for key, given in values.items()}
 
 
-def _bind(graph, workers, seed, weights, keys):
+def bind(graph, workers, seed, weights, keys):
+    """The MixingMatrix of a graph by its name with its own keys; workers None: as in its file, else 8."""
     from coopmpi.topology.graphs import GraphFile
     from coopmpi.topology.mixing import mixing_table
 
@@ -163,7 +165,7 @@ def _comparison(workers, seed, weights, model_bytes, model):
     impossible = []
     for name in parts("graph"):
         try:
-            f = _figures(_bind(name, workers, seed, weights, {}), model_bytes)
+            f = _figures(bind(name, workers, seed, weights, {}), model_bytes)
         except UserError as error:
             impossible.append(f"[bold]{name}[/bold]: {escape(clean(str(error)))}")
             continue
@@ -172,7 +174,7 @@ def _comparison(workers, seed, weights, model_bytes, model):
         table.add_row(name, degree, _number(f.zeta), _number(1 - f.zeta), _rounds(f.rounds), _size(f.bytes),
                       _size(whole_rounds * f.bytes))
     if not table.row_count:
-        _bind("ring", workers, seed, weights, {})  # raises the error that all graphs have in common
+        bind("ring", workers, seed, weights, {})  # raises the error that all graphs have in common
     notes = ("zeta = ||W - J||_2 over a cycle of rounds, gap = 1 - zeta; to 1/10: until the workers disagree ten "
              "times less; sent: by the busiest worker, an all-reduce where W averages over all workers.")
     return table, notes, *impossible

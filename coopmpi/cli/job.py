@@ -101,14 +101,41 @@ def _note(text):
     click.echo(f"coopmpi: {text}", err=True)
 
 
-def read(description, overrides, ranks):
-    """The validated run description; the built-in run has 4 workers where nothing says otherwise."""
+def read(description, overrides, ranks, machine=None, plan=None):
+    """The validated run description; the built-in run has 4 workers where nothing says otherwise.
+
+    machine: a file with the tables [compute] and [network] of coopmpi.planner.machine; plan: one of coopmpi.record.plan, of which
+    the best choice is taken.
+    """
     from coopmpi import config
 
-    tables = config.load(description, overrides)
+    if plan is not None:
+        tables = config.load(description) | chosen(plan)
+        for override in overrides:
+            config.set_key(tables, override)
+    else:
+        tables = config.load(description, overrides)
+    if machine is not None:
+        from coopmpi.planner.machine import load, require_fits
+
+        found = load(machine)
+        require_fits(found, machine, tables.get("workers"))
+        tables |= found.tables()
     if description is None:
         tables.setdefault("workers", max(ranks, 4))
     return config.resolve(tables)
+
+
+def chosen(plan):
+    """The tables of the best choice of a plan; UserError if there is none."""
+    import tomllib
+
+    from coopmpi.record.plan import choices
+
+    found = choices(plan)
+    if not found:
+        raise UserError(f"{plan}: no choice of this plan reaches its target")
+    return tomllib.loads(found[0]["description"])
 
 
 def check_output(output, overwrite):
@@ -175,6 +202,8 @@ def forecast(assembly):
     click.echo(text)
     for module in registry.own_code(tomllib.loads(text)):
         click.echo(f"# runs code of the module {module}")
+    for note in assembly.notes:
+        click.echo(f"# note: {note}")
     click.echo(f"# model: {driver.task.dimension} parameters, {len(driver.hosted)} workers on rank 0 of {driver.world.size}")
     click.echo(f"# a round every {cost.tau} steps; per worker and round: {cost.bytes_sent / 1e6:.4g} MB sent, "
                f"{cost.messages}")

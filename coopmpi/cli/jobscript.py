@@ -11,7 +11,8 @@ FORMS = {"--time": (r"(\d+-)?\d{1,2}:\d\d:\d\d", "HH:MM:SS or D-HH:MM:SS"),
          "--array-key": (r"\w+(\.\w+)*", "a key of the run description, such as seed or period.tau")}
 
 
-def _form(context, option, value):
+def form(context, option, value):
+    """Callback of an option whose value has one of FORMS."""
     pattern, allowed = FORMS[option.opts[0]]
     if value is not None and not re.fullmatch(pattern, value):
         raise UserError(f"{option.opts[0]} {value}: not of the right form; allowed: {allowed}")
@@ -26,10 +27,10 @@ def _form(context, option, value):
 @click.option("--nodes", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--tasks-per-node", type=click.IntRange(min=1), default=1, show_default=True, help="Ranks on each node.")
 @click.option("--gpus", type=click.IntRange(min=0), default=0, show_default=True, help="GPUs of each node.")
-@click.option("--time", metavar="HH:MM:SS", default="01:00:00", show_default=True, callback=_form, help="Time limit.")
+@click.option("--time", metavar="HH:MM:SS", default="01:00:00", show_default=True, callback=form, help="Time limit.")
 @click.option("--requeue", is_flag=True, help="Back into the queue at the time limit and after a lost node.")
-@click.option("--array", metavar="SPEC", callback=_form, help="An array of runs, as for sbatch: 0-7, 1,4,16, 0-99%10.")
-@click.option("--array-key", metavar="KEY", default="seed", show_default=True, callback=_form,
+@click.option("--array", metavar="SPEC", callback=form, help="An array of runs, as for sbatch: 0-7, 1,4,16, 0-99%10.")
+@click.option("--array-key", metavar="KEY", default="seed", show_default=True, callback=form,
               help="Which key of the run description is the number of the array's task.")
 @click.option("--survive", is_flag=True, help="Go on without a rank that dies; needs --launcher mpirun.")
 def command(**given):

@@ -11,12 +11,13 @@ from coopmpi.errors import UserError
 @click.option("-o", "--output", metavar="SIM.h5",
               help="Result file; default: run.h5, run-2.h5, ... (the first free one).")
 @click.option("--set", "overrides", metavar="TABLE.KEY=VALUE", multiple=True, help="Override a key; repeatable.")
+@click.option("--machine", metavar="MACHINE.toml", help="Simulate on a machine that `coopmpi probe` has measured.")
 @job.target_options
 @click.option("--time-only", is_flag=True, help="Advance the clocks without computing any numbers: no data, no losses.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved run description and its cost, and stop.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing result file.")
 @click.option("--quiet", is_flag=True, help="No progress, no summary.")
-def command(description, output, overrides, time_only, dry_run, overwrite, quiet, **targets):
+def command(description, output, overrides, machine, time_only, dry_run, overwrite, quiet, **targets):
     """Train a model in one process, on virtual clocks: how long it would take on another machine and network.
 
     The models are those of `coopmpi train` on one rank, bit for bit; [compute] and [network] say how long
@@ -36,7 +37,7 @@ def command(description, output, overrides, time_only, dry_run, overwrite, quiet
     if ranks > 1:
         raise UserError(f"simulate is one process that plays all workers, given {ranks} ranks; start it without "
                         "mpirun or srun")
-    config = job.read(description, job.with_targets(overrides, targets), 1)
+    config = job.read(description, job.with_targets(overrides, targets), 1, machine)
     if not dry_run:
         output = job.check_output(output, overwrite)
     world = Solo()

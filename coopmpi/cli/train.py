@@ -18,6 +18,7 @@ from coopmpi.errors import UserError
               help="With -n: start the ranks again, from the newest checkpoint, this often if they end by accident.")
 @click.option("--survive", is_flag=True,
               help="Go on with the ranks that are left when some are lost (Open MPI, with fault tolerance).")
+@click.option("--plan", metavar="PLAN.h5", help="Take the best choice of a plan of `coopmpi plan`.")
 @click.option("--set", "overrides", metavar="TABLE.KEY=VALUE", multiple=True, help="Override a key; repeatable.")
 @job.target_options
 @click.option("--dry-run", is_flag=True, help="Print the resolved run description and what it will cost, and stop.")
@@ -26,7 +27,7 @@ from coopmpi.errors import UserError
               help="Go on with the run in -o RUN.h5 if it was cut off; start it (again) if it has no checkpoint; do nothing if it "
                    "is finished.")
 @click.option("--quiet", is_flag=True, help="No progress, no summary.")
-def command(description, output, ranks, restarts, survive, overrides, dry_run, overwrite, go_on, quiet, **targets):
+def command(description, output, ranks, restarts, survive, plan, overrides, dry_run, overwrite, go_on, quiet, **targets):
     """Train a model. Without RUN.toml: handwritten digits, local SGD, 4 workers.
 
     \b
@@ -48,16 +49,16 @@ def command(description, output, ranks, restarts, survive, overrides, dry_run, o
             return
         overwrite = True
     if dry_run and ranks is not None:
-        job.forecast_of_ranks(job.read(description, overrides, ranks), ranks)
+        job.forecast_of_ranks(job.read(description, overrides, ranks, plan=plan), ranks)
         return
     if ranks is not None:
         # a mistake is told before any rank starts
-        job.read(description, overrides, ranks)
+        job.read(description, overrides, ranks, plan=plan)
         output = job.check_output(output, overwrite)
         again = [*([description] if description else []), "-o", output, *(f"--set={override}" for override in overrides),
-                 *(["--overwrite"] if overwrite else [])]
+                 *(["--overwrite"] if overwrite else []), *(["--plan", plan] if plan else [])]
         job.supervise(ranks, ["train", *again], output, quiet, restarts, survive)
-    on_this_rank(lambda world: _train(world, description, overrides, output, dry_run, overwrite, quiet), survive)
+    on_this_rank(lambda world: _train(world, description, overrides, plan, output, dry_run, overwrite, quiet), survive)
 
 
 def _standing(output, overwrite, dry_run):
@@ -71,13 +72,13 @@ def _standing(output, overwrite, dry_run):
     return standing(output)
 
 
-def _train(world, description, overrides, output, dry_run, overwrite, quiet):
+def _train(world, description, overrides, plan, output, dry_run, overwrite, quiet):
     """Everything from the run description to the summary, on one rank."""
     from coopmpi.run.assemble import assemble, together
     from coopmpi.run.threads import limit
 
     def read():
-        config = job.read(description, overrides, world.size)
+        config = job.read(description, overrides, world.size, plan=plan)
         return config, job.check_output(output, overwrite) if world.rank == 0 and not dry_run else None
 
     config, output = together(world, read)

@@ -27,8 +27,8 @@ class Trial:
     """An algorithm and the other tables of a run description, put to work on the textbook problem in one process."""
 
     def __init__(self, tables: dict):
-        base = {"workers": 6, "steps": STEPS, "device": "cpu", "deterministic": True, "period": {"tau": 3}}
-        self.tables = base | tables
+        tables = {"workers": 6, "steps": STEPS, "device": "cpu", "deterministic": True, "period": {"tau": 3}} | tables
+        self.tables = config.without(tables, config.unread(tables))
 
     def start(self, watch=lambda state, request: None, numbers=60, mode="train", **more) -> "Job":
         """A run at its start; watch(state, request) is called at every request."""

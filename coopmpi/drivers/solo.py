@@ -53,6 +53,9 @@ class Solo:
         """What rank 0 gives: a text, or None."""
         return value
 
+    def wait_for_first(self):
+        """Return when rank 0 is here, too; the others leave their cores to it meanwhile."""
+
     def agree(self, error):
         """Raise the error that any rank met while setting up, on all ranks alike."""
         if error is not None:

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from coopmpi.errors import UserError, unknown
 from coopmpi.ranges import Fraction, NonNegative, Positive
-from coopmpi.registry import Part, register
+from coopmpi.registry import NONZERO, Part, register
 from coopmpi.step import Context, Slot, State
 from coopmpi.step.requests import Array
 
@@ -20,6 +20,7 @@ class Optimizer(Part, frozen=True, kw_only=True):
     """
 
     name: ClassVar[str]
+    read_with = {"no_decay": ("weight_decay", NONZERO)}
     weight_decay: ClassVar[float] = 0.0  # a key where the optimiser has such
     lr: Positive = 0.1
     no_decay: tuple[str, ...] | None = None

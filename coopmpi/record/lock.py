@@ -32,7 +32,8 @@ def _beside(result):
 class Lock:
     """Held from its construction to `release`. UserError if somebody else holds it for longer than `patience` seconds.
 
-    It is a lock on a hidden file beside the result, which stays where it is as long as somebody waits for it.
+    It is a lock on a hidden file beside the result, which stays where it is as long as somebody waits for it. A process that
+    inherits `handle` holds it, too.
     """
 
     def __init__(self, result, patience: float = 0.0):
@@ -45,25 +46,25 @@ class Lock:
             time.sleep(PACE)
 
     def _attempt(self):
-        self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        self.handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # the file may have been removed by whoever held the lock before
-            if os.path.exists(self.path) and os.fstat(self._handle).st_ino == os.stat(self.path).st_ino:
+            if os.path.exists(self.path) and os.fstat(self.handle).st_ino == os.stat(self.path).st_ino:
                 return True
         except OSError as error:
             if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
                 return True  # a file system without locks
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                os.close(self._handle)
+                os.close(self.handle)
                 raise
-        os.close(self._handle)
+        os.close(self.handle)
         return False
 
     def release(self):
         """Let others write."""
         self.path.unlink(missing_ok=True)
-        os.close(self._handle)
+        os.close(self.handle)
 
     def __enter__(self):
         return self

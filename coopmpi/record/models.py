@@ -1,6 +1,5 @@
 """Models that a result file holds, with the names of their tensors."""
 
-import json
 import tomllib
 from math import prod
 from typing import NamedTuple
@@ -46,17 +45,18 @@ def _model(file, worker):
         if "x" not in final:
             raise UserError(f'{file.filename}: holds the mean model alone; record.final = "all" keeps those of the workers')
         if not 0 <= worker < len(final["x"]):
-            raise UserError(f"--worker must be one of 0 to {len(final['x']) - 1}, given {worker}")
+            raise UserError(f"worker must be one of 0 to {len(final['x']) - 1}, given {worker}")
         row, end = final["x"][worker], ""
         own = {name: final[name][worker] for name in names if not name.endswith(OF_MEAN)}
     tensors = {"x": row}
     if "layout" in final:
-        tensors = {name.decode(): _cut(row, shape.decode(), offset) for name, shape, offset in final["layout"][:].tolist()}
+        tensors = {entry["name"].decode(): _cut(row, entry) for entry in final["layout"][:]}
     return Model(tables, tables["task"]["kind"], tensors, {name.removeprefix(OWN).removesuffix(end): row for name, row in own.items()})
 
 
-def _cut(row, shape, offset):
-    shape = json.loads(shape)
-    if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape) or not 0 <= offset <= row.size - prod(shape):
+def _cut(row, entry):
+    """The tensor in a row of parameters that an entry of the layout describes."""
+    offset, size, shape = int(entry["offset"]), int(entry["size"]), tuple(entry["shape"][:entry["ndim"]].tolist())
+    if min(shape, default=0) < 0 or size != prod(shape) or not 0 <= offset <= row.size - size:
         raise ValueError(f"/final/layout has a tensor of shape {quoted(shape)} at {offset} of {row.size} numbers")
-    return row[offset:offset + prod(shape)].reshape(shape)
+    return row[offset:offset + size].reshape(shape)

@@ -1,7 +1,10 @@
 """Reading result files, also while they are written or after a kill."""
 
+import os
+import struct
 from time import sleep
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -23,10 +26,10 @@ def run_of(path) -> str:
         return str(file.attrs.get("run", ""))
 
 
-def status_of(file) -> str:
+def status_of(place) -> str:
     """"finished", "interrupted", "failed" or "running": the last also where its writer was killed before it had closed it."""
-    status = file.attrs["status"].decode(errors="replace")
-    return status if _closed(file.filename) else "running"
+    status = place.attrs["status"].decode(errors="replace")
+    return status if _closed(place.file.filename) else "running"
 
 
 def open_run(path):
@@ -38,14 +41,52 @@ def open_run(path):
     except DAMAGE as error:
         raise UserError(f"{path}: not a readable HDF5 file: {told(error)}") from error
     try:
-        found = file.attrs.get("format")
-    except DAMAGE as error:
+        _require_format(path, file)
+    except BaseException:
         file.close()
-        raise UserError(f"{path}: damaged: its attributes cannot be read: {told(error)}") from error
-    if not isinstance(found, str) or found != schema.FORMAT:
-        file.close()
-        raise UserError(f"{path}: not a result of coopmpi train (attribute format is not {schema.FORMAT!r})")
+        raise
     return file
+
+
+def _require_format(path, file):
+    try:
+        found, version = file.attrs.get("format"), np.asarray(file.attrs.get("format_version")).tolist()
+    except DAMAGE as error:
+        raise UserError(f"{path}: damaged: its attributes cannot be read: {told(error)}") from error
+    if isinstance(found, str) and found == schema.SWEEP:
+        raise UserError(f"{path}: the file of a sweep, given where the result of a run is expected; coopmpi compare and plot take it")
+    if not isinstance(found, str) or found != schema.FORMAT:
+        raise UserError(f"{path}: not a result of coopmpi train (attribute format is not {schema.FORMAT!r})")
+    if version != schema.FORMAT_VERSION:
+        raise UserError(f"{path}: format_version is {quoted(version)}, this coopmpi reads {schema.FORMAT_VERSION}; read the file with "
+                        "the coopmpi that wrote it")
+
+
+def description_of(path) -> str | None:
+    """The run description, TOML, in a result file; None for what is no result. UserError for a damaged one."""
+    def work():
+        with h5py.File(path, "r", swmr=not _closed(path)) as file:
+            if file.attrs.get("format") == schema.FORMAT:
+                _require_format(path, file)
+                require_complete(file)
+                yield file["config"].asstr()[()]
+
+    if not os.path.isfile(path) or not h5py.is_hdf5(path):
+        return None
+    return "".join(apart.texts(path, work)) or None
+
+
+def refuse_truncated(path):
+    """UserError if less of a file is there than it says: a reader beside a writer would wait for the rest, without end."""
+    require_file(path)
+    with open(path, "rb") as raw:
+        head = raw.read(48)
+    version_3 = head[:9] == b"\x89HDF\r\n\x1a\n\x03" and head[9] == 8
+    if version_3:
+        size = os.path.getsize(path)
+        end = struct.unpack("<Q", head[28:36])[0] if len(head) == 48 else 48
+        if size < end:
+            raise UserError(f"{path}: truncated: {size} bytes are there, at least {end} belong to it")
 
 
 def _closed(path):
@@ -53,6 +94,14 @@ def _closed(path):
     with open(path, "rb") as raw:
         head = raw.read(12)
     return len(head) == 12 and head[8] == 3 and head[11] == 0
+
+
+def ended(path) -> str:
+    """The status with which a result file was closed; empty where there is none, or it was not closed."""
+    if not os.path.exists(path) or not _closed(path):
+        return ""
+    with open_run(path) as file:
+        return status_of(file)
 
 
 def verify(path):
@@ -65,15 +114,17 @@ def verify(path):
     tuple(apart.texts(path, work))
 
 
-def require_complete(file):
-    """UserError that names what is missing in an open result file, or is not what schema.py says."""
+def require_complete(place):
+    """UserError that names what is missing in an open result file, or a group that holds the same, or is not what schema.py says."""
     try:
-        _check(file)
+        _check(place)
     except DAMAGE as error:
-        raise UserError(f"{file.filename}: damaged: {told(error)}") from error
+        raise UserError(f"{place.file.filename}: damaged: {told(error)}") from error
 
 
-def _check(file):
+def _check(top):
+    file = top.file
+
     def require(holds, what):
         if not holds:
             raise UserError(f"{file.filename}: damaged, or not a complete result: {clean(what)}")
@@ -92,23 +143,18 @@ def _check(file):
         return found
 
     def group(name):
-        require(isinstance(file.get(name, getlink=True), h5py.HardLink), f"/{name} is missing")
-        require(isinstance(file[name], h5py.Group), f"/{name} must be a group")
-        return file[name]
+        require(isinstance(top.get(name, getlink=True), h5py.HardLink), f"/{name} is missing")
+        require(isinstance(top[name], h5py.Group), f"/{name} must be a group")
+        return top[name]
 
     def attribute(name):
-        require(file.attrs.get(name) is not None, f"the attribute {name} is missing")
-        return file.attrs[name]
+        require(top.attrs.get(name) is not None, f"the attribute {name} is missing")
+        return top.attrs[name]
 
-    def number(name):
-        found = np.asarray(attribute(name))
-        return found.tolist() if found.shape == () and found.dtype.kind in "iu" else None, quoted(found.tolist())
-
-    version, found = number("format_version")
-    require(version == schema.FORMAT_VERSION, f"format_version is {found}, this coopmpi reads {schema.FORMAT_VERSION}")
     for name in ("ranks", "node_ranks", "node_cores"):
-        value, found = number(name)
-        require(value is not None and value >= 1, f"the attribute {name} must be a number >= 1, found {found}")
+        found = np.asarray(attribute(name))
+        require(found.shape == () and found.dtype.kind in "iu" and found >= 1,
+                f"the attribute {name} must be a number >= 1, found {quoted(found.tolist())}")
     mode, per_worker, status = map(attribute, ("mode", "per_worker", "status"))
     status = status.decode(errors="replace") if isinstance(status, bytes) else status
     for name, value, allowed in (("mode", mode, MODES), ("per_worker", per_worker, PER_WORKER), ("status", status, STATUSES)):
@@ -117,16 +163,17 @@ def _check(file):
     for name in ("mpi", "device"):
         require(isinstance(attribute(name), str), f"the attribute {name} must be text")
 
-    config = dataset(file, "config", None, ())
+    config = dataset(top, "config", None, ())
     require(h5py.check_string_dtype(config.dtype) is not None, "/config must be text")
-    workers = dataset(file, "worker", None, (None,)).shape[0]
+    workers = dataset(top, "worker", None, (None,)).shape[0]
     require(workers >= 1, "/worker must name one worker or more")
-    dataset(file, "events", schema.EVENT, (None,))
-    if "final" in file:
+    dataset(top, "events", schema.EVENT, (None,))
+    dataset(top, "event", None, (None,))
+    if "final" in top:
         group("final")
     about = SimpleNamespace(mode=mode, per_worker=per_worker == "all", figures={})
     for name, columns in schema.groups(about).items():
-        if name == "rounds" and name not in file:
+        if name == "rounds" and name not in top:
             continue
         place = group(name)
         dataset(place, "step", "i8", (None,))
@@ -138,7 +185,7 @@ def _check(file):
         if not file.swmr_mode:
             for short, data in place.items():
                 require(len(data) <= _held(data), f"/{name}/{short} has {len(data)} rows, but {_held(data)} are there")
-    events = file["events"]
+    events = top["events"]
     require(file.swmr_mode or len(events) <= _held(events),
             f"/events has {len(events)} rows, but {_held(events)} are there")
 
@@ -181,6 +228,30 @@ def read(data, span):
             if attempt == TRIES - 1 or not data.file.swmr_mode:
                 raise
             sleep(PAUSE * 2**attempt)
+
+
+def read_sound(data, span):
+    """The same; UserError where the numbers are damaged."""
+    try:
+        return read(data, span)
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{data.file.filename}: damaged: {data.name}: {told(error)}") from error
+
+
+class Event(NamedTuple):
+    """What happened in a run, after so many steps."""
+
+    step: int
+    wall_time: float  # seconds
+    kind: str
+    text: str
+
+
+def events_of(file) -> list[Event]:
+    """The events in an open result file. UserError where they are damaged."""
+    found = read_sound(file["events"], slice(complete_rows([file["events"]])))
+    return [Event(step, wall_time, kind.decode(errors="replace"), text.decode(errors="replace"))
+            for step, wall_time, kind, text in found.tolist()]
 
 
 def read_alive(data, span):

@@ -1,13 +1,17 @@
 """What a result file consists of: names, types, units."""
 
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
 
 FORMAT, FORMAT_VERSION = "coopmpi-run", 2
+SWEEP, SWEEP_VERSION = "coopmpi-sweep", 1  # the file of a sweep, coopmpi.record.sweeps
 OWN, OF_MEAN = "own_", "_mean"  # around the names of the task's own state in /final
 STATUS = "S16"  # fixed width: rewritten in place while others read the file
+NO_COORDINATES = "This is a netCDF dimension but not a netCDF variable."  # how netCDF-4 marks them
 EVENT = np.dtype([("step", "i8"), ("wall_time", "f8"), ("kind", "S32"), ("text", "S256")])
+TIMES = ("wall_time", "virtual_time")  # series that are coordinates of the others
 
 
 class Series(NamedTuple):
@@ -88,40 +92,85 @@ def summarised(rows) -> dict:
 def make_series(file, workers, series):
     """Empty series with dimension scales, in the open HDF5 file; nothing is allocated before it is written."""
     file["worker"] = np.arange(workers)
+    file["worker"].attrs.update({"units": "1", "description": "number of the worker"})
     file["worker"].make_scale("worker")
     rows = max(1, min(1024, 65536 // workers))
     for name, columns in series.items():
         group = file.create_group(name)
+        if "wall_time" in columns:
+            group.attrs["coordinates"] = " ".join(time for time in TIMES if time in columns)
         step = group.create_dataset("step", (0,), "i8", maxshape=(None,), chunks=(1024,), fletcher32=True)
         step.attrs.update({"units": "1", "description": "steps done"})
         step.make_scale("step")
         for short, (dtype, each, units, description) in columns.items():
             shape, chunks = ((0, workers), (rows, workers)) if each else ((0,), (256 if name == "eval" else 1024,))
             data = group.create_dataset(short, shape, dtype, maxshape=(None, *shape[1:]), chunks=chunks, fletcher32=True)
-            data.dims[0].attach_scale(step)
             data.attrs.update({"units": units, "description": description})
-            if each:
-                data.dims[1].attach_scale(file["worker"])
+            _attach(data, step, *([file["worker"]] if each else []))
+
+
+def make_events(file):
+    """The empty table of events, whose rows are counted by the dimension `event`."""
+    events = file.create_dataset("events", (0,), EVENT, maxshape=(None,), chunks=(64,), fletcher32=True)
+    events.attrs["description"] = "what happened: after which step, at which wall_time in s, of which kind, in words"
+    _attach(events, _dimension(file, "event", 0, maxshape=(None,), chunks=(1024,)))
+
+
+def resize_events(file, count):
+    """Room for so many rows of events."""
+    for name in ("event", "events"):
+        file[name].resize(count, axis=0)
 
 
 def make_final(file, about):
     """Room for the models at the end, and the names of their tensors. Chunks of a row cost nothing until then."""
-    final = file.create_group("final")
+    final, worker = file.create_group("final"), file["worker"]
+    parameter = _dimension(final, "parameter", about.dimension)
     if about.all_models:
-        final.create_dataset("x", (about.workers, about.dimension), about.dtype, chunks=(1, about.dimension), fletcher32=True)
-        final["x"].attrs["description"] = "models of the workers at the end"
-        final["x"].dims[0].attach_scale(file["worker"])
-    final.create_dataset("mean", (about.dimension,), about.dtype, chunks=(about.dimension,), fletcher32=True)
-    final["mean"].attrs["description"] = "mean of the workers' models at the end"
+        _make_rows(final, "x", (worker, parameter), about.dtype, "models of the workers at the end")
+    _make_rows(final, "mean", (parameter,), about.dtype, "mean of the workers' models at the end")
     for name, columns, dtype in about.own:
+        column = _dimension(final, f"column_of_{name}", columns)
         if about.all_models:
-            each = final.create_dataset(f"{OWN}{name}", (about.workers, columns), dtype, chunks=(1, columns), fletcher32=True)
-            each.attrs["description"] = f"{name} of the workers at the end"
-            each.dims[0].attach_scale(file["worker"])
-        mean = final.create_dataset(f"{OWN}{name}{OF_MEAN}", (columns,), dtype, chunks=(columns,), fletcher32=True)
-        mean.attrs["description"] = f"{name} that go with the mean model"
-    for name in final:
-        final[name].attrs["units"] = "1"
+            _make_rows(final, f"{OWN}{name}", (worker, column), dtype, f"{name} of the workers at the end")
+        _make_rows(final, f"{OWN}{name}{OF_MEAN}", (column,), dtype, f"{name} that go with the mean model")
     if about.layout:
-        table = [(name, str(list(shape)), offset) for name, shape, offset in about.layout]
-        final["layout"] = np.array(table, [("name", "S64"), ("shape", "S64"), ("offset", "i8")])
+        final["layout"] = layout_table(about.layout)
+        final["layout"].attrs["description"] = "tensors of a model: each is row[offset:offset + size].reshape(shape[:ndim])"
+        _attach(final["layout"], _dimension(final, "tensor", len(about.layout)))
+
+
+def layout_table(layout):
+    """The (name, shape, offset) of tensors as an array with a row for each and the columns name, offset, size, ndim, shape."""
+    longest = max(1, *(len(name.encode()) for name, *_ in layout))
+    most = max(1, *(len(shape) for _, shape, _ in layout))
+    columns = [("name", f"S{longest}"), ("offset", "i8"), ("size", "i8"), ("ndim", "i8"), ("shape", "i8", (most,))]
+    rows = [(name.encode(), offset, prod(shape), len(shape), (*shape, *[0] * (most - len(shape))))
+            for name, shape, offset in layout]
+    return np.array(rows, columns)
+
+
+def only_counts(data) -> bool:
+    """Is a data set a dimension scale without coordinates?"""
+    name = data.attrs.get("NAME")
+    return isinstance(name, bytes) and name.startswith(NO_COORDINATES.encode())
+
+
+def _dimension(place, name, length, **options):
+    """A dimension scale without coordinates, of which nothing is ever written."""
+    scale = place.create_dataset(name, (length,), "f4", **options)
+    scale.make_scale(f"{NO_COORDINATES}{length:10d}")
+    return scale
+
+
+def _make_rows(place, name, scales, dtype, description):
+    """A data set with these dimension scales, whose rows are written one by one."""
+    shape = tuple(map(len, scales))
+    data = place.create_dataset(name, shape, dtype, chunks=(1, *shape[1:]) if shape[1:] else shape, fletcher32=True)
+    data.attrs.update({"units": "1", "description": description})
+    _attach(data, *scales)
+
+
+def _attach(data, *scales):
+    for dimension, scale in zip(data.dims, scales):
+        dimension.attach_scale(scale)

@@ -98,7 +98,8 @@ class Writer:
                 os.fchmod(handle, 0o666 & ~_umask())
                 os.close(handle)
                 self._file = file = h5py.File(draft, "w", libver="latest")
-                self._make_room(len(about.config) + 8 * about.workers + 256 * len(about.layout))
+                layout = schema.layout_table(about.layout).nbytes if about.layout else 0
+                self._make_room(len(about.config) + 8 * about.workers + layout)
                 file.attrs.update({"format": schema.FORMAT, "format_version": schema.FORMAT_VERSION,
                                    "coopmpi": __version__, "mode": about.mode, "run": self.run,
                                    "per_worker": "all" if about.per_worker else "summary"})
@@ -112,8 +113,7 @@ class Writer:
                 self._open_series = {name: dict(file[name]) for name in self._series}
                 self._chunk_bytes = {name: sum(np.prod(data.chunks, dtype=int) * data.dtype.itemsize for data in series.values())
                                      for name, series in self._open_series.items()}
-                self._events = file.create_dataset("events", (0,), schema.EVENT, maxshape=(None,), chunks=(64,),
-                                                           fletcher32=True)
+                schema.make_events(file)
                 if about.mode != "time-only":
                     schema.make_final(file, about)
                 fill()
@@ -161,9 +161,10 @@ class Writer:
     def event(self, step, wall_time, kind, text):
         """Append to /events what happened at a step."""
         with self._guarded():
-            self._make_room(self._events.chunks[0] * schema.EVENT.itemsize)
-            self._events.resize(self._events.shape[0] + 1, axis=0)
-            self._events[-1] = (step, wall_time, kind.encode(), text.encode()[:256])
+            events = self._file["events"]
+            self._make_room(events.chunks[0] * schema.EVENT.itemsize)
+            schema.resize_events(self._file, len(events) + 1)
+            events[-1] = (step, wall_time, kind.encode(), text.encode()[:256])
             self._file.flush()
 
     def final(self, worker, row):
@@ -261,7 +262,7 @@ def copy_rows(old, file, step):
             for start in range(0, kept, 1024) if data is not None else ():
                 target[start:min(kept, start + 1024)] = data[start:min(kept, start + 1024)]
     events = old["events"][:]
-    file["events"].resize(len(events), axis=0)
+    schema.resize_events(file, len(events))
     file["events"][:] = events
 
 

@@ -7,7 +7,8 @@ from coopmpi.report.recorded import Recorded
 FEWEST = 20  # steps; before that the first ones, which are slower, count too much
 MUCH = 0.1  # share of the time that is worth a sentence
 TOLERABLE = 0.25  # share of waiting that a longer period is to leave
-EVALUATING, RARELY = 0.3, 0.1  # shares of evaluation that are too much, and that are not
+EVALUATING, RARELY = 0.3, 0.1  # shares of evaluation that are too much, and that are not ...
+FELT = 0.5  # ... from so many seconds of it on
 # the same algorithm with its communication hidden behind the steps that follow, and those that hide it already
 OVERLAPPED = {"local-sgd": "overlap-local-sgd", "dpa": "overlap-dpa", "sgp": "overlap-sgp", "choco-sgd": "overlap-choco-sgd",
               "diloco": "streaming-diloco"}
@@ -27,7 +28,7 @@ def _evaluations(run):
     """Less often, where they take longer than training allows."""
     whole = run.wall_time + run.evaluating + run.recording
     share, steps = run.evaluating / whole, run.evaluations.get("step", ())
-    if run.simulated or share < EVALUATING or len(steps) < 3:
+    if run.simulated or share < EVALUATING or run.evaluating < FELT or len(steps) < 3:
         return ""
     every = _rounded_up((steps[1] - steps[0]) * run.evaluating / (RARELY * run.wall_time))
     return (f"{share:.0%} of the {whole:.3g} s went into evaluation, which the times above leave out: record.eval_every = {every} "

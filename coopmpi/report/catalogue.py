@@ -62,6 +62,8 @@ def _toml(value):
 def _type(info):
     if isinstance(info, msgspec.inspect.UnionType):
         return " or ".join(_type(kind) for kind in info.types if not isinstance(kind, msgspec.inspect.NoneType))
+    if isinstance(info, msgspec.inspect.Metadata):
+        return "file"
     if isinstance(info, msgspec.inspect.LiteralType):
         return " or ".join(map(_toml, info.values))
     text = TYPES.get(type(info).__name__, "anything")

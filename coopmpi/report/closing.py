@@ -12,7 +12,7 @@ from coopmpi.report.recorded import Recorded, recorded
 from coopmpi.report.text import wrapped
 
 LINES = 23  # of a terminal with 24, whose last one has the prompt
-LOWEST, HIGHEST = 4, 9  # lines of the curves
+LOWEST, HIGHEST = 6, 12  # lines of the curves, with their axis
 WORKERS = 6  # that have a bar each; of more the extremes
 COMPUTING, WAITING, ELSE = "█", "▒", "·"
 
@@ -27,7 +27,7 @@ def screen(run: Recorded, width: int) -> list[str]:
     """Its lines."""
     head, tail = _head(run, width), [*_times(run, width), *wrapped(advice(run), width)]
     tail.append(clean(f"more: coopmpi inspect {run.path}"))
-    room = LINES - len(head) - len(tail) - 2
+    room = LINES - len(head) - len(tail) - 1
     lines = [*head, *_curves(run, width, min(HIGHEST, room)), *tail] if room >= LOWEST else [*head, *tail]
     return lines
 
@@ -58,7 +58,7 @@ def _curves(run, width, height):
     if len(x) + points.shape[1] < 2:
         return []
     mean = f", mean of {run.piece} steps" if run.piece > 1 else ""
-    title = f"⣀⡠⠔ mini-batch loss{mean}" + (f"   {POINT} loss on held-out data" if points.size else "")
+    title = f"⣀⡠⠔ mini-batch loss{mean}" + (f"   {POINT} held-out loss" if points.size else "")
     return [title[:width], *curve(x, y, points, width, height)]
 
 

@@ -1,16 +1,16 @@
 """What `coopmpi inspect` shows of a result file: a summary, or one series as text."""
 
 import os
-import struct
 from datetime import datetime
 
 import numpy as np
 
-from coopmpi.errors import UserError, clean
-from coopmpi.inputs import require_file
+from coopmpi.errors import clean, shortened
 from coopmpi.record import apart
-from coopmpi.record.reader import complete_rows, open_run, read_alive, require_complete, status_of
+from coopmpi.record.reader import complete_rows, open_run, read_alive, refuse_truncated, require_complete, status_of
+from coopmpi.record.schema import only_counts
 from coopmpi.report.advice import advice
+from coopmpi.report.forecast import against_forecast
 from coopmpi.report.learning import not_learnt
 from coopmpi.report.recorded import Recorded, recorded, total
 from coopmpi.report.series import series
@@ -18,7 +18,7 @@ from coopmpi.report.text import columns, duration, facts, size
 
 EVALUATIONS, EVENTS = 6, 5  # lines at most
 FORMS = {"train_loss": ".5g", "loss": ".5g", "accuracy": ".2%", "consensus": ".3g"}  # of evaluations, in this order
-TASK_KEYS = ("module", "dataset", "data", "path", "function", "model", "hidden", "batch", "partition")
+TASK_KEYS = ("module", "dataset", "data", "label", "path", "function", "model", "hidden", "batch", "partition")
 
 
 def texts(path, width, name=None, config=False, status=False):
@@ -45,19 +45,6 @@ def texts(path, width, name=None, config=False, status=False):
     return apart.texts(path, work)
 
 
-def refuse_truncated(path):
-    """UserError for a part of a file: a reader of one that is being written would wait for the missing rest, without end."""
-    require_file(path)
-    with open(path, "rb") as raw:
-        head = raw.read(48)
-    version_3 = head[:9] == b"\x89HDF\r\n\x1a\n\x03" and head[9] == 8
-    if version_3:
-        length = os.path.getsize(path)
-        end = struct.unpack("<Q", head[28:36])[0] if len(head) == 48 else 48
-        if length < end:
-            raise UserError(f"{path}: truncated: {length} bytes are there, at least {end} belong to it")
-
-
 def config_text(file):
     """The resolved run description, TOML."""
     return file["config"].asstr()[()]
@@ -73,8 +60,12 @@ def summary(file, run: Recorded, width: int) -> list[str]:
 def _overview(file, run):
     """[(what, said of it)]."""
     rows = [("result", run.path), ("status", said_of_status(run))]
-    rows += [(name, _choice(run.tables[name], TASK_KEYS if name == "task" else None))
-             for name in ("task", "optimizer", "algorithm", "period", "mixing") if name in run.tables]
+    for name in ("task", "optimizer", "algorithm", "period", "mixing"):
+        if name in run.tables:
+            rows.append((name, _choice(run.tables[name], TASK_KEYS if name == "task" else None)))
+        if name == "task" and "classes" in file.attrs:
+            names = file.attrs["classes"]
+            rows.append(("classes", f"{len(names)}: {shortened(', '.join(map(str, names)))}"))
     rows += [("workers", f"{run.workers} on {run.ranks} rank{'s' * (run.ranks > 1)} ({run.mpi}, {run.device})"),
              ("steps", f"{run.steps} of {run.total}" if run.total else str(run.steps))]
     if run.steps:
@@ -85,6 +76,9 @@ def _overview(file, run):
         rows += [(name, said) for name, said in (("hidden", _hidden(file)), ("slowest", _slowest(run))) if said]
         rows.append(("sent", f"{size(run.sent.mean())} per worker, {size(run.sent.mean() * run.workers)} in all"))
     rows += [("target", text) for text in _targets(file, run)]
+    if run.steps and "forecast" in run.tables and not run.simulated:
+        parts = (float(part.mean() / run.steps) for part in (run.computed, run.waited))
+        rows += [("forecast", text) for text in against_forecast(run.tables["forecast"], run.steps, run.wall_time / run.steps, *parts)]
     return rows + [(name, said) for name, said in (("warning", not_learnt(run)), ("advice", advice(run))) if said]
 
 
@@ -197,8 +191,9 @@ def _contents(file):
 
 
 def _items(group):
-    """(name, item) of what lies in this file itself."""
-    return [(name, group[name]) for name in group if type(group.get(name, getlink=True)).__name__ == "HardLink"]
+    """(name, item) of what lies in this file itself, without dimensions that only count."""
+    found = [(name, group[name]) for name in group if type(group.get(name, getlink=True)).__name__ == "HardLink"]
+    return [(name, item) for name, item in found if not only_counts(item)]
 
 
 def _shape(data):

@@ -9,9 +9,8 @@ from dataclasses import asdict
 
 from coopmpi.record import apart
 from coopmpi.record.lock import is_held
-from coopmpi.record.reader import blocks, complete_rows, open_run, read_alive, require_complete
+from coopmpi.record.reader import blocks, complete_rows, open_run, read_alive, refuse_truncated, require_complete
 from coopmpi.report.closing import closing
-from coopmpi.report.inspect import refuse_truncated
 from coopmpi.report.progress import Progress
 from coopmpi.report.text import duration
 from coopmpi.sinks.sink import StepRows

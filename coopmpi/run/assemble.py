@@ -8,7 +8,7 @@ from coopmpi.device.choice import choose
 from coopmpi.device.hollow import Hollow, HollowCodec, HollowProblem
 from coopmpi.drivers.driver import Driver
 from coopmpi.drivers.rank_layout import RankLayout
-from coopmpi.errors import CoopError, UserError
+from coopmpi.errors import CoopError, UserError, unknown
 from coopmpi.inputs import read_numbers
 from coopmpi.local.periods import Every
 from coopmpi.run.stop import MINUTES, Stop
@@ -62,6 +62,19 @@ def period_of(config: Config):
     return config.period if config.algorithm.uses_period else Every(tau=1)
 
 
+def checked_mixing(config: Config, ranks: int, simulated: bool):
+    """The MixingMatrix of a run on so many ranks, or None; UserError if its parts cannot work together."""
+    workers = config.workers or ranks
+    if ranks > workers:
+        raise UserError(f"more ranks than workers: {ranks} ranks for workers = {workers}; every rank hosts at least one")
+    period_of(config).check(config.deterministic, simulated)
+    mixing = None
+    if config.algorithm.uses_mixing:
+        mixing = config.algorithm.bind_mixing(config.mixing, workers, config.seed)
+    config.algorithm.check(workers, mixing, config)
+    return mixing
+
+
 def halves_of(config: Config, device) -> Halves | None:
     """How whole vectors travel as 16-bit numbers; None: they do not, or the algorithm compresses by itself."""
     if config.algorithm.uses_compress or not config.compress.halves:
@@ -84,16 +97,9 @@ def assemble(config: Config, world, mode="train") -> Assembly:
     period = period_of(config)
 
     def parts():
-        if world.size > workers:
-            raise UserError(f"more ranks than workers: {world.size} ranks for workers = {workers}; "
-                            "every rank hosts at least one")
+        mixing = checked_mixing(config, world.size, simulated)
         if not numbers:
             _require_fixed_requests(config.algorithm, period)
-        period.check(config.deterministic, simulated)
-        mixing = None
-        if config.algorithm.uses_mixing:
-            mixing = config.algorithm.bind_mixing(config.mixing, workers, config.seed)
-        config.algorithm.check(workers, mixing, config)
         device = config.task.device(choose(config.device, world.local_rank, config.device_buffers)) if numbers else Hollow()
         return mixing, device
 
@@ -120,7 +126,8 @@ def assemble(config: Config, world, mode="train") -> Assembly:
     context = Context(workers, driver.hosted, steps, config.optimizer, config.schedule, device, objective.layout,
                       config.seed, codec, mixing, halves is not None, clocks)
     slots = (MODEL, *config.algorithm.bound_slots(context), *config.optimizer.slots, *period.slots)
-    unused = ("checkpoint", "survive") if simulated else ("compute", "network")
+    together(world, lambda: _require_models(config, slots))
+    unused = ("plan", "checkpoint", "survive") if simulated else ("plan", "compute", "network")
     config = msgspec.structs.replace(config, **dict.fromkeys(unused))
     return Assembly(mode, config, context, driver, slots, *_evaluations(config, period, steps), stop, clocks, _notes(config, objective))
 
@@ -138,7 +145,7 @@ def _clocks(config, workers):
     packs = algorithm.uses_compress or config.compress.halves
     prices = compute.prices(config.compress.name if packs else algorithm.compresses_like)
     seconds = compute.bind(workers, config.seed, read_numbers)
-    return Clocks(workers, seconds, config.network.bind(workers, read_numbers), config.seed, prices)
+    return Clocks(workers, seconds, config.network.bind(workers, read_numbers), config.seed, prices, compute.beside)
 
 
 def _objective(task, place, numbers):
@@ -157,6 +164,14 @@ def _require_fixed_requests(algorithm, period):
                             "it in full")
 
 
+def _require_models(config, slots):
+    """UserError if [record] slots are to be evaluated that are no models."""
+    models = [slot.name for slot in slots if slot.kind == "replica" and slot.rows == 1 and slot.start == "model"]
+    for name in config.record.slots:
+        if name not in models:
+            raise unknown(f"model among the slots of {config.algorithm.name}", name, models, where="[record] slots: ")
+
+
 def _stop(targets, objective, numbers):
     if not numbers and set(targets) - {MINUTES}:
         raise UserError(f"--time-only computes no numbers; [stop] may give {MINUTES} there, given {', '.join(targets)}")
@@ -165,9 +180,10 @@ def _stop(targets, objective, numbers):
 
 def _notes(config, objective):
     """What is not an error, but may surprise."""
+    notes = objective.notes
     each = config.algorithm.uses_compress and config.compress.name != "none" or config.algorithm.per_tensor
     if each and not objective.has_layout:
         what = config.compress.name if config.algorithm.uses_compress else config.algorithm.name
-        return (f"{what} takes the tensors of a model one by one, but the task names none (`layout`): the model counts as "
-                f"one vector of {objective.dimension} numbers",)
-    return ()
+        notes += (f"{what} takes the tensors of a model one by one, but the task names none (`layout`): the model counts as "
+                  f"one vector of {objective.dimension} numbers",)
+    return notes

@@ -31,6 +31,7 @@ class Trainer:
         self.algorithm, self.context, self.driver = assembly.config.algorithm, assembly.context, assembly.driver
         self.feed, self.clocks = feed, assembly.clocks
         self.eval_every, self.eval_before = assembly.eval_every, assembly.eval_before
+        self.evaluated = assembly.config.record.slots
         self.numbers = assembly.mode != "time-only"
         self.state, self.own_state = states or assembly.start()
         self.done, self.trained, self.saver = done, trained, saver
@@ -161,7 +162,7 @@ class Trainer:
         """Figures of the mean model, recorded and shown; without numbers there is the time alone. Is a target reached?"""
         wall_time = self.stopwatch.seconds
         with self.driver.pause():
-            self.figures = evaluate(self.driver, self.state.x) if self.numbers else {"virtual_time": self.clocks.time}
+            self.figures = evaluate(self.driver, self.state, self.evaluated) if self.numbers else {"virtual_time": self.clocks.time}
             self.feed.evaluation(self.done, wall_time, self.figures)
             if self.stop.targets and self.done:
                 # rank 0's clock counts

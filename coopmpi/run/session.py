@@ -135,8 +135,15 @@ def about(assembly: Assembly, world) -> About:
     own = tuple((slot.name, slot.columns, slot.dtype or config.dtype) for slot in task.slots)
     attributes = {"ranks": world.size, "mpi": world.name, "device": assembly.context.device.name,
                   "node_ranks": world.local_size, "node_cores": world.local_cores}
+    if task.steps_per_epoch is not None:
+        attributes["steps_per_epoch"] = task.steps_per_epoch
+    if task.class_names:
+        attributes["classes"] = list(task.class_names)
+    figures = dict(task.figures)
+    for slot in config.record.slots:
+        figures |= {f"{slot}_{name}": (unit, f"{said}; of {slot} in place of the mean model") for name, (unit, said) in task.figures.items()}
     return About(description.dump(config), config.workers, config.steps, task.dimension, config.dtype, assembly.mode, attributes,
-                 task.layout if task.has_layout else (), task.figures, task.chance, own, all_models(assembly), per_worker(config))
+                 task.layout if task.has_layout else (), figures, task.chance, own, all_models(assembly), per_worker(config))
 
 
 def _close(feed, status, trainer, error=None):

@@ -45,15 +45,17 @@ class Clocks:
     are free, and keeps these until it is there. A worker that needs earlier what has not arrived waits. The formulas
     are in docs/simulate.md.
 
-    compute_seconds: k -> seconds (m,) of the gradients of step k; network: a bound one, see coopmpi.simulation.network.
+    compute_seconds: k -> seconds (m,) of the gradients of step k; network: a bound one, see coopmpi.simulation.network;
+    beside: how many times as long a gradient takes while a transfer is under way.
     """
 
-    def __init__(self, workers: int, compute_seconds: Callable, network: Network, seed: int, prices: Prices = FREE):
-        self.compute_seconds, self.network, self.seed, self.prices = compute_seconds, network, seed, prices
+    def __init__(self, workers: int, compute_seconds: Callable, network: Network, seed: int, prices: Prices = FREE, beside: float = 1.0):
+        self.compute_seconds, self.network, self.seed, self.prices, self.beside = compute_seconds, network, seed, prices, beside
         self.now = np.zeros(workers)
         self._computed, self._waited = np.zeros(workers), np.zeros(workers)
         # when each worker's port has done with what is sent, and with what is received, so far
         self._out, self._in = np.zeros(workers), np.zeros(workers)
+        self._busy = np.zeros(workers)  # until when something that was posted is on its way to each
         self._leaving = []  # [(road, when its links have done with it)]
         self._transfers = 0
         self._roads, self._averages = {}, {}
@@ -72,6 +74,10 @@ class Clocks:
     def compute(self, k: int):
         """Every worker computes its gradient of step k."""
         seconds = self.compute_seconds(k)
+        if self.beside > 1:
+            # of its seconds, those that are done while a transfer is under way, and what these take longer
+            slowed = np.minimum(seconds, np.maximum(self._busy - self.now, 0.0) / self.beside)
+            seconds = seconds + (self.beside - 1) * slowed
         self.now = self.now + seconds
         self._computed += seconds
 
@@ -86,6 +92,11 @@ class Clocks:
         if packed:
             self.work(compress=numbers / len(self.now) if traffic.kind == "gather" else numbers)
         self._transfers += 1
+        due = self._due(traffic, numbers, packed)
+        self._busy = np.maximum(self._busy, due.arrival)
+        return due
+
+    def _due(self, traffic, numbers, packed):
         if traffic.kind == "exchange":
             arrival, rows = self._exchange(traffic), self.rows(traffic.links)
             return Due(arrival, rows * numbers if packed else 0.0, 0.0 if packed else rows * numbers)
@@ -124,7 +135,7 @@ class Clocks:
         workers, both = len(self.now), traffic.kind == "reduce and gather"
         begin = np.maximum(self.now, np.maximum(self._out, self._in))
         most = max(traffic.sent.max(), traffic.nbytes.max())
-        done = (begin + self._jitter(workers)).max() + self.network.all_to_all(workers, 2 if both else 1, most)
+        done = (begin + self._jitter(workers)).max() + self.network.to_all(workers, 2 if both else 1, most)
         if both:
             # an owner unpacks its range of all workers, and packs it
             done += self.prices.unpack * numbers + self.prices.compress * numbers / workers

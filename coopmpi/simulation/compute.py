@@ -7,11 +7,12 @@ import numpy as np
 from msgspec import Meta
 
 from coopmpi.errors import UserError, unknown
-from coopmpi.ranges import Seconds, Whole
+from coopmpi.ranges import File, Seconds, Whole
 from coopmpi.registry import Part, register
 from coopmpi.streams import Purpose, stream
 
 LONGEST = 1e9  # seconds of a step in a trace
+Factor = Annotated[float, Meta(gt=0, le=1e9)]
 Read = Callable[[str, str], np.ndarray]  # (path, dataset) -> the numbers in a user's file
 Times = Callable[[int], np.ndarray]  # k -> seconds (m,) float64
 
@@ -33,6 +34,7 @@ class Compute(Part, frozen=True, kw_only=True):
 
     Seconds per number. compress: making a packet; unpack: decoding a packet and adding it up, both for every compressor
     or in a table by `[compress] kind`; mix: rows that are added up, copied or scaled; optimizer: one local step.
+    beside: how many times as long a gradient takes while a transfer is under way.
     """
 
     name: ClassVar[str]
@@ -40,6 +42,7 @@ class Compute(Part, frozen=True, kw_only=True):
     unpack: Seconds | dict[str, Seconds] = 0.0
     mix: Seconds = 0.0
     optimizer: Seconds = 0.0
+    beside: Annotated[float, Meta(ge=1, le=1e9)] = 1.0
 
     def prices(self, compressor: str | None) -> Prices:
         """The prices of a run with that compressor, or without one; UserError if a table lacks it."""
@@ -108,7 +111,7 @@ class SlowWorker(Compute, frozen=True, kw_only=True):
 
     seconds: Seconds = 1.0
     worker: Whole = 0
-    factor: Annotated[float, Meta(gt=0, le=1e9)] = 3.0
+    factor: Factor = 3.0
 
     def bind(self, workers: int, seed: int, read: Read) -> Times:
         if self.worker >= workers:
@@ -121,26 +124,46 @@ class SlowWorker(Compute, frozen=True, kw_only=True):
 
 @register("compute", "trace")
 class Trace(Compute, frozen=True, kw_only=True):
-    """Measured times from a file (.npy, .h5, or text), repeated from its start when the run is longer.
+    """Measured times, repeated from their start when the run is longer.
 
-    The file holds seconds per step (T,), the same for all workers, or (T, m). dataset: its name in an HDF5 file;
-    by default the compute times of a coopmpi result.
+    file: .npy, .h5, or text with seconds per step (T,), the same for all workers, or (T, m); times: the same here, a row for each
+    step. dataset: the name in an HDF5 file; by default the compute times of a coopmpi result. factor: by which all, or each
+    worker's, are multiplied.
     """
 
-    file: str
+    file: File | None = None
     dataset: str = "train/compute_time"
+    times: tuple[tuple[Seconds, ...], ...] | None = None
+    factor: Factor | tuple[Factor, ...] = 1.0
+
+    def __post_init__(self):
+        if (self.file is None) == (self.times is None):
+            raise UserError(f"[compute] a trace has a file or times, given {'neither' if self.file is None else 'both'}")
 
     def bind(self, workers: int, seed: int, read: Read) -> Times:
-        times = read(self.file, self.dataset)
+        if self.times is None:
+            where, times = f"file = {self.file!r}", read(self.file, self.dataset)
+        else:
+            where, times = "times", _rows(self.times)
         if times.ndim == 1:
             times = times[:, None]
         if times.ndim != 2 or not len(times) or times.shape[1] not in (1, workers):
-            raise UserError(f"[compute] file = {self.file!r} must hold seconds of shape (steps,) or (steps, "
+            raise UserError(f"[compute] {where} must hold seconds of shape (steps,) or (steps, "
                             f"workers) = (steps, {workers}), found {times.shape}")
         if not ((times >= 0) & (times <= LONGEST)).all():
-            raise UserError(f"[compute] file = {self.file!r}: seconds must be numbers from 0 to {LONGEST:g}, the least "
+            raise UserError(f"[compute] {where}: seconds must be numbers from 0 to {LONGEST:g}, the least "
                             f"there is {times.min()}, the largest {times.max()}")
+        if np.ndim(self.factor) and len(self.factor) != workers:
+            raise UserError(f"[compute] factor must be a number, or one for each of the {workers} workers, given {len(self.factor)}")
+        times = times * np.array(self.factor)
         return lambda k: np.broadcast_to(times[k % len(times)], workers)
+
+
+def _rows(times):
+    """As an array; UserError where some rows are longer than others."""
+    if len({np.size(row) for row in times}) > 1:
+        raise UserError("[compute] times must have as many seconds in each row")
+    return np.array(times, dtype=float)
 
 
 def _for(compressor, key, given):

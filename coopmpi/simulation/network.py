@@ -8,16 +8,18 @@ from itertools import accumulate
 from math import ceil, log2
 from operator import mul
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 
 from coopmpi.errors import UserError, quoted, unknown
-from coopmpi.ranges import LARGEST_RUN, Count, Positive, Seconds
+from coopmpi.ranges import LARGEST_RUN, Count, File, NonNegative, Positive, Seconds, file_or
 from coopmpi.registry import Part, register
 
 LONGEST = 1e9  # seconds of a latency or an average in a file
+Row = tuple[NonNegative, Seconds]  # bytes, and what they take
 Figures = float | np.ndarray  # one for all, or one for each link, worker or group
 Read = Callable[[str, str], np.ndarray]  # (path, dataset) -> the numbers in a user's file
 
@@ -68,7 +70,7 @@ class Network(Part, frozen=True, kw_only=True):
         the moment when its last worker has joined in."""
         raise NotImplementedError
 
-    def all_to_all(self, workers: int, rounds: int, nbytes: float) -> float:
+    def to_all(self, workers: int, rounds: int, nbytes: float) -> float:
         """Seconds of so many rounds in which everybody sends to everybody; nbytes: the most that one sends or receives in all."""
         raise NotImplementedError
 
@@ -88,14 +90,14 @@ class Delay(Network, frozen=True, kw_only=True):
     def average(self, workers: int, group: int, nbytes: float) -> np.ndarray:
         return np.full(workers // group, self.seconds)
 
-    def all_to_all(self, workers: int, rounds: int, nbytes: float) -> float:
+    def to_all(self, workers: int, rounds: int, nbytes: float) -> float:
         return self.seconds
 
 
 class Wires(Network, frozen=True, kw_only=True):
-    """Base of networks with links. allreduce: a formula, or a file with rows (bytes, seconds) as measured."""
+    """Base of networks with links. allreduce: a formula, or rows (bytes, seconds) as measured, here or in a file."""
 
-    allreduce: str = "ring"
+    allreduce: file_or(*ALLREDUCE) | tuple[Row, ...] = "ring"
     egress: Positive | None = None
     ingress: Positive | None = None
 
@@ -107,7 +109,7 @@ class Wires(Network, frozen=True, kw_only=True):
     def bind(self, workers: int, read: Read) -> "Wires":
         if self.allreduce in ALLREDUCE:
             return self
-        return msgspec.structs.replace(self, allreduce=_measured(self.allreduce, read))
+        return msgspec.structs.replace(self, allreduce=_measured("allreduce", self.allreduce, read))
 
     def slowest(self, first: np.ndarray, group: int) -> tuple[Figures, Figures]:
         """(latency, bandwidth) of the slowest link among the workers from each of `first` on; numbers or arrays."""
@@ -120,7 +122,7 @@ class Wires(Network, frozen=True, kw_only=True):
         latency, bandwidth = self.slowest(first, group)
         return ALLREDUCE[self.allreduce](group, latency, nbytes / self._port(bandwidth)) * np.ones(len(first))
 
-    def all_to_all(self, workers: int, rounds: int, nbytes: float) -> float:
+    def to_all(self, workers: int, rounds: int, nbytes: float) -> float:
         if workers == 1:
             return 0.0
         latency, bandwidth = self.slowest(np.array([0]), workers)
@@ -135,8 +137,8 @@ class Wires(Network, frozen=True, kw_only=True):
 class Links(Wires, frozen=True, kw_only=True):
     """Full duplex links, all alike, or each as a file says: (m, m) numbers, entry (i, j) of the link from i to j."""
 
-    latency: Seconds | str = 1e-4
-    bandwidth: Positive | str = 1.25e8
+    latency: Seconds | File = 1e-4
+    bandwidth: Positive | File = 1.25e8
 
     def bind(self, workers: int, read: Read) -> "Links":
         return msgspec.structs.replace(super().bind(workers, read), latency=_per_link("latency", self.latency, workers, read),
@@ -189,6 +191,57 @@ class Hierarchy(Wires, frozen=True, kw_only=True):
         return np.take(self.latency, level), np.take(self.bandwidth, level)
 
 
+@register("network", "measured")
+class Measured(Wires, frozen=True, kw_only=True):
+    """A network as `coopmpi probe` finds it among so many `workers`, all of which send at the same time.
+
+    hops: 1, and further distances between the numbers of two workers on a circle; latency and bandwidth: of the links over each
+    of them; one in between costs what the next shorter one does. all_to_all: rows (bytes that a worker sends to all others
+    together, seconds). For other numbers of workers, rows are scaled as the messages of a ring, or of ports, would be.
+    """
+
+    workers: Annotated[int, Meta(ge=2, le=LARGEST_RUN)]
+    hops: tuple[Count, ...] = (1,)
+    latency: tuple[Seconds, ...] = (1e-4,)
+    bandwidth: tuple[Positive, ...] = (1.25e8,)
+    all_to_all: tuple[Row, ...]
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.hops or self.hops[0] != 1 or list(self.hops) != sorted(set(self.hops)):
+            raise UserError(f"[network] hops must rise, from 1 on; given {list(self.hops)}")
+        for key in ("latency", "bandwidth"):
+            if len(getattr(self, key)) != len(self.hops):
+                raise UserError(f"[network] {key} must have a number for each of the hops {list(self.hops)}, "
+                                f"given {list(getattr(self, key))}")
+
+    def bind(self, workers: int, read: Read) -> "Measured":
+        rows = _measured("all_to_all", self.all_to_all, read)
+        return msgspec.structs.replace(super().bind(workers, read), all_to_all=rows)
+
+    def links(self, sources: np.ndarray, targets: np.ndarray) -> tuple[Figures, Figures]:
+        hop = np.abs(targets - sources)
+        hop = np.where(hop < self.workers, np.minimum(hop, self.workers - hop), self.hops[-1])  # more workers than were measured
+        place = np.searchsorted(self.hops, np.maximum(hop, 1), side="right") - 1
+        return np.take(self.latency, place), 1 / np.take(self.bandwidth, place)
+
+    def slowest(self, first: np.ndarray, group: int) -> tuple[Figures, Figures]:
+        within = max(1, int(np.searchsorted(self.hops, group)))  # hops shorter than the group
+        return max(self.latency[:within]), min(self.bandwidth[:within])
+
+    def average(self, workers: int, group: int, nbytes: float) -> np.ndarray:
+        if isinstance(self.allreduce, str) or group == 1:
+            return super().average(workers, group, nbytes)
+        first, seconds = self.allreduce[0, 1], _interpolated(self.allreduce, nbytes)
+        messages, share = (group - 1) / (self.workers - 1), (1 - 1 / group) / (1 - 1 / self.workers)
+        return np.full(workers // group, first * messages + (seconds - first) * share)
+
+    def to_all(self, workers: int, rounds: int, nbytes: float) -> float:
+        rows = self.all_to_all
+        first, seconds = rows[0, 1], _interpolated(rows, nbytes / rounds)
+        return rounds * float(first * (workers - 1) / (self.workers - 1) + seconds - first) if workers > 1 else 0.0
+
+
 # numbers in files
 def _read(key, path, read):
     try:
@@ -225,18 +278,18 @@ def _worst(given, first, group, worst):
     return np.array([worst(block) if group > 1 else 1.0 for block in blocks])
 
 
-def _measured(path, read):
-    """Rows (bytes, seconds) of a file, ascending in bytes."""
-    found = _read("allreduce", path, read)
+def _measured(key, given, read):
+    """Rows (bytes, seconds), ascending in bytes, of a file or of the run description itself."""
+    named = isinstance(given, str)
+    found = _read(key, given, read) if named else np.array(given, dtype=float)
+    where = f"[network] {key} = {quoted(given)}" if named else f"[network] {key}"
     if found.ndim != 2 or found.shape[1] != 2 or len(found) < 2:
-        raise UserError(f"[network] allreduce = {quoted(path)} must hold two or more rows (bytes, seconds), shape (rows, 2), "
-                        f"found {found.shape}")
+        raise UserError(f"{where} must hold two or more rows (bytes, seconds), shape (rows, 2), found {found.shape}")
     if not ((found >= 0) & (found <= [np.finfo(float).max, LONGEST])).all():
-        raise UserError(f"[network] allreduce = {quoted(path)}: bytes and seconds must be numbers >= 0, seconds up to "
+        raise UserError(f"{where}: bytes and seconds must be numbers >= 0, seconds up to "
                         f"{LONGEST:g}; the least there is {found.min():g}, the largest {found.max():g}")
     if not (np.diff(found[:, 0]) > 0).all():
-        raise UserError(f"[network] allreduce = {quoted(path)}: bytes must rise from row to row, found "
-                        f"{quoted(found[:, 0].tolist())}")
+        raise UserError(f"{where}: bytes must rise from row to row, found {quoted(found[:, 0].tolist())}")
     return found
 
 

@@ -18,7 +18,7 @@ class About:
     dimension: int  # d
     dtype: str
     mode: str  # "train", "simulate", or "time-only": no losses, figures and models then
-    attributes: Mapping[str, object] = field(default_factory=dict)  # ranks, mpi, device
+    attributes: Mapping[str, object] = field(default_factory=dict)  # ranks, mpi, device, steps_per_epoch where the task tells it
     layout: tuple = ()  # (name, shape, offset) of the tensors in a model, where there are such
     figures: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # {name: (unit, description)} of evaluations
     chance: Mapping[str, float] = field(default_factory=dict)  # {name: figure of a model that has learnt nothing}
@@ -40,6 +40,11 @@ class StepRows(NamedTuple):
     wait_time: np.ndarray  # (n, m) seconds
     bytes_sent: np.ndarray  # (n, m)
     virtual_time: np.ndarray | None  # seconds, of a simulation
+
+    def means(self) -> dict[str, np.ndarray]:
+        """The series that there are, (n,) each: means over the workers."""
+        series = {name: column for name, column in self._asdict().items() if name != "first" and column is not None}
+        return {name: column if np.ndim(column) == 1 else column.mean(axis=1, dtype=float) for name, column in series.items()}
 
 
 class Sink(msgspec.Struct, kw_only=True, dict=True, forbid_unknown_fields=True):

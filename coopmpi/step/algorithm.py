@@ -26,6 +26,7 @@ class Algorithm(Part, frozen=True, kw_only=True):
     uses_period: ClassVar[bool] = False
     uses_mixing: ClassVar[bool] = False
     uses_compress: ClassVar[bool] = False
+    push_sum: ClassVar[bool] = False  # do senders choose the weights of [mixing]?
     per_tensor: ClassVar[bool] = False  # does it treat every tensor of the model by itself?
     compresses_like: ClassVar[str | None] = None  # what it does without [compress] costs as much as this kind of it
     needs_agreement: ClassVar[bool] = True  # must X <- W X make all agree? False: x moves only partly to W x
@@ -33,8 +34,8 @@ class Algorithm(Part, frozen=True, kw_only=True):
     takes_halves: ClassVar[bool] = True  # may whole vectors travel as 16-bit numbers?
 
     def bind_mixing(self, mixing: Any, workers: int, seed: int) -> Any:
-        """The MixingMatrix that a Mix stands for; mixing: the [mixing] table, as coopmpi.topology.mixing.Mixing."""
-        return mixing.bind(workers, seed)
+        """The MixingMatrix, or PushSum, that a Mix stands for; mixing: the [mixing] table, as coopmpi.topology.mixing.Mixing."""
+        return mixing.push_sum(workers, seed) if self.push_sum else mixing.bind(workers, seed)
 
     def bound_slots(self, context: Context) -> tuple[Slot, ...]:
         """The slots of a run."""

@@ -43,8 +43,9 @@ class Problem:
     layout: (name, shape, offset) of the tensors in the flat model, which compressors and powersgd take one by one;
     empty: one vector. slots: state of the problem's own, "worker" rows such as running statistics: `gradient` and
     `evaluate` then get one more argument, whose attributes are their arrays, and algorithms never see them.
-    figures: {name: (unit, description)} of what `evaluate` gives; rising: names of those that are better when larger;
-    chance: {name: what a model gets that has learnt nothing}.
+    figures: {name: (unit, description)} of what `evaluate` gives; rising: names of those that are better when larger; chance:
+    {name: what a model gets that has learnt nothing}.
+    class_names: in the order of the classes, where they have names; notes: what the user should know of how the data were understood.
     """
 
     dimension: int  # d
@@ -55,6 +56,8 @@ class Problem:
     figures: ClassVar[Mapping[str, tuple[str, str]]] = {"loss": ("1", "loss of the mean model")}
     rising: tuple[str, ...] = ("accuracy",)
     chance: ClassVar[Mapping[str, float]] = {}
+    class_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def initial(self) -> np.ndarray:
         """The common initial model, on the host, (d,)."""
@@ -103,10 +106,11 @@ class Objective:
                                 f"coopmpi.tasks.problem.Problem); {member!r} is missing in {problem!r:.100}")
         self.problem, self.place, self.name = problem, place, name
         self.dimension, self.dtype = problem.dimension, np.dtype(place.dtype)
-        optional = ("layout", "samples", "batch", "slots", "figures", "rising", "chance")
+        optional = ("layout", "samples", "batch", "slots", "figures", "rising", "chance", "class_names", "notes")
         given = {member: getattr(problem, member, getattr(Problem, member)) for member in optional}
         self.slots, self.figures, self.rising = tuple(given["slots"]), dict(given["figures"]), tuple(given["rising"])
         self.samples, self.batch, self.chance = given["samples"], given["batch"], dict(given["chance"])
+        self.class_names, self.notes = tuple(given["class_names"]), tuple(given["notes"])
         self.layout = tuple(given["layout"]) or (("x", (self.dimension,), 0),)
         self.has_layout = bool(given["layout"])
         self.evaluates = hasattr(problem, "evaluate") and getattr(type(problem), "evaluate", None) is not Problem.evaluate
@@ -174,11 +178,18 @@ class Objective:
         """Bytes on this rank by what they hold."""
         return self.problem.memory() if hasattr(self.problem, "memory") else {}
 
+    @property
+    def steps_per_epoch(self) -> float | None:
+        """Steps of one pass over the data; None where the problem does not tell its samples and its batch."""
+        if self.samples is None or self.batch is None:
+            return None
+        return self.samples / (self.place.workers * self.batch)
+
     def steps(self, epochs: float) -> int:
         """How many steps `epochs` passes over the data are."""
-        if self.samples is None or self.batch is None:
+        if self.steps_per_epoch is None:
             raise UserError("epochs needs a task that tells its samples and its batch; give steps instead")
-        steps = epochs * self.samples / (self.place.workers * self.batch)
+        steps = epochs * self.steps_per_epoch
         if steps > LONGEST:
             raise UserError(f"epochs = {epochs:g} makes {steps:.3g} steps; allowed are up to {LONGEST:g} steps")
         return max(1, round(steps))

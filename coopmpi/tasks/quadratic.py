@@ -6,6 +6,7 @@ import numpy as np
 
 from coopmpi import inputs
 from coopmpi.errors import UserError
+from coopmpi.ranges import File
 from coopmpi.registry import register
 from coopmpi.streams import Purpose, stream
 from coopmpi.tasks.problem import Problem
@@ -19,7 +20,7 @@ class Quadratic(Task, frozen=True, kw_only=True):
     `path`: an HDF5 file with a (d,), b (m, d), x0 (d,) and the attribute noise.
     """
 
-    path: str
+    path: File
 
     def prepare(self, place):
         return QuadraticProblem(self.path, place)

@@ -2,19 +2,23 @@
 
 from functools import partial
 from types import SimpleNamespace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from msgspec import Meta
 
 from coopmpi.errors import UserError
-from coopmpi.ranges import Count, NonNegative, Seed, Whole
+from coopmpi.ranges import Column, Count, NonNegative, Seed, Whole, file_or
 from coopmpi.registry import register
 from coopmpi.streams import Purpose, stream
 from coopmpi.tasks.data import node_copy
 from coopmpi.tasks.data.batches import Batches
-from coopmpi.tasks.data.partition import partition
-from coopmpi.tasks.data.sets import load, outline
+from coopmpi.tasks.data.formats.raw import reading_keys
+from coopmpi.tasks.data.partition import KINDS as PARTITIONS
+from coopmpi.tasks.data.partition import READ_WITH, partition
+from coopmpi.tasks.data.sets import BUILTIN, load, outline
+from coopmpi.tasks.nn.architectures import DEEP
+from coopmpi.tasks.nn.architectures import KINDS as MODELS
 from coopmpi.tasks.nn.models import build_model
 from coopmpi.tasks.problem import Problem, require_countable
 from coopmpi.tasks.task import Task
@@ -27,13 +31,18 @@ class Supervised(Task, frozen=True, kw_only=True):
     """Common keys of classify and regress. batch: samples per worker and step, 0 for the whole local shard."""
 
     name: ClassVar[str]
-    data: str = "digits"  # digits, teacher, or a path
-    model: str = "mlp"  # linear, mlp, cnn, resnet, vgg
+    read_with = READ_WITH | {"model": ("layers", None), "hidden": ("model", "mlp"), "depth": ("model", *DEEP)} | dict.fromkeys(
+        ("samples", "features", "noise", "data_seed"), ("data", "teacher"))
+    data: file_or(*BUILTIN) = "digits"
+    label: Column | None = None  # of a CSV file: the column's name, or its number, from 1
+    ignore: tuple[Column, ...] | None = None  # of a CSV file: columns that are not read
+    size: tuple[Count, Count] | None = None  # of folders of images: (height, width) that they are scaled to
+    model: Literal[*MODELS] = "mlp"
     hidden: tuple[Count, ...] = (128,)  # widths of an mlp
     depth: Count | None = None  # of a resnet (default 20) or vgg (11)
     layers: list[dict[str, Any]] | None = None  # any stack of layers, instead of `model`
     batch: Whole = 32
-    partition: str = "iid"  # iid, dirichlet, shards, same
+    partition: Literal[*PARTITIONS] = "iid"
     concentration: Annotated[float, Meta(ge=1e-6, le=1e6)] = 0.5  # dirichlet: smaller is less alike
     shards_per_worker: Count = 2  # shards
     test_fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.2  # split off where the data has no test part
@@ -48,14 +57,14 @@ class Supervised(Task, frozen=True, kw_only=True):
 
     def outline(self, place):
         data = outline(self.data, self.name, test_fraction=self.test_fraction, samples=self.samples,
-                       features=self.features, **self.targets())
+                       features=self.features, **self.targets(), **reading_keys(self))
         layout = self.build(data.features, data.shape, data.outputs).layout
         return SimpleNamespace(dimension=layout.size, layout=layout, samples=data.samples, batch=self.batch or None)
 
     def load(self, place):
         return load(self.data, self.name, place.dtype, self.data_seed, test_fraction=self.test_fraction,
                     standardize=self.standardize, samples=self.samples, features=self.features, noise=self.noise,
-                    **self.targets())
+                    **self.targets(), **reading_keys(self))
 
     def build(self, features, shape, outputs):
         """The Model on samples of so many features, images of that shape if any."""
@@ -83,7 +92,8 @@ class Regress(Supervised, frozen=True, kw_only=True):
     """Regression: half the squared error."""
 
     loss: ClassVar[str] = "squared-error"
-    data: str = "teacher"
+    read_with = Supervised.read_with | {"outputs": ("data", "teacher")}
+    data: file_or(*BUILTIN) = "teacher"
     outputs: Count = 1  # the teacher's
 
     @property
@@ -105,6 +115,7 @@ class SupervisedProblem(Problem):
                             f"allowed: up to {max(len(data.x_train), LARGE_BATCH)}, or 0 for the whole shard")
         self.model = task.build(data.x_train.shape[1], data.shape, data.classes or data.y_train.shape[1])
         self.dimension, self.layout = self.model.layout.size, self.model.layout
+        self.class_names, self.notes = data.names, data.notes
         require_countable(place.workers, self.dimension)
 
         shards = partition(data.y_train, len(data.x_train), place.workers, task.partition, place.seed,

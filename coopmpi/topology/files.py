@@ -27,9 +27,8 @@ def read(path: str | Path, directed: bool = False) -> tuple["scipy.sparse.csr_ar
     from scipy import sparse
 
     inputs.require_file(path)
-    readers = {".npy": _npy, ".h5": _h5, ".hdf5": _h5, ".graphml": _graphml}
     try:
-        reader = readers.get(Path(path).suffix.lower())
+        reader = READERS.get(Path(path).suffix.lower())
         if reader and directed:
             raise UserError(f"[mixing] directed = true is for edge lists, given {path}; GraphML says itself which "
                             f"links are, and a matrix has both directions")
@@ -40,6 +39,19 @@ def read(path: str | Path, directed: bool = False) -> tuple["scipy.sparse.csr_ar
     matrix.eliminate_zeros()
     matrix.sort_indices()
     return matrix, weighted
+
+
+def holds_weights(path: str | Path) -> bool:
+    """Does a file hold the mixing matrix W itself, or an edge list weights in a third column?"""
+    inputs.require_file(path)
+    suffix = Path(path).suffix.lower()
+    if suffix in READERS:
+        return suffix != ".graphml"
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return len(next(filter(None, map(_fields, file)), ())) == 3
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
 
 
 def write(path: str | Path, matrix: "scipy.sparse.sparray") -> None:
@@ -75,7 +87,7 @@ def _edge_list(path, directed):
     edges, lines, columns = {}, {}, None
     with open(path, encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, 1):
-            fields = line.partition("#")[0].split()
+            fields = _fields(line)
             if not fields:
                 continue
             where = f"{path}, line {number}"
@@ -91,6 +103,10 @@ def _edge_list(path, directed):
     if directed and columns == 3:
         raise UserError(f'{path} has weights, but directed links are "i j": each sender divides its model evenly')
     return _matrix(edges, directed, weighted=columns == 3, path=path)
+
+
+def _fields(line):
+    return line.partition("#")[0].split()
 
 
 def _edge(fields, columns, where):
@@ -182,3 +198,6 @@ def _square(array, what):
         i, j = bad[0]
         raise UserError(f"{what}: {len(bad)} entries are not finite, the first at row {i}, column {j}")
     return array
+
+
+READERS = {".npy": _npy, ".h5": _h5, ".hdf5": _h5, ".graphml": _graphml}  # all else is an edge list

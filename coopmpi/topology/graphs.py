@@ -8,7 +8,7 @@ import numpy as np
 
 from coopmpi import registry
 from coopmpi.errors import UserError, quoted, unknown
-from coopmpi.ranges import Count, Share
+from coopmpi.ranges import Count, Share, file_or
 from coopmpi.registry import Part, register
 from coopmpi.streams import Purpose, stream
 from coopmpi.topology import files
@@ -23,9 +23,10 @@ ATTEMPTS = 100  # draws of a random graph that may be disconnected before a User
 
 
 class Graph(Part):
-    """Base of all graphs. Fields are keys of the [mixing] table."""
+    """Base of all graphs. Fields are keys of the [mixing] table. weighs: does it say itself how much a link counts?"""
 
     name: ClassVar[str]
+    weighs: ClassVar[bool] = False
 
     def bind(self, workers: int, seed: int) -> "Topology | scipy.sparse.csr_array":
         """The Topology on this many workers, or their mixing matrix (m, m) float64; UserError if there is none."""
@@ -45,6 +46,10 @@ class GraphFile(Graph):
     @property
     def name(self) -> str:
         return self.path
+
+    @property
+    def weighs(self) -> bool:
+        return files.holds_weights(self.path)
 
     def size(self) -> int:
         """How many workers the file is for."""
@@ -205,7 +210,9 @@ class Matcha(Graph):
     base: a fixed undirected graph, by name or from a file. budget: share of its matchings that are used on average.
     """
 
-    base: str | None = None  # default ring
+    weighs = True
+
+    base: file_or(also=lambda: registry.parts("graph")) | None = None  # default ring
     budget: Share | None = None  # default 0.5
 
     def bind(self, workers: int, seed: int) -> Topology:
@@ -218,29 +225,27 @@ class Matcha(Graph):
 
 
 def choose(name: str, keys: dict[str, Any]) -> Graph:
-    """The graph of that name, file, or "package.module:Class" with its keys; UserError says who takes a key."""
+    """The graph of that name, file, or "package.module:Class" with its keys; UserError if there is none."""
+    cls, own = graph_class(name), own_keys(name)
+    for key in keys:
+        if key not in own:
+            raise unknown("key", key, {*own, *TABLE}, where="[mixing] ")
+    return registry.convert(keys | ({"path": name} if cls is GraphFile else {}), cls, "[mixing]")
+
+
+def own_keys(name: str) -> tuple[str, ...]:
+    """The keys of that graph; UserError if there is none."""
+    cls = graph_class(name)
+    return ("directed",) if cls is GraphFile else cls.__struct_fields__
+
+
+def graph_class(name: str) -> type[Graph]:
+    """The class of that graph; UserError if there is none."""
     known = registry.parts("graph")
     if not isinstance(name, str):
         raise UserError(f"[mixing] graph must be a name, a file or package.module:Class, given {quoted(name)}")
     if name not in known and os.path.isfile(name):
-        _refuse_keys_except(("directed",), keys, "a graph from a file")
-        return registry.convert({"path": name} | keys, GraphFile, "[mixing]")
+        return GraphFile
     if name not in known and ":" not in name:
-        raise UserError(f"{unknown('graph', name, known, where='[mixing] ')}, or a file: there is none of this name")
-    cls = registry.find("graph", name)
-    _refuse_keys_except(cls.__struct_fields__, keys, f"graph = {name!r}")
-    return registry.convert(keys, cls, "[mixing]")
-
-
-def _refuse_keys_except(own, keys, what):
-    """UserError for a key that is not the graph's own: says whose it is, or which name is near."""
-    owners = {"directed": ["a file"]}
-    for name, cls in registry.parts("graph").items():
-        for key in cls.__struct_fields__:
-            owners.setdefault(key, []).append(f"graph = {name!r}")
-    for key, value in keys.items():
-        if key in own:
-            continue
-        if key not in owners:
-            raise unknown("key", key, {*own, *TABLE}, where="[mixing] ")
-        raise UserError(f"[mixing] {key} = {quoted(value)} does not go with {what}; it belongs to {', '.join(owners[key])}")
+        raise UserError(f"{registry.unknown_part('graph', name, 'mixing')}; there is no file of this name either")
+    return registry.find("graph", name)

@@ -52,6 +52,12 @@ class Matchings(Topology):
     def averages(self) -> set[int]:
         return {0} if self.workers == 1 else set()
 
+    def activity(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(sources, targets, share of the rounds) of all links that any round may use."""
+        found = [(i, j, p) for p, partners in zip(self.probabilities, self._partners) for i, j in partners.items()]
+        sources, targets, share = zip(*found) if found else ((), (), ())
+        return np.array(sources, np.int64), np.array(targets, np.int64), np.array(share, float)
+
     def mean_degree(self, i: int) -> float:
         return float(sum(p for p, partners in zip(self.probabilities, self._partners) if i in partners))
 

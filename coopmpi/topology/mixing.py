@@ -1,22 +1,24 @@
 """The [mixing] table: a graph, weights on it, and the mixing matrices that follow."""
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
-from coopmpi import registry
-from coopmpi.errors import UserError, unknown
+from coopmpi import places, readers, registry
+from coopmpi.errors import UserError
 from coopmpi.topology import graphs, push_sum
 from coopmpi.topology.links import Topology
 from coopmpi.topology.matrix import MixingMatrix, from_matrix, require_doubly_stochastic, weighed_evenly
 from coopmpi.topology.weights import WEIGHTS, rest_on_diagonal
+
+RING = "ring"  # the graph where none is given
 
 
 class Mixing(registry.Part):
     """A graph with its keys, and how much a link counts. A file that holds a weighted matrix is W itself."""
 
     graph: Any  # a Graph
-    weights: str = "metropolis"  # metropolis | uniform | best-constant; plays no part where the graph prescribes them
+    weights: Literal[*WEIGHTS] = "metropolis"
     lazy: bool = False  # (I + W) / 2 instead of W
 
     def table(self) -> dict[str, Any]:
@@ -34,9 +36,6 @@ class Mixing(registry.Part):
 
     def push_sum(self, workers: int, seed: int) -> push_sum.PushSum:
         """The PushSum on this many workers; `weights` does not apply, senders choose."""
-        if self.weights != "metropolis":
-            raise UserError(f"[mixing] weights = {self.weights!r} plays no part in push-sum: every sender divides its "
-                            f"model evenly, or as a matrix in a file says; leave it out")
         links, what = self.graph.bind(workers, seed), self.graph.describe(workers)
         mixing = push_sum.evenly(links, what) if isinstance(links, Topology) else push_sum.from_matrix(links, what)
         return mixing.lazy() if self.lazy else mixing
@@ -58,8 +57,28 @@ class Mixing(registry.Part):
         return mixing
 
 
-def mixing_table(graph: str = "ring", weights: str = "metropolis", lazy: bool = False, **keys: Any) -> Mixing:
-    """The Mixing of a [mixing] table: `keys` are the graph's own."""
-    if not isinstance(weights, str) or weights not in WEIGHTS:
-        raise unknown("weights", weights, WEIGHTS, where="[mixing] ")
+def mixing_table(graph: str = RING, weights: str = "metropolis", lazy: bool = False, **keys: Any) -> Mixing:
+    """The Mixing of a [mixing] table: `keys` are the graph's own. UserError says who takes another key."""
+    if others := of_other_graphs({"graph": graph} | keys):
+        raise readers.refusal(others)
     return registry.convert({"weights": weights, "lazy": lazy, "graph": graphs.choose(graph, keys)}, Mixing, "[mixing]")
+
+
+def keys_of(table: dict[str, Any]) -> tuple[str, ...]:
+    """All keys that a [mixing] table with this graph may have."""
+    return (*graphs.TABLE, *graphs.own_keys(table.get("graph", RING)))
+
+
+def of_other_graphs(table: dict[str, Any]) -> readers.Unread:
+    """Which keys of a [mixing] table belong to other graphs than its own."""
+    known, graph = keys_of(table), table.get("graph", RING)
+    strange = [key for key in table if key not in known]
+    files_only = {"mixing.directed": readers.Reader("mixing.graph", graph, ("a file",))} if "directed" in strange else {}
+    return readers.of_other_choices("mixing.graph", graph, strange, "graph") | files_only
+
+
+def located(table: dict[str, Any], folder: str) -> dict[str, Any]:
+    """A [mixing] table with absolute paths in place of files, which are looked for as coopmpi.places says."""
+    files = {key: places.found(table[key], folder) for key in ("graph", "base")
+             if isinstance(table.get(key), str) and table[key] not in registry.parts("graph")}
+    return table | files

@@ -57,6 +57,7 @@ class TorchProblem(Problem):
         self.slots += (LOSS_SCALE,) * self._scales
 
         self.data = samples(task, place, dtype, self.where.device)
+        self.class_names, self.notes = self.data.class_names, self.data.notes
         hosted, self.samples, self.batch = place.hosted, len(self.data.train), task.batch
         if task.batch > self.samples:
             raise UserError(f"[task] batch = {task.batch} is more than the {self.samples} training samples")

@@ -11,6 +11,7 @@ from torch.utils.data import TensorDataset, default_collate
 from coopmpi.errors import UserError
 from coopmpi.registry import load_object
 from coopmpi.tasks.data import node_copy
+from coopmpi.tasks.data.formats.raw import How, reading_keys
 from coopmpi.tasks.data.sets import Dataset, load
 
 
@@ -68,6 +69,8 @@ class Split(NamedTuple):
 
     train: Arrays | Samples
     test: Arrays | Samples
+    class_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def samples(task, place, dtype: torch.dtype, device: torch.device) -> Split:
@@ -75,7 +78,9 @@ def samples(task, place, dtype: torch.dtype, device: torch.device) -> Split:
     if task.dataset is None:
         data = place.world.on_node(partial(_load, task, place), node_copy.publish, node_copy.attach)
         shape = data.shape or data.x_train.shape[1:]
-        return Split(*(Arrays(data, *arrays, shape, device) for arrays in ((data.x_train, data.y_train), (data.x_test, data.y_test))))
+        parts = [Arrays(data, *arrays, shape, device) for arrays in ((data.x_train, data.y_train), (data.x_test, data.y_test))]
+        return Split(*parts, data.names, data.notes)
+    How(**reading_keys(task)).require_only((), task.dataset)
     found = load_object(task.dataset, "[task] dataset")()
     if not (isinstance(found, (tuple, list)) and len(found) == 2 and all(hasattr(part, "__getitem__") for part in found)):
         raise UserError(f"[task] dataset {task.dataset} must return two map-style data sets, (train, test), given {found!r:.100}")
@@ -87,7 +92,8 @@ def samples(task, place, dtype: torch.dtype, device: torch.device) -> Split:
 
 def _load(task, place):
     kind = "regress" if task.loss == "mse" else "classify"
-    return load(task.data, kind, place.dtype, task.data_seed, test_fraction=task.test_fraction, standardize=task.standardize)
+    return load(task.data, kind, place.dtype, task.data_seed, test_fraction=task.test_fraction, standardize=task.standardize,
+                **reading_keys(task))
 
 
 def tensors_in(path: str) -> dict[str, torch.Tensor]:

@@ -22,6 +22,7 @@ from coopmpi.errors import CoopError, RankLost, UserError, kind_of_error
 
 FORWARDING = 0.2  # seconds: mpirun passes on what a failing rank writes to stderr before MPI_Abort, and then drops the rest
 HEAD_START = 2.0  # seconds for the first process to say what is wrong: srun may end it when another one fails
+IDLE = 0.02  # seconds between two looks of a rank that has nothing to do
 MOST_TAGS = 32766  # every MPI allows at least these tags; an even number, since a communication may take two
 
 
@@ -139,6 +140,13 @@ class World:
 
     def from_first(self, value):
         return json.loads(self.texts(json.dumps(value) if self.rank == 0 else "")[0])
+
+    def wait_for_first(self):
+        """Return when rank 0 is here, too; the others leave their cores to it meanwhile."""
+        here = np.zeros(1)
+        request = self._control.Iallreduce(here.copy(), here, MPI.SUM)
+        while not request.Test():
+            time.sleep(IDLE)
 
     def agree(self, error):
         errors = self.texts("" if error is None else json.dumps([type(error).__name__, str(error)]))

@@ -6,7 +6,7 @@ import numpy as np
 
 from coopmpi.errors import UserError
 from coopmpi.streams import Purpose, stream
-from coopmpi.tasks.data.formats import Raw
+from coopmpi.tasks.data.formats.raw import Raw
 
 HIDDEN = 64  # tanh units of the teacher
 BLOCK = 8192  # samples drawn from one stream

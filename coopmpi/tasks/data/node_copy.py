@@ -17,7 +17,8 @@ def publish(dataset, folder):
     try:
         for name in ARRAYS:
             np.save(Path(folder, f"{name}.npy"), getattr(dataset, name), allow_pickle=False)
-        about = {"name": dataset.name, "shape": dataset.shape, "classes": dataset.classes, "scaling": None}
+        about = {"name": dataset.name, "shape": dataset.shape, "classes": dataset.classes, "scaling": None,
+                 "names": dataset.names, "notes": dataset.notes}
         if scaling := dataset.scaling:
             moments = None if scaling.mean is None else [[float(value) for value in values.ravel()] for values in scaling[2:]]
             about["scaling"] = [scaling.full_scale, scaling.dtype, moments]
@@ -35,4 +36,5 @@ def attach(folder):
     if about["scaling"]:
         full_scale, dtype, moments = about["scaling"]
         scaling = Scaling(full_scale, dtype, *(np.array(values, dtype)[:, None] for values in moments or ()))
-    return Dataset(about["name"], **arrays, shape=shape, classes=about["classes"], scaling=scaling)
+    return Dataset(about["name"], **arrays, shape=shape, classes=about["classes"], scaling=scaling, names=tuple(about["names"]),
+                   notes=tuple(about["notes"]))

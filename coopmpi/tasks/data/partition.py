@@ -2,21 +2,20 @@
 
 import numpy as np
 
-from coopmpi.errors import UserError, unknown
+from coopmpi.errors import UserError
 from coopmpi.streams import Purpose, stream
 
 KINDS = ("iid", "dirichlet", "shards", "same")
+READ_WITH = {"concentration": ("partition", "dirichlet"), "shards_per_worker": ("partition", "shards")}  # of a task
 
 
 def partition(labels, n, workers, kind, seed, concentration=0.5, shards_per_worker=2):
     """The samples 0..n-1 dealt to `workers`: a list of ascending, non-empty int64 index arrays.
 
-    kind: "iid", "dirichlet" (smaller concentration: less alike), "shards" (fewer shards per worker: less
+    kind, one of KINDS: "iid", "dirichlet" (smaller concentration: less alike), "shards" (fewer shards per worker: less
     alike), or "same" (every worker owns everything). labels: class labels (n,), outputs (n, outputs), or None
     where kind needs none. A function of its arguments alone. Raises UserError.
     """
-    if kind not in KINDS:
-        raise unknown("partition", kind, KINDS, where="[task] ")
     if kind == "same":
         return [np.arange(n)] * workers
     if workers > n:

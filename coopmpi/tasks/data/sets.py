@@ -7,12 +7,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from coopmpi.errors import UserError, quoted, unknown
+from coopmpi.errors import UserError, quoted, shortened, unknown
 from coopmpi.streams import Purpose, stream
-from coopmpi.tasks.data import builtin, formats
+from coopmpi.tasks.data import builtin
+from coopmpi.tasks.data.checks import require_finite, require_numbers, require_targets
+from coopmpi.tasks.data.formats.raw import How
+from coopmpi.tasks.data.formats.read import read
+from coopmpi.tasks.data.labels import find_coding, read_labels
 from coopmpi.tasks.data.scaling import Scaling
 
 BUILTIN = ("digits", "teacher")
+LARGE = 20  # numbers larger than this make training slow, or let it diverge
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,8 @@ class Dataset:
     shape: tuple | None = None  # (channels, height, width) of images
     classes: int | None = None  # None: regression
     scaling: Scaling | None = None  # of inputs that are uint8
+    names: tuple[str, ...] = ()  # of the classes, where they have other ones than 0, 1, ...
+    notes: tuple[str, ...] = ()  # what the user should know of how the data were understood
 
     def inputs(self, rows):
         """Rows of x_train or x_test as numbers of the run's dtype."""
@@ -45,70 +52,102 @@ class Outline(NamedTuple):
     samples: int  # for training
 
 
-def outline(source, kind, *, test_fraction=0.2, samples=10000, features=32, classes=None, outputs=1):
+def outline(source, kind, *, test_fraction=0.2, samples=10000, features=32, classes=None, outputs=1, **keys):
     """The Outline of `load` with the same arguments; of a file only the header is read, and the
     labels where nothing else tells how many classes there are. Raises UserError."""
+    how = How(kind, headers=True, **keys)
     if source == "teacher":
+        how.require_only((), source)
         targets = outputs if kind == "regress" else classes or 10
         return Outline(features, None, targets, samples - round(samples * test_fraction))
-    raw = builtin.digits() if source == "digits" else formats.read(_existing(source), headers=True)
-    where = f"data {str(source)!r}"
-    shape = _image_shape(raw.x.shape, f"{where}: x")
-    n = len(raw.x)
-    if raw.classes is None:
-        _check_targets(raw.y, n, f"{where}: y")
-    targets = raw.y.size // n if kind == "regress" else classes or raw.classes
-    if targets is None:
-        targets = _count_classes(_targets(raw.y, kind, None, n, f"{where}: y"), None, f"{where}: y")
+    raw, where = _raw(source, how), f"data {str(source)!r}"
+    shape, n = _image_shape(raw.x.shape, f"{where}: x"), len(raw.x)
+    if kind == "regress":
+        require_targets(raw.y, n, f"{where}: y")
+        targets = raw.y.size // n
+    else:
+        targets = classes or raw.classes or _coded(raw, n, None, where)[1].classes
     return Outline(raw.x.size // n, shape, targets, n - (round(n * test_fraction) if raw.x_test is None else 0))
 
 
 def load(source, kind, dtype, seed, *, test_fraction=0.2, standardize=False,
-         samples=10000, features=32, classes=None, outputs=1, noise=0.0):
+         samples=10000, features=32, classes=None, outputs=1, noise=0.0, **keys):
     """The Dataset behind `source`: "digits", "teacher", or a path (see coopmpi.tasks.data.formats).
 
     kind: "classify" or "regress". test_fraction: what is split off where the source has no test part, the same
     for every seed. standardize: mean 0 and variance 1 on the training part, per column or image channel.
-    uint8 inputs stay what they are, to be scaled to [0, 1]. classes: labels are 0..classes-1; None: found from the labels.
-    samples, features, classes (default 10), outputs, noise and seed describe the teacher. Raises UserError.
+    uint8 inputs stay what they are, to be scaled to [0, 1]. classes: how many there are; None: found from the labels.
+    samples, features, classes (default 10), outputs, noise and seed describe the teacher. keys: those of a How that say
+    how a file is read. Raises UserError.
     """
-    if source == "digits":
-        raw = builtin.digits()
-    elif source == "teacher":
+    how = How(kind, dtype, **keys)
+    if source == "teacher":
+        how.require_only((), source)
         targets = outputs if kind == "regress" else 10 if classes is None else classes
         raw = builtin.teacher(kind, dtype, seed, samples, features, targets, noise)
     else:
-        raw = formats.read(_existing(source))
+        raw = _raw(source, how)
     where = f"data {str(source)!r}"
 
     # bytes stay bytes where all inputs are such
     scaling = Scaling(raw.full_scale, dtype)
     stay = all(x is None or getattr(x, "dtype", None) == np.uint8 for x in (raw.x, raw.x_test))
     x, shape = _inputs(raw.x, scaling, stay, f"{where}: x")
-    y = _targets(raw.y, kind, dtype, len(x), f"{where}: y")
+    coding, notes = None, raw.notes
     if kind == "classify":
-        classes = _count_classes(y, classes or raw.classes, f"{where}: y")
+        y, coding, notes = _coded(raw, len(x), classes, where)
     else:
-        classes = None
+        y = _outputs(raw.y, dtype, len(x), f"{where}: y")
     if raw.x_test is None:
         train, test = _split(len(x), test_fraction, where)
         x, y, x_test, y_test = x[train], y[train], x[test], y[test]
     else:
-        x_test, test_shape = _inputs(raw.x_test, scaling, stay, f"{where}: x_test")
-        y_test = _targets(raw.y_test, kind, dtype, len(x_test), f"{where}: y_test")
-        if (x.shape[1:], y.shape[1:], shape) != (x_test.shape[1:], y_test.shape[1:], test_shape):
-            raise UserError(f"{where}: training and test samples must have the same shapes; found x "
-                            f"{raw.x.shape[1:]} and y {raw.y.shape[1:]} against {raw.x_test.shape[1:]} "
-                            f"and {raw.y_test.shape[1:]}")
-        if kind == "classify":
-            _refuse(y_test >= classes, f"{where}: y_test", f"class labels must be 0..{classes - 1} as in training")
-    if standardize:
-        columns = shape[0] if shape else x.shape[1]
-        if stay:
-            scaling = scaling.standardized(x, columns)
-        else:
-            _standardize(x, x_test, columns)
-    return Dataset(str(source), x, y, x_test, y_test, shape, classes, scaling if stay else None)
+        x_test, y_test = _held_out(raw, x, y, shape, coding, scaling, stay, where)
+    if not standardize:
+        notes += _large(x, "features", "standardize = true, which brings all to one scale, usually helps")
+    elif stay:
+        scaling = scaling.standardized(x, shape[0] if shape else x.shape[1])
+    else:
+        _standardize(x, x_test, shape[0] if shape else x.shape[1])
+    if kind == "regress":
+        notes += _large(y, "targets", "larger units of them, or a smaller lr, usually help")
+    classes, names = (coding.classes, coding.names) if coding else (None, ())
+    return Dataset(str(source), x, y, x_test, y_test, shape, classes, scaling if stay else None, names, notes)
+
+
+def _held_out(raw, x, y, shape, coding, scaling, stay, where):
+    """(inputs, targets) of the test part of a source; x, y, shape: those of training."""
+    what, place = f"{where}: y_test", raw.places[-1]
+    x_test, test_shape = _inputs(raw.x_test, scaling, stay, f"{where}: x_test")
+    if coding:
+        labels, _ = read_labels(raw.y_test, len(x_test), what, place, keep_text=coding.of_text)
+        y_test = coding.codes(labels, what, place)
+    else:
+        y_test = _outputs(raw.y_test, scaling.dtype, len(x_test), what)
+    if (x.shape[1:], y.shape[1:], shape) != (x_test.shape[1:], y_test.shape[1:], test_shape):
+        raise UserError(f"{where}: training and test samples must have the same shapes; found x {raw.x.shape[1:]} and y "
+                        f"{raw.y.shape[1:]} against {raw.x_test.shape[1:]} and {raw.y_test.shape[1:]}")
+    return x_test, y_test
+
+
+def _raw(source, how):
+    if source != "digits":
+        return read(_existing(source), how)
+    how.require_only((), source)
+    return builtin.digits()
+
+
+def _coded(raw, n, classes, where):
+    """(class numbers (n,), their Coding, notes) of the training labels; classes: how many there are to be."""
+    what, place = f"{where}: {raw.targets}", raw.places[0]
+    labels, one_hot = read_labels(raw.y, n, what, place)
+    coding = find_coding(labels, classes or raw.classes or one_hot, what, place)
+    notes = raw.notes
+    if one_hot:
+        notes += (f"the one-hot rows of y are {one_hot} classes",)
+    elif coding.names and labels.dtype.kind == "i":
+        notes += (f"the labels {shortened(', '.join(coding.names))} are the classes 0 to {coding.classes - 1}",)
+    return coding.codes(labels, what, place), coding, notes
 
 
 def _existing(source):
@@ -122,7 +161,7 @@ def _existing(source):
 
 def _inputs(x, scaling, stay, what):
     """Rows (n, features), of bytes if these are to stay, and (channels, height, width) if they are images."""
-    _check_numbers(x, what)
+    require_numbers(x, what)
     shape = _image_shape(x.shape, what)
     if shape and x.ndim == 4 and shape != x.shape[1:]:
         x = np.moveaxis(x, 3, 1)
@@ -132,7 +171,7 @@ def _inputs(x, scaling, stay, what):
     rows = np.empty(x.shape, scaling.dtype)
     _cast(x, rows)
     rows = rows.reshape(len(x), -1)
-    _refuse_nonfinite(rows, what, f"NaN or Inf in the data (as {rows.dtype})")
+    require_finite(rows, what, f"NaN or Inf in the data (as {rows.dtype})")
     return rows, shape
 
 
@@ -149,41 +188,13 @@ def _image_shape(found, what):
     return (found[3], *found[1:3]) if last else found[1:]
 
 
-def _targets(y, kind, dtype, n, what):
-    """Class labels (n,) int64 or outputs (n, outputs)."""
-    _check_targets(y, n, what)
-    if kind == "regress":
-        outputs = np.empty((n, y.size // n), dtype)
-        _cast(y.reshape(outputs.shape), outputs)
-        _refuse_nonfinite(outputs, what, f"NaN or Inf in the data (as {outputs.dtype})")
-        return outputs
-    if y.size != n:
-        raise UserError(f"{what}: expected class labels ({n},), found shape {y.shape}")
-    y = y.reshape(n)
-    if y.dtype.kind == "f":
-        _refuse_nonfinite(y, what, "NaN or Inf in the data")
-        _refuse(y != np.floor(y), what, "class labels must be integers")
-    _refuse(y < 0, what, "class labels must not be negative")
-    _refuse(y >= 2**31, what, "class labels must be below 2**31")
-    return y.astype(np.int64)
-
-
-def _check_targets(y, n, what):
-    _check_numbers(y, what)
-    if y.ndim not in (1, 2) or y.size == 0 or len(y) != n:
-        raise UserError(f"{what}: expected one target for each of the {n} samples, found shape {y.shape}")
-
-
-def _count_classes(y, classes, what):
-    """How many classes there are; labels must be 0..classes-1."""
-    if classes is not None:
-        _refuse(y >= classes, what, f"class labels must be 0..{classes - 1}")
-        return classes
-    largest, different = int(y.max()), np.unique(y).size
-    if largest + 1 > 2 * different:  # most likely a wrong label, or labels that are codes
-        _refuse(y == largest, what, f"class labels must be 0..C-1: only {different} different labels occur, but "
-                                    f"the largest is {largest}; set classes = {largest + 1} if that is meant")
-    return largest + 1
+def _outputs(y, dtype, n, what):
+    """Targets of a regression, (n, outputs)."""
+    require_targets(y, n, what)
+    outputs = np.empty((n, y.size // n), dtype)
+    _cast(y.reshape(outputs.shape), outputs)
+    require_finite(outputs, what, f"NaN or Inf in the data (as {outputs.dtype})")
+    return outputs
 
 
 def _split(n, test_fraction, where):
@@ -194,6 +205,12 @@ def _split(n, test_fraction, where):
                         f"and {tests} for the test; each needs at least 1")
     order = stream(0, Purpose.SPLIT).permutation(n)
     return np.sort(order[tests:]), np.sort(order[:tests])
+
+
+def _large(values, what, advice):
+    """A note on numbers that are too large to learn well with usual learning rates, if they are."""
+    largest = 0 if values.dtype == np.uint8 else max(values.max(), -values.min())
+    return (f"{what} reach {largest:.4g}: {advice}",) if largest > LARGE else ()
 
 
 def _standardize(x, x_test, columns):
@@ -212,22 +229,3 @@ def _standardize(x, x_test, columns):
 def _cast(values, out):
     with np.errstate(over="ignore"):  # an overflow shows as Inf, which is refused with its place
         np.copyto(out, values, casting="unsafe")
-
-
-def _check_numbers(values, what):
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
-        found = values.dtype if isinstance(values, (np.ndarray, np.generic)) else type(values).__name__
-        raise UserError(f"{what}: expected an array of integers or floats, found {found}")
-
-
-def _refuse_nonfinite(values, what, rule):
-    """UserError for NaN or Inf; a mask as large as the data is made only then."""
-    if not (np.isfinite(values.min()) and np.isfinite(values.max())):
-        _refuse(~np.isfinite(values), what, rule)
-
-
-def _refuse(bad, what, rule):
-    """UserError if anything is bad: the rule, how many values break it, and the first row that does."""
-    if bad.any():
-        rows = bad.reshape(len(bad), -1).any(axis=1)
-        raise UserError(f"{what}: {rule}; found in {bad.sum()} of {bad.size} values, first in row {rows.argmax()}")

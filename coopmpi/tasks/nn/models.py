@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from coopmpi.errors import UserError, unknown
-from coopmpi.tasks.nn.architectures import DEEP, KINDS, cnn, mlp
+from coopmpi.errors import UserError
+from coopmpi.tasks.nn.architectures import DEEP, cnn, mlp
 from coopmpi.tasks.nn.layers import Dense, Scratch
 from coopmpi.tasks.nn.losses import LOSSES, count_correct
 from coopmpi.tasks.nn.stack import Stack, layer_of
@@ -145,15 +145,10 @@ class Model:
 def build_model(kind, input_features, image_shape, outputs, hidden=(128,), layers=None, loss="cross-entropy", depth=None):
     """The Model of a run description.
 
-    kind: one of KINDS, "mlp" with `hidden` sizes, "resnet" and "vgg" with a `depth`; `layers`: tables of any other stack,
+    kind: one of coopmpi.tasks.nn.architectures.KINDS, "mlp" with `hidden` sizes, "resnet" and "vgg" with a `depth`; `layers`: tables of any other stack,
     instead. A dense layer to `outputs` comes last by itself. image_shape: (channels, height, width) or None; loss:
     "cross-entropy" or "squared-error". Raises UserError for a stack that does not fit; it names the layer.
     """
-    if kind not in KINDS:
-        raise unknown("model", kind, KINDS, where="[task] ")
-    if depth is not None and (layers is not None or kind not in DEEP):
-        raise UserError(f"[task] depth = {depth} is for model = {' or '.join(map(repr, DEEP))}, given "
-                        f"{'layers' if layers is not None else repr(kind)}")
     if layers is None and kind in DEEP:
         make, usual = DEEP[kind]
         layers = make(depth or usual)

@@ -1,0 +1,1 @@
+"""The fastest strategy on a machine: measured once, then forecast for every candidate."""

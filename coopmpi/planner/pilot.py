@@ -1,0 +1,43 @@
+"""A few real steps on the ranks of a job, timed."""
+
+import tempfile
+from pathlib import Path
+from time import perf_counter
+
+import msgspec
+import numpy as np
+
+from coopmpi import config
+from coopmpi.vocabulary import Record, Saving
+from coopmpi.run.assemble import Assembly, assemble
+from coopmpi.run.session import begin
+
+SECONDS = 5.0  # of one pilot, about
+FEWEST, MOST = 12, 400  # steps
+
+
+def timed_steps(resolved, world, warm: int, steps: int) -> tuple[Assembly, np.ndarray]:
+    """(the run, seconds (steps,) of this rank's steps after `warm` ones), recording included, evaluations and checkpoints not."""
+    quiet = {"steps": warm + steps + 1, "epochs": None, "stop": {}, "sinks": (), "checkpoint": Saving(every_minutes=0.0),
+             "record": Record(eval_every=10**9, final="mean")}
+    assembly = assemble(msgspec.structs.replace(resolved, **quiet), world)
+    times = []
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = begin(assembly, world, Path(folder, "run.h5"))
+        trainer.begin()
+        while not trainer.ended:
+            before = perf_counter()
+            trainer.driver.compute(trainer.step())
+            times.append(perf_counter() - before)
+        trainer.end()
+        trainer.feed.close("finished")
+    return assembly, np.array(times[warm:-1])  # the last one has an evaluation in it
+
+
+def pilot(tables: dict, world, forecast: float) -> float:
+    """Seconds per step of a run on these ranks, over whole periods; forecast: what they are thought to be."""
+    resolved = config.resolve(tables)
+    tau = resolved.period.tau_from(0) if resolved.algorithm.uses_period else 1
+    rounds = max(2, round(np.clip(SECONDS / forecast, FEWEST, MOST) / tau))
+    _, seconds = timed_steps(resolved, world, 2 * tau, rounds * tau)
+    return float(world.vote([seconds.mean()])()[0])
