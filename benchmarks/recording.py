@@ -13,6 +13,7 @@ import numpy as np
 from benchmarks.timing import table
 from coopmpi.device.host import Host
 from coopmpi.drivers.rank_layout import RankLayout
+from coopmpi.drivers.stopwatch import Stopwatch
 from coopmpi.run.feed import Feed
 from coopmpi.run.step_log import StepLog, block_of, row_type
 from coopmpi.sinks.sink import About
@@ -83,7 +84,7 @@ def _receive(comm, below, options, per_worker):
     workers, steps = options.ranks, options.blocks * options.together
     driver = SimpleNamespace(
         rank_layout=RankLayout(workers, workers), hosted=range(1), device=Host(), clocks=None, computing=(), waited=0.0,
-        sent=np.ones(1), rounds=[], k=0, world=SimpleNamespace(
+        sent=np.ones(1), rounds=[], k=0, stopwatch=Stopwatch(), world=SimpleNamespace(
             rank=0, below=below, handed_over=lambda: ((tag, message) for _, tag, message in inbox.arrived())))
     with tempfile.TemporaryDirectory() as folder:
         feed = Feed(Writer(Path(folder, "run.h5")))
@@ -93,7 +94,7 @@ def _receive(comm, below, options, per_worker):
         for k in range(steps):
             time.sleep(max(0.0, begin + (k + 1) * options.step / 1e3 - time.perf_counter()))
             started = time.thread_time()
-            log.add(loss, k * options.step / 1e3, 1)
+            log.add(loss, k * options.step / 1e3, 1, 0.1)
             busy += time.thread_time() - started
         whole = time.perf_counter() - begin
         while log.behind(steps):

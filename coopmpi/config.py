@@ -145,6 +145,8 @@ def _build(tables):
         if kind == "optimizer" and not keys:
             default = built["algorithm"].optimizer
         keys = {"kind": default} | keys
+        if kind == "optimizer" and keys["kind"] == "sgd" and built["task"].lr:
+            keys = {"lr": built["task"].lr} | keys
         known = ("kind", *registry.find(kind, keys["kind"]).__struct_fields__)
         built[kind] = places.located(registry.build(kind, own(kind, keys, known, readers.of_other_kinds(kind, keys))), folder)
     mixing = located(rest.pop("mixing", {}), folder)

@@ -181,6 +181,8 @@ class Loop:
             trainer.end()
         except ALIKE as error:
             status = "interrupted" if isinstance(error, Interrupted) else "failed"
+            if status == "failed":
+                self._feed.drop_after(trainer.ballot.failed_at)
             self._feed.event(self.done, trainer.trained, status, str(error))
             raise
         else:

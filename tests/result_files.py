@@ -24,7 +24,7 @@ def made_up(path, steps, workers, seed=0, status="finished", per_worker=True, lo
     description = config.resolve({"workers": workers, "steps": steps, "seed": seed} | tables)
     tau = description.period.tau
     writer, draw = Writer(path), np.random.default_rng(seed)
-    about = About(config.dump(description), workers, steps, 1, "float32", "train", {"ranks": workers, "mpi": "none", "device": "cpu"},
+    about = About(config.dump(description), workers, steps, 1, "float32", "train", {"ranks": workers, "node_ranks": workers, "node_cores": workers, "mpi": "none", "device": "cpu"},
                   figures={"loss": ("1", "loss"), "accuracy": ("1", "share")}, per_worker=per_worker)
     writer.open(about)
     for first in range(0, steps, 1000):
@@ -36,7 +36,7 @@ def made_up(path, steps, workers, seed=0, status="finished", per_worker=True, lo
         # the slowest one decides; rank 0 waits at the end of a period only
         wall_time = np.cumsum(compute[:, 0] + wait[:, 0]) + first // tau * tau * 0.02
         loss = (losses[at] if losses is not None else np.exp(-at / steps * 4) + 0.1)[:, None] + 0.01 * draw.normal(size=(n, workers))
-        writer.steps(StepRows(first, wall_time, np.full(n, tau), loss, compute, wait, rounds * np.full(workers, 1e6), None))
+        writer.steps(StepRows(first, wall_time, np.full(n, tau), np.full(n, 0.1), np.zeros(n), loss, compute, wait, rounds * np.full(workers, 1e6), None))
         writer.evaluation(first + n, wall_time[-1], {"loss": float(loss[-1].mean()), "accuracy": 0.5, "consensus": 0.1})
     writer.close(status)
     return str(path)

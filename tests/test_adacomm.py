@@ -157,7 +157,7 @@ def test_simulation_reads_the_virtual_clock():
                         "network": {"kind": "delay", "seconds": 0.0}}
     trainer = Trainer(assemble(config.resolve(virtual), Solo(), mode="simulate"), Sink())
     seen, add = [], trainer.log.add
-    trainer.log.add = lambda loss, time, tau: (seen.append(tau), add(loss, time, tau))
+    trainer.log.add = lambda loss, time, tau, lr: (seen.append(tau), add(loss, time, tau, lr))
     trainer.train()
     assert seen == found and found[-1] < found[0]
 

@@ -15,8 +15,8 @@ ALGORITHMS = sorted(registry.parts("algorithm"))
 OTHER_KINDS = ("optimizer", "schedule", "period", "graph", "compress", "task", "compute", "network")
 
 
-def invoke(*arguments):
-    result = CliRunner(env={"COLUMNS": "1000"}).invoke(command, arguments, catch_exceptions=False)
+def invoke(*arguments, columns=1000):
+    result = CliRunner(env={"COLUMNS": str(columns)}).invoke(command, arguments, catch_exceptions=False)
     assert result.exit_code == 0
     return result.output
 
@@ -32,7 +32,7 @@ def entry_keys(text):
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_overview_and_story_tell_source_keys_and_state(name):
     cls = registry.find("algorithm", name)
-    overview, story = flat(invoke()), flat(invoke(name))
+    overview, story = flat(invoke("--all")), flat(invoke(name))
     assert cls.source in overview and cls.source in story
     for key in cls.__struct_fields__:
         assert f"{key} = " in overview and f"{key} " in story
@@ -42,6 +42,23 @@ def test_overview_and_story_tell_source_keys_and_state(name):
     for table in ("period", "mixing", "compress"):
         assert (f"[{table}]" in used) == getattr(cls, f"uses_{table}")
     assert flat(cls.__doc__.partition("\n\n")[0]) in story
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_each_algorithm_has_a_line_in_its_family(width):
+    lines = invoke(columns=width).splitlines()
+    assert max(map(len, lines)) <= width
+    lines = lines[:next(i for i, line in enumerate(lines) if line.startswith("coopmpi algorithms"))]
+    families = [line.partition(":")[0] for line in lines if line and not line.startswith(" ")]
+    assert families == list(catalogue.FAMILIES)
+    family, listed = None, {}
+    for line in lines:
+        if line.startswith(" "):
+            listed[line.split()[0]] = family
+            assert width < 80 or catalogue.headline(registry.find("algorithm", line.split()[0])) in line
+        elif line:
+            family = line.partition(":")[0]
+    assert listed == {name: registry.find("algorithm", name).family for name in ALGORITHMS}
 
 
 def test_story_says_types_and_defaults():

@@ -15,10 +15,13 @@ from click.testing import CliRunner
 
 from coopmpi import config
 from coopmpi.cli.inspect import command
+from coopmpi.drivers.solo import Solo
 from coopmpi.errors import UserError
 from coopmpi.record import reader
 from coopmpi.record.writer import Writer
-from coopmpi.report import inspect
+from coopmpi.report.inspect import EVALUATIONS
+from coopmpi.run.assemble import assemble
+from coopmpi.run.session import train
 from coopmpi.sinks import About, StepRows
 
 CONFIG = config.dump(config.resolve({"workers": 3, "steps": 8, "algorithm": {"kind": "easgd", "overlap": True}}))
@@ -29,7 +32,8 @@ COOPMPI = (sys.executable, "-m", "coopmpi")
 def start_file(path, text=CONFIG):
     writer = Writer(path)
     figures = {"loss": ("1", "held-out loss"), "accuracy": ("1", "held-out accuracy")}
-    writer.open(About(text, WORKERS, 8, 4, "float32", "train", {"ranks": 2, "mpi": "an MPI", "device": "cpu"}, figures=figures))
+    attributes = {"ranks": 2, "node_ranks": 2, "node_cores": 2, "mpi": "an MPI", "device": "cpu"}
+    writer.open(About(text, WORKERS, 8, 4, "float32", "train", attributes, figures=figures))
     return writer
 
 
@@ -37,8 +41,8 @@ def rows(n=STEPS):
     numbers = np.random.default_rng(0)
     wait = np.tile([0.1, 0.2, 0.3], (n, 1))  # of steps that take half a second
     compute = np.tile([0.4, 0.3, 0.2], (n, 1))
-    return StepRows(first=0, wall_time=0.5 * np.arange(1, n + 1), tau=np.full(n, 8), loss=numbers.random((n, WORKERS)),
-                    compute_time=compute, wait_time=wait, bytes_sent=np.full((n, WORKERS), 1e6), virtual_time=None)
+    return StepRows(first=0, wall_time=0.5 * np.arange(1, n + 1), tau=np.full(n, 8), lr=np.full(n, 0.1),
+                    pause_time=np.zeros(n), loss=numbers.random((n, WORKERS)), compute_time=compute, wait_time=wait, bytes_sent=np.full((n, WORKERS), 1e6), virtual_time=None)
 
 
 @pytest.fixture
@@ -66,7 +70,7 @@ def test_summary_says_how_the_run_went(finished):
     text = flat(invoke(finished))
     for expected in ("status finished", "easgd, overlap = true", "every, tau = 8", "3 on 2 ranks (an MPI, cpu)",
                      "steps 5 of 8", "2.50 s, 2 steps/s", "15.0 MB in all", "5.0 MB per worker",
-                     "4 2.50 s failed the loss of worker 1 became nan"):
+                     "step 4 2.50 s, failed: the loss of worker 1 became nan"):
         assert expected in text
     # waiting 0.1, 0.2 and 0.3 s of every half second
     assert "40.0% of the time on average; least 20.0% (worker 0), most 60.0% (worker 2)" in text
@@ -74,10 +78,50 @@ def test_summary_says_how_the_run_went(finished):
 
 
 def test_summary_shows_first_and_last_evaluation_and_a_few_between(finished):
-    table = invoke(finished).partition("evaluated at step")[2].partition("event at step")[0]
+    table = invoke(finished).partition("\nstep ")[2].partition("event at")[0]
     steps = [int(line.split()[0]) for line in table.splitlines()[1:] if line.strip()]
     assert steps[0] == 0 and steps[-1] == 19 and 4 <= len(steps) <= 8
     assert "accuracy" not in table  # this task has none
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 120])
+def test_no_number_is_broken_across_lines(finished, columns):
+    result = CliRunner(env={"COLUMNS": str(columns)}).invoke(command, [finished], catch_exceptions=False)
+    lines = result.output.splitlines()
+    # a name may be longer than a line
+    assert max(len(line) for line in lines if finished not in line and "/" not in line) <= columns
+    for together in ("2.50 s", "2 steps/s", "5.0 MB", "15.0 MB", "40.0%", "60.0%", "tau = 8", "300 ms"):
+        assert any(together in line for line in lines), together
+    header = next(line.split() for line in lines if line.startswith("step "))
+    table = lines[next(i for i, line in enumerate(lines) if line.startswith("step ")) + 1:]
+    assert header[:3] == ["step", "time", "loss"] and ("consensus" in header) == (columns >= 40)
+    assert all(len(line.replace(" s", "s").split()) == len(header) for line in table[:EVALUATIONS])
+
+
+def test_what_there_is_no_room_for_is_named(finished):
+    result = CliRunner(env={"COLUMNS": "24"}).invoke(command, [finished], catch_exceptions=False)
+    assert "(no room for: consensus)" in result.output
+
+
+def test_a_simulation_tells_virtual_times(tmp_path):
+    given = {"workers": 3, "steps": 40, "device": "cpu", "record": {"eval_every": 10}, "compute": {"seconds": 100.0},
+             "network": {"latency": 0.0}, "task": {"model": "linear"}, "stop": {"minutes": 50}}
+    train(assemble(config.resolve(given), Solo(), "simulate"), Solo(), tmp_path / "sim.h5")
+    text = flat(invoke(str(tmp_path / "sim.h5")))
+    assert "virtual time 0:50:" in text and "real time" in text
+    assert "step virtual time train_loss" in text and "10 0:16:4" in text and "20 0:33:" in text
+    assert "event at virtual time step 30 0:50:" in text
+
+
+def test_consensus_is_looked_at_before_a_round_unless_steps_are_chosen(tmp_path):
+    for name, more in (("own.h5", {"record": {"eval_every": 16}}), ("left.h5", {})):
+        given = {"workers": 3, "steps": 320, "device": "cpu", "period": {"tau": 8}, "task": {"model": "linear"}} | more
+        train(assemble(config.resolve(given), Solo()), Solo(), tmp_path / name)
+    with h5py.File(tmp_path / "own.h5") as file:
+        assert file["eval/step"][:].tolist() == list(range(0, 321, 16)) and (file["eval/consensus"][1:] < 1e-9).all()
+    with h5py.File(tmp_path / "left.h5") as file:
+        steps, consensus = file["eval/step"][:].tolist(), file["eval/consensus"][:]
+        assert steps == [0, *range(15, 320, 16), 320] and (consensus[1:-1] > 1e-5).all() and consensus[-1] < 1e-9
 
 
 def test_contents_name_every_series_and_what_is_not_written(finished):

@@ -59,7 +59,7 @@ def test_the_result_has_virtual_time_and_the_models_of_train(run):
         free = dict.fromkeys(("compress", "unpack", "mix", "optimizer"), 0.0) | {"beside": 1.0}
         assert tables["compute"] == {"kind": "exponential", "seconds": 1.0, "shift": 0.5} | free
         assert not {"network", "compute"} & set(tomllib.loads(plain["config"][()].decode()))
-        assert re.findall(r"virtual seconds +(\S+)", out)[-1] == f"{virtual[-1]:.5g}"
+        assert re.findall(r"virtual time (\S+) s", out)[-1] == f"{virtual[-1]:.5g}"
 
 
 def test_the_resolved_description_repeats_the_simulation(run, tmp_path):

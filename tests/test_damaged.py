@@ -12,7 +12,7 @@ import pytest
 
 from coopmpi.errors import UserError
 from coopmpi.record import apart, reader
-from coopmpi.report import inspect
+from coopmpi.report import text
 from tests.in_process import coopmpi, refused
 from tests.test_cli_inspect import WORKERS, rows, start_file
 
@@ -290,5 +290,5 @@ def test_a_length_in_the_first_block_beyond_the_file(path):
 
 
 def test_inspect_module_tells_days_and_numbers_that_are_none():
-    assert inspect._duration(1e30) == "1e+30 s" and inspect._duration(float("nan")) == "nan s"
-    assert inspect._duration(86400 * 3) == "3 days, 0:00:00" and inspect._size(float("inf")) == "inf"
+    assert text.duration(1e30) == "1e+30 s" and text.duration(float("nan")) == "nan s"
+    assert text.duration(86400 * 3) == "3 days, 0:00:00" and text.size(float("inf")) == "inf"

@@ -150,7 +150,7 @@ def test_steps_and_their_record_do_not_wait_for_the_gpu(monkeypatch):
     def step(k):
         trainer.context.at(k)
         trainer.driver.at(k)
-        trainer.log.add(trainer.driver.drive(trainer.algorithm.step(trainer.state, trainer.context)), 0.0, 1)
+        trainer.log.add(trainer.driver.drive(trainer.algorithm.step(trainer.state, trainer.context)), 0.0, 1, 0.1)
 
     step(0)  # compiles the kernels
     with cupyx.allow_synchronize(False):

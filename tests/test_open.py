@@ -162,10 +162,10 @@ def test_a_large_result_opens_at_once_and_in_little_memory(tmp_path):
     steps, workers, block = 10_000, 256, 1000
     writer, each = Writer(tmp_path / "large.h5"), np.random.default_rng(0).random((block, workers))
     text = config.dump(config.resolve({"workers": workers, "steps": steps}))
-    writer.open(About(text, workers, steps, 10, "float32", "train", {"ranks": 1, "mpi": "none", "device": "cpu"}))
+    writer.open(About(text, workers, steps, 10, "float32", "train", {"ranks": 1, "node_ranks": 1, "node_cores": 1, "mpi": "none", "device": "cpu"}))
     for first in range(0, steps, block):
         at = np.arange(first, first + block)
-        writer.steps(StepRows(first, 0.1 * at, np.full(block, 8), each, each, each, each * (at % 8 == 7)[:, None], None))
+        writer.steps(StepRows(first, 0.1 * at, np.full(block, 8), 0.1 * at, 0 * at, each, each, each, each * (at % 8 == 7)[:, None], None))
     writer.close("finished")
     done = subprocess.run([sys.executable, "-c", LARGE, tmp_path / "large.h5"], capture_output=True, text=True, check=True)
     opened, gigabytes = map(float, done.stdout.split())

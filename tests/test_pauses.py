@@ -112,10 +112,13 @@ class Rows:
     def __init__(self, driver, seconds=0.0):
         self.driver, self.seconds, self.wall_time, self.waited = driver, seconds, [], []
 
-    def add(self, loss, wall_time, tau):
+    def add(self, loss, wall_time, tau, lr):
         self.driver.task.problem.clock.now += self.seconds
         self.wall_time.append(wall_time)
         self.waited.append(self.driver.waited)
+
+    def look(self):
+        pass
 
     def hand_over(self):
         pass

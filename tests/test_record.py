@@ -17,6 +17,7 @@ from coopmpi import __version__, config
 from coopmpi.device.host import Host
 from coopmpi.drivers.rank_layout import RankLayout
 from coopmpi.drivers.solo import Solo
+from coopmpi.drivers.stopwatch import Stopwatch
 from coopmpi.errors import CoopError
 from coopmpi.record.schema import layout_table
 from coopmpi.run.assemble import assemble
@@ -48,6 +49,8 @@ LAYOUT = {
     "train/wait_time": ((T, M), "float32", "s"),
     "train/bytes_sent": ((T, M), "float64", "B"),
     "train/tau": ((T,), "int32", "1"),
+    "train/lr": ((T,), "float64", "1"),
+    "train/pause_time": ((T,), "float32", "s"),
     "eval/step": ((E,), "int64", "1"),
     "eval/loss": ((E,), "float64", "1"),
     "eval/consensus": ((E,), "float64", "1"),
@@ -369,8 +372,8 @@ def test_a_rank_keeps_nothing_of_what_it_has_handed_over(below):
     sent = []
     world = SimpleNamespace(rank=1, below=below, hand_over=sent.append, handed_over=lambda: ())
     driver = SimpleNamespace(rank_layout=RankLayout(2, 2), hosted=range(1, 2), device=Host(), clocks=None, computing=(), waited=0.0,
-                             sent=np.ones(1), rounds=[(0.0, 1.0, 0.5, 8.0)], k=0, world=world)
+                             sent=np.ones(1), rounds=[(0.0, 1.0, 0.5, 8.0)], k=0, world=world, stopwatch=Stopwatch())
     log = StepLog(driver, Feed())
     for k in range(10 * BLOCK):
-        log.add(np.ones(1, np.float32), 0.1 * k, 1)
+        log.add(np.ones(1, np.float32), 0.1 * k, 1, 0.1)
     assert len(sent) == 10 and all(len(kept) == 0 for kept in vars(log).values() if isinstance(kept, list))

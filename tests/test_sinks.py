@@ -284,7 +284,8 @@ def test_the_log_shows_loss_tau_and_bytes(given, tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("columns", [60, 80, 120])
-def test_the_live_line_fits_its_terminal(given, tmp_path, capsys, columns):
+def test_the_live_view_fits_its_terminal(given, tmp_path, capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
     run(given, tmp_path / "run.h5", sinks=[console.watcher(columns)])
     out = capsys.readouterr().out
     assert "130/130" in out and "batch loss" in out

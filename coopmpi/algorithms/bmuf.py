@@ -1,4 +1,4 @@
-"""BMUF: blockwise model-update filtering, a momentum on the averaged displacement of a period."""
+"""BMUF: a momentum on the averaged displacement of a period."""
 
 from coopmpi.ranges import Fraction
 from coopmpi.registry import register
@@ -14,6 +14,7 @@ class BMUF(Algorithm, frozen=True, kw_only=True):
     the same as SlowMo with alpha = 1 while lr is constant. Local momentum starts from zero.
     """
 
+    family = "outer step"
     source = "Chen & Huo, Scalable training of deep learning machines by incremental block training, ICASSP 2016"
     bibtex = ("chen2016bmuf",)
     slots = (Slot("z", "replica", "model", "the common model at the last round"),

@@ -1,4 +1,4 @@
-"""CHOCO-SGD: decentralised SGD in which only compressed differences travel."""
+"""CHOCO-SGD: gossip in which compressed differences travel."""
 
 from coopmpi.compression.gossip import gossip
 from coopmpi.ranges import Share
@@ -17,6 +17,7 @@ class ChocoSGD(Algorithm, frozen=True, kw_only=True):
     changing graphs: whoever may ever need a copy remembers it.
     """
 
+    family = "compressed"
     source = ("Koloskova, Stich & Jaggi, Decentralized stochastic optimization and gossip algorithms with compressed "
               "communication, ICML 2019, Algorithm 2")
     bibtex = ("koloskova2019choco",)

@@ -1,4 +1,4 @@
-"""CoCoD-SGD: computation and communication decoupled; local progress is kept while the average travels."""
+"""CoCoD-SGD: local progress stays while the average travels."""
 
 from coopmpi.registry import register
 from coopmpi.step import Algorithm, Finish, Mean, Slot, Start
@@ -13,6 +13,7 @@ class CoCoDSGD(Algorithm, frozen=True, kw_only=True):
     and the average of the new snapshots is started.
     """
 
+    family = "periodic averaging"
     source = ("Shen et al., Faster distributed deep net training: computation and communication decoupled SGD, "
               "IJCAI 2019")
     bibtex = ("shen2019cocod",)

@@ -1,4 +1,4 @@
-"""Cooperative SGD: local steps, then any symmetric mixing of workers and auxiliary variables."""
+"""Cooperative SGD: local steps, then any symmetric mixing."""
 
 from typing import Literal
 
@@ -23,6 +23,7 @@ class Cooperative(Algorithm, frozen=True, kw_only=True):
     `outer`-th, v = 0). alpha: how strongly the centre pulls; by default the one with the smallest zeta.
     """
 
+    family = "elastic and general"
     source = "Wang & Joshi, Cooperative SGD, JMLR 22(213), 2021, sec. 3: A(tau, W, v)"
     bibtex = ("wang2021cooperative",)
     slots = (Slot("z", "replica", "model", "the auxiliary variables, a row each"),)

@@ -1,4 +1,4 @@
-"""D2: decentralised SGD that is exact on heterogeneous data by remembering one step."""
+"""D2: gossip that is exact where the data of workers differ."""
 
 from coopmpi.errors import UserError
 from coopmpi.registry import register
@@ -13,6 +13,7 @@ class D2(Algorithm, frozen=True, kw_only=True):
     Needs a fixed symmetric W with smallest eigenvalue above -1/3, and a direction that is linear in the gradients.
     """
 
+    family = "decentralised"
     source = "Tang et al., D2: decentralized training over decentralized data, ICML 2018, Algorithm 1"
     bibtex = ("tang2018d2",)
     slots = (Slot("half", "worker", "model", "x - lr direction of the step before"),)

@@ -1,4 +1,4 @@
-"""Decentralised parallel SGD in Lian's order: the exchange travels while the gradient is computed."""
+"""D-PSGD: an exchange during each gradient."""
 
 from coopmpi.registry import register
 from coopmpi.step import Algorithm, Finish, Grad, Mix, Start
@@ -11,6 +11,7 @@ class DPSGD(Algorithm, frozen=True, kw_only=True):
     The mean moves as in Cooperative SGD's order W (X - lr G) with tau = 1; the disagreement differs.
     """
 
+    family = "decentralised"
     source = "Lian et al., Can decentralized algorithms outperform centralized algorithms?, NeurIPS 2017, Algorithm 1"
     bibtex = ("lian2017decentralized",)
     uses_mixing = True

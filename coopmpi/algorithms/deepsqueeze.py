@@ -1,4 +1,4 @@
-"""DeepSqueeze: gossip of compressed models with error feedback."""
+"""DeepSqueeze: gossip of compressed models, error feedback."""
 
 from coopmpi.compression.feedback import compress_with_feedback
 from coopmpi.ranges import Share
@@ -15,6 +15,7 @@ class DeepSqueeze(Algorithm, frozen=True, kw_only=True):
     Needs milder compression and a smaller gamma than CHOCO-SGD, which compresses differences.
     """
 
+    family = "compressed"
     source = "Tang et al., DeepSqueeze, 2019 (arXiv 1907.07346), Algorithm 1"
     bibtex = ("tang2019deepsqueeze",)
     slots = (Slot("left_out", "worker", "zero", "error feedback memory"),)

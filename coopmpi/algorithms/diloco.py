@@ -1,4 +1,4 @@
-"""DiLoCo: an outer Nesterov step on the averaged displacement of a long inner period."""
+"""DiLoCo: an outer Nesterov step after a long inner period."""
 
 from coopmpi.ranges import Fraction, Positive
 from coopmpi.registry import register
@@ -14,6 +14,7 @@ class DiLoCo(Algorithm, frozen=True, kw_only=True):
     The inner optimiser's buffers are kept and never sent. beta = 0, outer_lr = 1 is local SGD.
     """
 
+    family = "outer step"
     source = "Douillard et al., DiLoCo, 2023 (arXiv 2311.08105), Algorithm 1"
     bibtex = ("douillard2023diloco",)
     optimizer = "adamw"

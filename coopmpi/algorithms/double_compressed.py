@@ -1,4 +1,4 @@
-"""Local SGD with error-compensated compression in both directions."""
+"""Local SGD with compression in both directions."""
 
 from typing import Literal
 
@@ -22,6 +22,7 @@ class DoubleCompressed(Algorithm, frozen=True, kw_only=True):
     be read; these three are named for what they do.
     """
 
+    family = "compressed"
     source = ("Gao, Xu & Huang, On the convergence of communication-efficient local SGD for federated learning, AAAI 2021, "
               "as reconstructed from its abstract")
     bibtex = ("gao2021convergence",)

@@ -1,4 +1,4 @@
-"""Decentralised periodic averaging: local steps, then one exchange with the neighbours in a graph."""
+"""Local steps, then an exchange with neighbours in a graph."""
 
 from coopmpi.registry import register
 from coopmpi.step import Algorithm, Mix
@@ -11,6 +11,7 @@ class DPA(Algorithm, frozen=True, kw_only=True):
     Cooperative SGD with a sparse W, v = 0.
     """
 
+    family = "decentralised"
     source = "Wang & Joshi, Cooperative SGD, JMLR 22(213), 2021, sec. 3: A(tau, W, 0)"
     bibtex = ("wang2021cooperative",)
     uses_period = True

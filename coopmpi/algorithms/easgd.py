@@ -1,4 +1,4 @@
-"""Elastic averaging SGD: workers are tied to a centre by a spring."""
+"""Elastic averaging SGD: a spring ties workers to a centre."""
 
 import numpy as np
 
@@ -19,6 +19,7 @@ class EASGD(Algorithm, frozen=True, kw_only=True):
     alpha: default 2 / (m + 2), the smallest zeta; stable below 2 / (m + 1).
     """
 
+    family = "elastic and general"
     source = "Zhang, Choromanska & LeCun, Deep learning with elastic averaging SGD, NeurIPS 2015, eqs. 5-6"
     bibtex = ("zhang2015elastic", "wang2021cooperative")
     slots = (Slot("z", "replica", "model", "the centre"),

@@ -1,4 +1,4 @@
-"""Gradient tracking: every worker follows the average gradient, so data may differ between workers."""
+"""Gradient tracking: all follow the average gradient."""
 
 from coopmpi.registry import register
 from coopmpi.step import Algorithm, Finish, Grad, Mix, Slot, Start
@@ -11,6 +11,7 @@ class GradientTracking(Algorithm, frozen=True, kw_only=True):
     Two vectors per step. Exact on heterogeneous data, where D-PSGD keeps a bias.
     """
 
+    family = "decentralised"
     source = "Nedic, Olshevsky & Shi, SIAM J. Optim. 27(4), 2017, Algorithm 1 (DIGing), in adapt-then-combine order"
     bibtex = ("nedic2017achieving",)
     slots = (Slot("tracked", "worker", "zero", "W Y of the step before"),

@@ -1,4 +1,4 @@
-"""Local SGD, also known as periodic averaging or FedAvg with full participation."""
+"""Local SGD, FedAvg with all: local steps, then an average."""
 
 import numpy as np
 
@@ -14,6 +14,7 @@ class LocalSGD(Algorithm, frozen=True, kw_only=True):
     order lr^2 sigma^2 (tau - 1).
     """
 
+    family = "periodic averaging"
     source = "Stich, Local SGD converges fast and communicates little, ICLR 2019, Algorithm 1"
     bibtex = ("stich2019local", "wang2021cooperative")
     uses_period = True

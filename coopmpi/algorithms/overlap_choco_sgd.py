@@ -1,4 +1,4 @@
-"""CHOCO-SGD whose messages travel while the next gradient is computed."""
+"""CHOCO-SGD whose messages travel during the next gradient."""
 
 from coopmpi.ranges import Share
 from coopmpi.registry import register
@@ -15,6 +15,7 @@ class OverlapChocoSGD(Algorithm, frozen=True, kw_only=True):
     that. gamma is to be tuned as for choco-sgd.
     """
 
+    family = "compressed"
     source = ("Koloskova, Lin, Stich & Jaggi, Decentralized deep learning with arbitrary communication compression, "
               "ICLR 2020, Algorithm 1")
     bibtex = ("koloskova2020decentralized",)

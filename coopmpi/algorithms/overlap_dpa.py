@@ -1,4 +1,4 @@
-"""Decentralised periodic averaging with the exchange hidden behind the next period's local steps."""
+"""dpa whose exchange hides behind the next period."""
 
 from coopmpi.registry import register
 from coopmpi.step import Algorithm, Finish, Mix, Slot, Start
@@ -13,6 +13,7 @@ class OverlapDPA(Algorithm, frozen=True, kw_only=True):
     and the exchange of the new snapshots is started. The mean moves as in `dpa`; with W = J this is CoCoD-SGD.
     """
 
+    family = "decentralised"
     source = "Wang & Joshi, Cooperative SGD, JMLR 22(213), 2021, A(tau, W, 0), applied one round later as in CoCoD-SGD"
     bibtex = ("wang2021cooperative", "shen2019cocod")
     slots = (Slot("snapshot", "worker", "model", "the models at the last round"),

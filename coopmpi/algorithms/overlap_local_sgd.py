@@ -1,4 +1,4 @@
-"""Overlap Local-SGD: an anchor model hides the averaging behind the next period's local steps."""
+"""Overlap Local-SGD: averages hide behind the next period."""
 
 from coopmpi.ranges import Fraction, Share
 from coopmpi.registry import register
@@ -17,6 +17,7 @@ class OverlapLocalSGD(Algorithm, frozen=True, kw_only=True):
     whole system by (1 - alpha) / (1 - alpha beta) of it, so lr wants tuning per method.
     """
 
+    family = "periodic averaging"
     source = "Wang, Liang & Joshi, Overlap Local-SGD, ICASSP 2020, sec. 2 (anchor and its momentum)"
     bibtex = ("wang2020overlap",)
     slots = (Slot("z", "replica", "model", "the anchor"),

@@ -1,4 +1,4 @@
-"""Overlap SGP: stochastic gradient push whose messages travel while the gradient is computed."""
+"""sgp whose messages travel while the gradient is computed."""
 
 from coopmpi.algorithms.sgp import SGP, debiased, numerator
 from coopmpi.registry import register
@@ -15,6 +15,7 @@ class OverlapSGP(SGP, frozen=True, kw_only=True):
     so the mean of y moves as in SGD.
     """
 
+    family = "decentralised"
     source = "Assran, Loizou, Ballas & Rabbat, Stochastic gradient push, ICML 2019, Algorithm 2 (1-OSGP)"
 
     def step(self, state, context):

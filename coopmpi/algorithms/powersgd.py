@@ -1,4 +1,4 @@
-"""PowerSGD: synchronous SGD in which two thin factors of every gradient matrix travel."""
+"""PowerSGD: thin factors of every gradient matrix travel."""
 
 from coopmpi.compression.factors import ThinFactors, joined, parted
 from coopmpi.ranges import Count
@@ -18,6 +18,7 @@ class PowerSGD(Algorithm, frozen=True, kw_only=True):
     where gradients differ between workers.
     """
 
+    family = "synchronous"
     source = "Vogels, Karimireddy & Jaggi, PowerSGD, NeurIPS 2019, Algorithms 1 and 2"
     bibtex = ("vogels2019powersgd",)
     slots = (Slot("left_out", "worker", "zero", "error feedback memory"),

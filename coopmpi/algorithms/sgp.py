@@ -1,4 +1,4 @@
-"""Stochastic gradient push: SGD with push-sum averaging over directed graphs."""
+"""Stochastic gradient push: push-sum over directed graphs."""
 
 from coopmpi.registry import register
 from coopmpi.step import Algorithm, Grad, Mix
@@ -15,6 +15,7 @@ class SGP(Algorithm, frozen=True, kw_only=True):
     w stays 1. Each P is column-stochastic; a matrix in a file is P itself.
     """
 
+    family = "decentralised"
     source = "Assran, Loizou, Ballas & Rabbat, Stochastic gradient push, ICML 2019, Algorithm 1"
     bibtex = ("assran2019stochastic",)
     uses_mixing = True

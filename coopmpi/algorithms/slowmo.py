@@ -17,6 +17,7 @@ class SlowMo(Algorithm, frozen=True, kw_only=True):
     and the local momentum starts from zero (Adam's moments are kept). beta = 0, alpha = 1 is local SGD.
     """
 
+    family = "outer step"
     source = "Wang, Tantia, Ballas & Rabbat, SlowMo, ICLR 2020, Algorithm 1"
     bibtex = ("wang2020slowmo",)
     slots = (Slot("z", "replica", "model", "the common model at the last round"),

@@ -1,4 +1,4 @@
-"""SPARQ-SGD: event-triggered compressed gossip without momentum."""
+"""SPARQ-SGD: event-triggered compressed gossip, no momentum."""
 
 from coopmpi.algorithms.squarm_sgd import Triggered
 from coopmpi.errors import UserError
@@ -12,6 +12,7 @@ class SPARQSGD(Triggered, frozen=True, kw_only=True):
         h_i <- h_i + C(x_i - h_i) or unchanged;  x_i <- x_i + gamma sum_j w_ij (h_j - h_i)
     """
 
+    family = "compressed"
     source = "Singh, Data, George & Diggavi, SPARQ-SGD, 2019 (arXiv 1910.14280), Algorithm 1"
     bibtex = ("singh2019sparq",)
 

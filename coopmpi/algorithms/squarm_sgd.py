@@ -1,4 +1,4 @@
-"""SQuARM-SGD: local Nesterov steps, compressed gossip, and messages only when there is something to say."""
+"""SQuARM-SGD: event-triggered compressed gossip, momentum."""
 
 from typing import Annotated
 
@@ -82,5 +82,6 @@ class SQuARMSGD(Triggered, frozen=True, kw_only=True):
     Momentum is the optimiser's: set momentum and nesterov there.
     """
 
+    family = "compressed"
     source = "Singh, Data, George & Diggavi, SQuARM-SGD, IEEE JSAIT 2(3), 2021, Algorithm 1"
     bibtex = ("singh2021squarm",)

@@ -1,4 +1,4 @@
-"""Streaming DiLoCo: the model is averaged in fragments, one after the other, each while training goes on."""
+"""Streaming DiLoCo: fragments are averaged in turns, hidden."""
 
 from coopmpi.errors import UserError
 from coopmpi.ranges import Count, Fraction, Positive, Whole
@@ -17,6 +17,7 @@ class StreamingDiLoCo(Algorithm, frozen=True, kw_only=True):
     delay = 0, merge = 0 is DiLoCo. Needs a fixed period longer than the delay.
     """
 
+    family = "outer step"
     source = "Douillard et al., Streaming DiLoCo with overlapping communication, 2025 (arXiv 2501.18512)"
     bibtex = ("douillard2025streaming",)
     optimizer = "adamw"

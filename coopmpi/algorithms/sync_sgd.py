@@ -13,6 +13,7 @@ class SyncSGD(Algorithm, frozen=True, kw_only=True):
     Cooperative SGD with tau = 1, W = J, v = 0.
     """
 
+    family = "synchronous"
     source = "Wang & Joshi, Cooperative SGD, JMLR 22(213), 2021, sec. 3: A(1, J, 0)"
     bibtex = ("wang2021cooperative",)
 

@@ -18,6 +18,7 @@ VERBS = {
     "plan": "Rank algorithms, periods, graphs, compressors and learning rates by their time to a target on a machine.",
     "sweep": "Tune methods over grids, compare them with several seeds, and rank them: many runs as one.",
     "resume": "Go on with a run that a signal stopped.",
+    "watch": "Show how far a run is that goes on elsewhere.",
     "inspect": "Look into a result file, finished or being written.",
     "compare": "Rank result files: by the loss at the end, or by what it took to reach a target.",
     "plot": "Draw result files: curves, who waited when, the mixing graph; in the terminal, or as PDF, SVG, PNG, HTML.",
@@ -71,6 +72,8 @@ def group(context):
 def main():
     """Run a verb; a CoopError becomes one message and its exit status."""
     _open_what_is_closed()
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # not every terminal has the signs of a curve
     if COMPLETE in os.environ:
         importlib.import_module("coopmpi.cli.completion")  # makes its shells known to click
     try:

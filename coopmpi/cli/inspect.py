@@ -20,9 +20,10 @@ def command(path, series, config, status):
     coopmpi inspect run.h5 --series train/wait_time > wait.tsv
     coopmpi inspect run.h5 --config > again.toml
     """
+    from coopmpi.drivers.mpi import launch
     from coopmpi.report import inspect
 
     if bool(series) + config + status > 1:
         raise UserError("--series and --config and --status are different outputs: give one of them")
-    for piece in inspect.texts(path, series, config, status):
+    for piece in inspect.texts(path, launch.width(), series, config, status):
         click.echo(piece, nl=False)

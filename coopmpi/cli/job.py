@@ -79,15 +79,22 @@ def start(ranks, arguments, survive=False):
     """`coopmpi ARGUMENTS` on that many ranks; the exit status of mpirun."""
     from coopmpi.drivers.mpi import launch
     from coopmpi.drivers.mpi.parent import Parent
-    from coopmpi.report.console import Bar
+    from coopmpi.report.progress import Progress
+    from coopmpi.report.view import Display
 
     command, environment = launch.on_ranks(ranks, arguments, _note, survive)
-    columns = launch.columns()
-    bar = Bar(columns)
+    display = Display()
+
+    def show(report):
+        if report is None:
+            display.close()
+        else:
+            display.show(Progress(**report))
+
     try:
-        return Parent(command, environment, lambda report: bar.show(**report) if "line" in report else bar.close()).run()
+        return Parent(command, environment, show).run()
     finally:
-        bar.close()
+        display.close()
 
 
 def _note(text):
@@ -224,9 +231,9 @@ def run_assembled(assembly, world, output, quiet, overwrite=False, resume=False)
     watched = world.rank == 0 and not quiet
     for note in assembly.notes if watched else ():
         _note(f"note: {note}")
-    outcome = train(assembly, world, output, _sinks(assembly.config, watched), overwrite, resume)
+    train(assembly, world, output, _sinks(assembly.config, watched), overwrite, resume)
     if watched:
-        _summary(assembly, world, outcome, output)
+        _closing(output)
 
 
 def _run_and_survive(config, world, output, quiet, overwrite, resume):
@@ -234,10 +241,9 @@ def _run_and_survive(config, world, output, quiet, overwrite, resume):
 
     place, status = {"world": world}, 0
     try:
-        assembly, place["world"], outcome = train_and_survive(config, world, output, lambda: _sinks(config, not quiet), overwrite,
-                                                              resume, place)
+        train_and_survive(config, world, output, lambda: _sinks(config, not quiet), overwrite, resume, place)
         if place["world"].rank == 0 and not quiet:
-            _summary(assembly, place["world"], outcome, output)
+            _closing(output)
     except CoopError as error:
         if not place["world"].losses:
             raise
@@ -258,10 +264,12 @@ def _sinks(config, watched):
     return [*([console.watcher(launch.columns(), launch.relayed())] if watched else []), *config.sinks]
 
 
-def _summary(assembly, world, outcome, output):
-    from coopmpi.report import console
+def _closing(output):
+    """The closing screen."""
+    from coopmpi.drivers.mpi import launch
+    from coopmpi.report.closing import closing
 
     try:
-        console.summary(assembly, world, outcome, output)
+        click.echo(closing(output, launch.width()), nl=False)
     except OSError as error:  # stdout is closed or full: the result is in its file
-        _note(f"the summary cannot be printed: {error.strerror}")
+        _note(f"the closing screen cannot be printed: {error.strerror}")

@@ -36,7 +36,7 @@ def about(mode="train"):
 
 def rows(first, n, workers=(WORKERS,), numbers=True, virtual=False):
     ones, each = np.ones(n), np.ones((n, *workers))
-    return StepRows(first, first + ones.cumsum(), np.full(n, 8), each if numbers else None, each, each, each,
+    return StepRows(first, first + ones.cumsum(), np.full(n, 8), 0.1 * ones, 0 * ones, each if numbers else None, each, each, each,
                     ones.cumsum() if virtual else None)
 
 

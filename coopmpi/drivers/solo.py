@@ -1,5 +1,6 @@
 """The world of a single process: it hosts all workers, and nothing has to travel."""
 
+import os
 from contextlib import nullcontext
 
 import numpy as np
@@ -21,9 +22,12 @@ class Done:
 
 
 class Solo:
-    """One rank, no MPI. The interface that coopmpi.drivers.mpi.world implements for many."""
+    """One rank, no MPI. The interface that coopmpi.drivers.mpi.world implements for many.
 
-    rank, size, local_rank, local_size = 0, 1, 0, 1
+    local_rank, local_size, local_cores: among the ranks of this node, their number, the cores that they may use.
+    """
+
+    rank, size, local_rank, local_size, local_cores = 0, 1, 0, 1, len(os.sched_getaffinity(0))
     tolerant = hurt = False  # there is nobody who could be lost
     name = "one process, no MPI"
     done = Done()

@@ -11,6 +11,24 @@ from coopmpi.errors import UserError
 PACE = 0.1  # seconds between two attempts
 
 
+def is_held(result) -> bool:
+    """Does a process write this result file, as far as this machine can tell?"""
+    result = Path(result).resolve()
+    try:
+        with open(_beside(result), encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
+def _beside(result):
+    """The hidden file whose lock it is."""
+    return result.with_name(f".{result.name}.lock")
+
+
 class Lock:
     """Held from its construction to `release`. UserError if somebody else holds it for longer than `patience` seconds.
 
@@ -20,7 +38,7 @@ class Lock:
 
     def __init__(self, result, patience: float = 0.0):
         result = Path(result).resolve()
-        self.path = result.with_name(f".{result.name}.lock")
+        self.path = _beside(result)
         end = time.monotonic() + patience
         while not self._attempt():
             if time.monotonic() > end:

@@ -147,21 +147,21 @@ def _check(top):
         require(isinstance(top[name], h5py.Group), f"/{name} must be a group")
         return top[name]
 
-    names = ("mode", "per_worker", "status", "ranks", "mpi", "device")
-    attributes = {name: top.attrs.get(name) for name in names}
-    for name, value in attributes.items():
-        require(value is not None, f"the attribute {name} is missing")
-    ranks = np.asarray(attributes["ranks"])
-    require(ranks.shape == () and ranks.dtype.kind in "iu" and ranks >= 1,
-            f"the attribute ranks must be a number >= 1, found {quoted(ranks.tolist())}")
-    mode, status = attributes["mode"], attributes["status"]
+    def attribute(name):
+        require(top.attrs.get(name) is not None, f"the attribute {name} is missing")
+        return top.attrs[name]
+
+    for name in ("ranks", "node_ranks", "node_cores"):
+        found = np.asarray(attribute(name))
+        require(found.shape == () and found.dtype.kind in "iu" and found >= 1,
+                f"the attribute {name} must be a number >= 1, found {quoted(found.tolist())}")
+    mode, per_worker, status = map(attribute, ("mode", "per_worker", "status"))
     status = status.decode(errors="replace") if isinstance(status, bytes) else status
-    per_worker = attributes["per_worker"]
     for name, value, allowed in (("mode", mode, MODES), ("per_worker", per_worker, PER_WORKER), ("status", status, STATUSES)):
         require(isinstance(value, str) and value in allowed,
                 f"{name} must be one of {', '.join(allowed)}, found {quoted(value)}")
     for name in ("mpi", "device"):
-        require(isinstance(attributes[name], str), f"the attribute {name} must be text")
+        require(isinstance(attribute(name), str), f"the attribute {name} must be text")
 
     config = dataset(top, "config", None, ())
     require(h5py.check_string_dtype(config.dtype) is not None, "/config must be text")

@@ -26,6 +26,8 @@ class Series(NamedTuple):
 TRAIN = {
     "wall_time": Series("f8", False, "s", "since the start of training, without evaluation and writing"),
     "tau": Series("i4", False, "1", "period in force, in steps"),
+    "lr": Series("f8", False, "1", "learning rate of the local steps, as the schedule has it"),
+    "pause_time": Series("f4", False, "s", "since the step before, on rank 0: evaluation and writing, which wall_time leaves out"),
     "loss": Series("f4", True, "1", "mini-batch loss of each worker"),
     "compute_time": Series("f4", True, "s", "gradient computation of the rank that hosts the worker"),
     "wait_time": Series("f4", True, "s", "blocked on communication, on the rank that hosts the worker"),

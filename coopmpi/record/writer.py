@@ -107,6 +107,12 @@ class Writer:
                 file.attrs["status"] = np.array("running", schema.STATUS)
                 file["config"] = about.config
                 schema.make_series(file, about.workers, self._series)
+                for name, value in about.chance.items():
+                    file["eval"][name].attrs["chance"] = value
+                # looking them up takes as long as adding to them
+                self._open_series = {name: dict(file[name]) for name in self._series}
+                self._chunk_bytes = {name: sum(np.prod(data.chunks, dtype=int) * data.dtype.itemsize for data in series.values())
+                                     for name, series in self._open_series.items()}
                 schema.make_events(file)
                 if about.mode != "time-only":
                     schema.make_final(file, about)
@@ -141,11 +147,10 @@ class Writer:
         self._append("eval", {name: [known.get(name, np.nan)] for name in ("step", *self._series["eval"])})
 
     def _append(self, group, columns):
-        series = self._file[group]
+        series = self._open_series[group]
         with self._guarded():
             # what is added, and a fresh chunk of each series
-            self._make_room(sum(np.asarray(values).nbytes + np.prod(series[name].chunks, dtype=int) * series[name].dtype.itemsize
-                                for name, values in columns.items()))
+            self._make_room(sum(np.asarray(values).nbytes for values in columns.values()) + self._chunk_bytes[group])
             for name, values in columns.items():
                 data = series[name]
                 start = data.shape[0]

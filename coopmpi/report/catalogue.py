@@ -12,6 +12,10 @@ from coopmpi.step import Algorithm
 
 KINDS = ("optimizer", "schedule", "period", "graph", "compress", "task", "compute", "network",
          "sink")  # registered, beside the algorithms
+# of algorithms, in the order in which they are shown
+FAMILIES = {"synchronous": "all gradients are averaged in every step", "periodic averaging": "local steps, then the average of all models",
+            "outer step": "local steps, then an optimiser's step on the average",
+            "elastic and general": "local steps, then a mixing with centres", "decentralised": "workers exchange models with neighbours in a graph", "compressed": "what travels is compressed"}
 TYPES = {"IntType": "integer", "FloatType": "number", "BoolType": "boolean", "StrType": "string",
          "DictType": "table", "VarTupleType": "array", "TupleType": "array", "ListType": "array"}
 
@@ -76,7 +80,16 @@ def references(names=None):
 
 
 def overview():
-    """All algorithms, a table."""
+    """A line for each algorithm, by family: {family, and what its algorithms do: [(name, headline)]}."""
+    found = {f"{family}: {what}": [] for family, what in FAMILIES.items()}
+    title = {family: heading for family, heading in zip(FAMILIES, found)}
+    for name, cls in registry.parts("algorithm").items():
+        found.setdefault(title.get(cls.family, cls.family), []).append((name, headline(cls)))
+    return found
+
+
+def everything():
+    """All algorithms with their sources and keys, a table."""
     table = _table("algorithm", "what it is, where it comes from, its keys and what it uses")
     for name, cls in registry.parts("algorithm").items():
         own = _defaults(cls) or "no keys of its own"

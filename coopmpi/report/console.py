@@ -1,177 +1,128 @@
-"""Progress on rank 0: one live line on a terminal, plain dated lines into a log."""
+"""Progress on rank 0: a live view on a terminal, plain dated lines into a log, reports to a parent that draws."""
 
 import json
-from datetime import datetime, timedelta
+from dataclasses import asdict
+from datetime import datetime
+from math import inf
 from time import monotonic
 
 from coopmpi.drivers.mpi.launch import PROGRESS_MARK
+from coopmpi.report.progress import Progress
 from coopmpi.sinks.sink import Sink
 
-LONGEST = 10**9  # seconds that are told to be left
-LIVE_PATIENCE = 0.2  # seconds between updates of a live line
-PATIENCE = 1.0  # least seconds between two lines of a log
-# figures of an evaluation that have a form of their own, in the order in which they are shown
-FORMS = {"loss": ".4g", "accuracy": ".2%", "consensus": ".3g", "virtual_time": ".5g"}
-HIDDEN = ("train_loss",)  # in the file
+LIVE_PATIENCE = 0.2  # seconds between two views
+LINES = 200  # of a log at most
+MINUTE = 60.0  # seconds between two lines of a log, as long as there are lines left
+GROWTH = 0.1  # at the start they come sooner: after this share of the time so far ...
+PATIENCE = 1.0  # ... but not within so many seconds
 
 
-class Log(Sink):
-    """Plain dated lines: step, mini-batch loss, figures, speed, tau, bytes, share of time spent waiting, time left."""
+class Watcher(Sink):
+    """Keeps a Progress, and shows it now and then."""
+
+    def __post_init__(self):
+        self.progress, self.quiet = Progress(None), ""
+        self.began, self.shown = monotonic(), -inf
 
     def open(self, about):
-        self.total, self.simulated = about.steps, about.mode != "train"
-        self.done, self.wall_time, self.waited, self.sent = 0, 0.0, 0.0, 0.0
-        self.loss = self.tau = None  # of the latest step
-        self.time, self.figures = 0.0, {}
-        self.shown = -PATIENCE
+        self.progress = Progress(about.steps)
+
+    def look(self, progress, quiet):
+        """Show how far a run elsewhere is; quiet: since when nothing was heard of it."""
+        self.progress, self.quiet = progress, quiet
+        self.show_if_due()
 
     def steps(self, rows):
-        self.done, self.wall_time, self.tau = rows.first + len(rows.tau), float(rows.wall_time[-1]), int(rows.tau[-1])
-        if rows.loss is not None:
-            self.loss = float(rows.loss[-1].mean())
-        self.waited += float(rows.wait_time.sum(axis=0).mean())
-        self.sent += float(rows.bytes_sent.sum(axis=0).mean())
-        self.time = self.wall_time if rows.virtual_time is None else float(rows.virtual_time[-1])
+        self.progress.add(rows)
+        self.show_if_due()
 
     def evaluation(self, step, wall_time, figures):
-        self.figures = figures
-        self.done, self.wall_time = max(self.done, step), max(self.wall_time, wall_time)
-        if monotonic() - self.shown > PATIENCE or step in (0, self.total):
-            self.shown = monotonic()
-            print(f"{datetime.now():%Y-%m-%d %H:%M:%S} step {step}/{self.total}  {self.line()}", flush=True)
+        self.progress.evaluate(step, wall_time, figures)
+        self.show_if_due(at_once=step in (0, self.progress.total))
 
     def event(self, step, wall_time, kind, text):
         if kind == "target":
-            print(f"{datetime.now():%Y-%m-%d %H:%M:%S} step {step}/{self.total}  target reached: {text}", flush=True)
+            self.reached(step, text)
 
-    def line(self):
-        """Losses, figures, speed and traffic in one line."""
-        parts = [f"batch loss {self.loss:.4g}"] if self.loss is not None else []
-        parts += [f"{label(name)} {self.figures[name]:{form}}" for name, form in ordered(self.figures)]
-        if self.done and self.wall_time:
-            pace = self.wall_time / self.done
-            left = timedelta(seconds=min(round(pace * (self.total - self.done)), LONGEST))
-            parts += [f"{1 / pace:.4g} steps/s", f"waiting {self.waited / self.time if self.time else 0:.0%}", f"ETA {left}"]
-        if self.tau is not None:
-            parts += [f"tau {self.tau}", f"{self.sent / 1e6:.3g} MB sent"]
-        return "  ".join(parts)
-
-
-class Live(Log):
-    """Progress as one line with a bar, rewritten in place, on a terminal of that many columns."""
-
-    columns: int
-
-    def open(self, about):
-        super().open(about)
-        self.bar = Bar(self.columns)
-
-    def steps(self, rows):
-        super().steps(rows)
-        if monotonic() - self.shown > LIVE_PATIENCE:
+    def show_if_due(self, at_once=False):
+        """Show it if there was time enough since it was shown."""
+        now = monotonic()
+        if at_once or now - self.shown >= self.spacing(now):
+            self.shown = now
             self.show()
 
-    def evaluation(self, step, wall_time, figures):
-        self.figures = figures
-        self.done, self.wall_time = max(self.done, step), max(self.wall_time, wall_time)
-        if step in (0, self.total):
+    def spacing(self, now) -> float:
+        """Seconds that lie between the last time it was shown and the next."""
+        return LIVE_PATIENCE
+
+    def show(self):
+        raise NotImplementedError
+
+    def reached(self, step, text):
+        """A target has ended the run."""
+        self.show()
+
+
+class Log(Watcher):
+    """Plain dated lines: at least one every minute while steps are done, at most LINES in all."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.printed, self.told = 0, 0  # lines; up to which step
+
+    def spacing(self, now):
+        lines = LINES - self.printed - 2  # the last ones are for the end
+        if lines <= 0:
+            return inf
+        return min(max(PATIENCE, GROWTH * (now - self.began)), max(MINUTE, (self.progress.left or 0.0) / lines))
+
+    def show(self):
+        self.line(self.quiet, *(text for _, text in self.progress.said()), self.progress.end())
+
+    def reached(self, step, text):
+        self.line(f"target reached: {text}")
+
+    def close(self, status):
+        if self.told < self.progress.done:
             self.show()
 
-    def event(self, step, wall_time, kind, text):
-        if kind == "target":
-            self.show()  # for the last time
+    def line(self, *texts):
+        """Print a line."""
+        self.printed, self.told = self.printed + 1, self.progress.done
+        print("  ".join([f"{datetime.now():%Y-%m-%d %H:%M:%S} step {self.progress.steps}", *filter(None, texts)]), flush=True)
+
+
+class Live(Watcher):
+    """The view on this process's terminal."""
+
+    def __post_init__(self):
+        from coopmpi.report.view import Display
+
+        super().__post_init__()
+        self.display = Display()
 
     def show(self):
-        self.shown = monotonic()
-        self.bar.show(self.done, self.total, self.line())
+        self.display.show(self.progress, self.quiet)
 
     def close(self, status):
-        self.bar.close()
+        self.display.close()
 
 
-class Relayed(Live):
-    """The same for a parent process that draws the line: mpirun passes on whole lines only."""
-
-    columns: int = 0
-
-    def open(self, about):
-        Log.open(self, about)
+class Relayed(Watcher):
+    """Tells a parent process, which draws the view: mpirun passes on whole lines only."""
 
     def show(self):
-        self.shown = monotonic()
-        self.tell(done=self.done, total=self.total, line=self.line())
+        self.tell(asdict(self.progress))
 
     def close(self, status):
-        self.tell(status=status)
+        self.tell(None)
 
-    def tell(self, **report):
+    def tell(self, report):
         print(f"{PROGRESS_MARK.decode()}{json.dumps(report)}", flush=True)
 
 
-class Bar:
-    """A bar and a line beside it that stay where they are; drawn from the first `show` to `close`."""
-
-    def __init__(self, columns: int):
-        self.columns, self.progress = columns, None
-
-    def show(self, done: int, total: int, line: str):
-        if self.progress is None:
-            self._start(total)
-        self.progress.update(self.task, completed=done, line=line, refresh=True)
-
-    def _start(self, total):
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
-        from rich.table import Column
-
-        # without a thread that draws: it would take its time from the training
-        text = TextColumn("{task.completed}/{task.total}  {task.fields[line]}", table_column=Column(no_wrap=True))
-        self.progress = Progress(BarColumn(10), text, auto_refresh=False,
-                                 console=Console(force_terminal=True, width=self.columns, highlight=False))
-        self.task = self.progress.add_task("", total=total, line="")
-        self.progress.start()
-
-    def close(self):
-        """Leave the last line, and give the cursor back."""
-        if self.progress is not None:
-            self.progress.stop()
-            self.progress = None
-
-
-def ordered(figures):
-    """[(name, form)] of the figures that are shown: those with a form of their own first."""
-    known = [(name, form) for name, form in FORMS.items() if name in figures]
-    return known + [(name, ".4g") for name in figures if name not in FORMS and name not in HIDDEN]
-
-
-def label(name):
-    return "virtual seconds" if name == "virtual_time" else name
-
-
 def watcher(columns: int, relayed: bool = False) -> Sink:
-    """Live on a terminal of that many columns, Log where there is none (0); relayed: a parent process draws."""
+    """Live on a terminal, Log where there is none (0 columns); relayed: a parent process draws."""
     if relayed:
         return Relayed()
-    return Live(columns=columns) if columns else Log()
-
-
-def summary(assembly, world, outcome, output):
-    """The closing table."""
-    from rich.console import Console
-    from rich.table import Table
-
-    config, figures = assembly.config, outcome.figures
-    whose = "the virtual" if assembly.clocks else "rank 0's"
-    rows = {"algorithm": config.algorithm.name, "workers": f"{config.workers} on {world.size} rank{'s' * (world.size > 1)}",
-            "steps": str(outcome.steps)}
-    if assembly.stop.targets:
-        rows["target"] = outcome.reached or f"not reached: {' or '.join(assembly.stop.rules())}"
-    rows |= {label(name): f"{figures[name]:{form}}" for name, form in ordered(figures)}
-    rows |= {"time": f"{outcome.wall_time:.2f} s", "speed": f"{outcome.steps / outcome.wall_time:.4g} steps/s",
-             "waiting": f"{outcome.waiting:.1%} of {whose} time",
-             "sent": f"{outcome.sent / 1e6:.3g} MB per worker", "result": str(output),
-             "next": f"coopmpi inspect {output}"}
-    table = Table(show_header=False, box=None, padding=(0, 2))
-    for name, value in rows.items():
-        table.add_row(name, value)
-    Console(highlight=False).print(table)
+    return Live() if columns else Log()

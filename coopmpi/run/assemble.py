@@ -17,6 +17,7 @@ from coopmpi.step import MODEL, Context, Slot, State
 from coopmpi.tasks.problem import Objective, Place
 
 DEFAULT_STEPS = 2000
+EVALUATIONS = 20  # over a run
 MODES = ("train", "simulate", "time-only")  # on ranks; on virtual clocks; on virtual clocks without any numbers
 
 
@@ -29,7 +30,8 @@ class Assembly:
     context: Context
     driver: Driver
     slots: tuple[Slot, ...]
-    eval_every: int
+    eval_every: int  # steps between evaluations ...
+    eval_before: int  # ... and how many steps they come before its multiples
     stop: Stop  # looked at in evaluations
     clocks: Clocks | None  # in a simulation
     notes: tuple[str, ...]  # what the user should know of this combination
@@ -127,8 +129,15 @@ def assemble(config: Config, world, mode="train") -> Assembly:
     together(world, lambda: _require_models(config, slots))
     unused = ("plan", "checkpoint", "survive") if simulated else ("plan", "compute", "network")
     config = msgspec.structs.replace(config, **dict.fromkeys(unused))
-    eval_every = config.record.eval_every or max(1, steps // 20)
-    return Assembly(mode, config, context, driver, slots, eval_every, stop, clocks, _notes(config, objective))
+    return Assembly(mode, config, context, driver, slots, *_evaluations(config, period, steps), stop, clocks, _notes(config, objective))
+
+
+def _evaluations(config, period, steps):
+    """(eval_every, eval_before). Left to us, a step before a round: there the models are furthest apart, after an average equal."""
+    if config.record.eval_every:
+        return config.record.eval_every, 0
+    every, tau = max(1, steps // EVALUATIONS), period.tau_from(0)
+    return (every - every % tau, 1) if 1 < tau <= every else (every, 0)
 
 
 def _clocks(config, workers):

@@ -2,12 +2,15 @@
 
 import signal
 from math import inf
+from time import perf_counter
 from typing import NamedTuple
 
 from coopmpi.errors import Interrupted
 from coopmpi.run.deadline import Deadline
 
-VOTE_SECONDS = 0.5  # how often the ranks ask each other
+VOTE_SECONDS = 0.5  # how often the ranks ask each other ...
+EARLY = 1 / 8  # ... at the start sooner, after this share of the time so far: most runs that diverge do so soon ...
+COSTLY = 0.01  # ... but not so often that votes take more than this share of the time
 
 
 class Outcome(NamedTuple):
@@ -22,18 +25,19 @@ class Outcome(NamedTuple):
 class Ballot:
     """Lets all ranks stop at the same step: for a signal that any of them got, or a NaN that any has met.
 
-    A vote is posted without blocking and counted at the next one, about half a second later; its interval in
-    steps is itself part of the vote, so that all ranks agree on it. Where a step takes longer than that, a vote is
-    counted at once. As a context it notes signals, which would otherwise end the process.
+    A vote is posted without blocking and counted at the next one, half a second later or, at the start, sooner; its
+    interval in steps is itself part of the vote, so that all ranks agree on it. Where a step takes longer than that, a
+    vote is counted at once. As a context it notes signals, which would otherwise end the process.
     """
 
     SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGXCPU)
 
     def __init__(self, world, log, deadline: Deadline):
         self.world, self.log, self.deadline = world, log, deadline
-        self.signal = None
+        self.signal, self.failed_at = None, None  # step of the first NaN of all ranks
         self._next, self._outcome = 1, None
         self._interval = 1.0  # steps until the next vote, as the ranks have agreed: below 1 where steps are slow
+        self._cost = 0.0  # seconds that the last vote took this rank
 
     def __enter__(self):
         self._before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
@@ -50,13 +54,17 @@ class Ballot:
         """Called after every step. save, snapshot: what this rank wants; saved: the newest step that it has written."""
         if done < self._next:
             return Outcome()
+        begin = perf_counter()
         outcome = self._counted() if self._outcome is not None else Outcome()
+        self.log.look()
         stop = self.log.failure is not None or self.signal is not None or self.deadline.passed
         pace = wall_time / done
-        self._outcome = self.world.vote([stop, min(1000, VOTE_SECONDS / max(pace, 1e-6)), save, -saved, snapshot])
+        seconds = min(VOTE_SECONDS, max(EARLY * wall_time, self._cost / COSTLY))
+        self._outcome = self.world.vote([stop, min(1000, seconds / max(pace, 1e-6)), save, -saved, snapshot])
         if self._interval < 1:
             outcome = self._counted()
         self._next = done + max(1, int(self._interval))
+        self._cost = perf_counter() - begin
         return outcome
 
     def _counted(self):
@@ -71,6 +79,7 @@ class Ballot:
         # the first NaN of all ranks is the cause, later ones are its spread
         first = -self.world.vote([-self.log.failed_at])()[0]
         error = None
+        self.failed_at = int(first) if first < inf else None
         if self.log.failed_at == first < inf:
             error = self.log.failure
         elif first == inf and done < steps:

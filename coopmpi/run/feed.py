@@ -44,11 +44,15 @@ class Feed:
 
     def cut(self, about: About, step: int):
         """Go on from an earlier step: what was told of later ones is void."""
-        self.settle()
+        self.drop_after(step)
         self._step = step
+        self._tell_others("reopen", (about, step))
+
+    def drop_after(self, step: int):
+        """The result file ends with that step: what was told of later ones is void."""
+        self.settle()
         if self.result is not None:
             self.result.cut(step)
-        self._tell_others("reopen", (about, step))
 
     def close(self, status: str):
         """Close all, the result file last: it tells whose failure there was."""

@@ -29,7 +29,8 @@ class Trainer:
     def __init__(self, assembly, feed, states=None, done: int = 0, trained: float = 0.0, saver: Saver | None = None,
                  snapshots: Snapshots | None = None):
         self.algorithm, self.context, self.driver = assembly.config.algorithm, assembly.context, assembly.driver
-        self.feed, self.eval_every, self.clocks = feed, assembly.eval_every, assembly.clocks
+        self.feed, self.clocks = feed, assembly.clocks
+        self.eval_every, self.eval_before = assembly.eval_every, assembly.eval_before
         self.evaluated = assembly.config.record.slots
         self.numbers = assembly.mode != "time-only"
         self.state, self.own_state = states or assembly.start()
@@ -80,7 +81,7 @@ class Trainer:
         driver.waiting = None
         self.stopped = outcome.stop
         saves = not self.ended and (outcome.save or bool(self.save_steps and self.done % self.save_steps == 0))
-        pauses = self.ended or self.done % self.eval_every == 0
+        pauses = self.ended or (self.done + self.eval_before) % self.eval_every == 0
         if self.ended or saves or outcome.snapshot:
             self.finish_transfers()
         if pauses:
@@ -88,7 +89,7 @@ class Trainer:
             driver.meet()
         self.trained = self.stopwatch.seconds
         with driver.pause():
-            self.log.add(loss, self.trained, tau)
+            self.log.add(loss, self.trained, tau, context.lr)
             if pauses or saves or outcome.snapshot:
                 self.log.hand_over()
             if self.saver is not None:

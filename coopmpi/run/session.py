@@ -45,6 +45,8 @@ def train(assembly: Assembly, world, output, sinks=(), overwrite=False, resume=F
             for note in () if resume else assembly.notes:
                 feed.event(0, 0.0, "note", note)
             stopped = _run(trainer)
+            if isinstance(stopped, NumericalFailure):
+                feed.drop_after(trainer.ballot.failed_at)
             if trainer.numbers and not isinstance(stopped, NumericalFailure):
                 save_models(assembly.driver, trainer.state.x, feed, all_models(assembly))
             if saver and (isinstance(stopped, Interrupted) or (stopped is None and keep_final)):
@@ -131,7 +133,8 @@ def about(assembly: Assembly, world) -> About:
     """What sinks are told of a run."""
     config, task = assembly.config, assembly.driver.task
     own = tuple((slot.name, slot.columns, slot.dtype or config.dtype) for slot in task.slots)
-    attributes = {"ranks": world.size, "mpi": world.name, "device": assembly.context.device.name}
+    attributes = {"ranks": world.size, "mpi": world.name, "device": assembly.context.device.name,
+                  "node_ranks": world.local_size, "node_cores": world.local_cores}
     if task.steps_per_epoch is not None:
         attributes["steps_per_epoch"] = task.steps_per_epoch
     if task.class_names:
@@ -140,7 +143,7 @@ def about(assembly: Assembly, world) -> About:
     for slot in config.record.slots:
         figures |= {f"{slot}_{name}": (unit, f"{said}; of {slot} in place of the mean model") for name, (unit, said) in task.figures.items()}
     return About(description.dump(config), config.workers, config.steps, task.dimension, config.dtype, assembly.mode, attributes,
-                 task.layout if task.has_layout else (), figures, own, all_models(assembly), per_worker(config))
+                 task.layout if task.has_layout else (), figures, task.chance, own, all_models(assembly), per_worker(config))
 
 
 def _close(feed, status, trainer, error=None):

@@ -38,7 +38,7 @@ class StepLog:
         self.waited, self.sent = 0.0, 0.0  # totals: seconds of this rank, bytes of its workers
         self.failed_at, self.failure = inf, None  # step of this rank's first NaN or Inf, and its NumericalFailure
         self._losses, self._marks, self._rest, self._walls, self._rounds = [], [], [], [], []
-        self._first = first
+        self._first, self._paused = first, driver.stopwatch.paused
         self._handed_over = perf_counter()
         self._row = row_type(simulated=bool(self.clocks))
         sources = {rank: [worker for source in ranks for worker in driver.rank_layout.hosted(source)]
@@ -50,7 +50,7 @@ class StepLog:
         """Do rows up to that step still have to come here, to be handed on?"""
         return self._table is not None and self._table.taken < step
 
-    def add(self, loss, wall_time, tau):
+    def add(self, loss, wall_time, tau, lr):
         """Record the step that the driver has just done."""
         driver = self.driver
         computing, waited, virtual_time = driver.computing, driver.waited, None
@@ -60,12 +60,19 @@ class StepLog:
         self._marks.append(computing)
         self._rest.append((waited, driver.sent))
         if driver.world.rank == 0:
-            self._walls.append((wall_time, tau, virtual_time))
+            paused = driver.stopwatch.paused
+            self._walls.append((wall_time, tau, lr, paused - self._paused, virtual_time))
+            self._paused = paused
             self._rounds += [(driver.k + 1, *passage) for passage in driver.rounds if not self.clocks]
         self.waited += waited.mean() if self.clocks else waited
         self.sent += self._rest[-1][1].sum()
         if len(self._losses) == self._block_steps or perf_counter() - self._handed_over > PATIENCE:
             self.hand_over()
+
+    def look(self):
+        """Note a NaN or Inf among the losses that are not handed over yet."""
+        if self._losses and self.failure is None:
+            self._look_for_nan("loss", self._on_host(self._losses), self._first + 1)
 
     def hand_over(self):
         """Send on what has been gathered and what has arrived from other ranks; rank 0 hands it to the feed."""
@@ -90,21 +97,25 @@ class StepLog:
 
     def _block(self, n):
         """What each worker did in the last n steps, (b, n) of COLUMNS."""
-        device, block = self.driver.device, np.empty((len(self.driver.hosted), n), self._row)
-        losses = device.to_host(device.xp.stack(self._losses))
+        block, losses = np.empty((len(self.driver.hosted), n), self._row), self._on_host(self._losses)
         self._look_for_nan("loss", losses, self._first + 1)
         block["loss"] = losses.T
         for step, marks, (waited, sent) in zip(block.T, self._marks, self._rest):
             step["compute_time"], step["wait_time"], step["bytes_sent"] = self._computed(marks), waited, sent
         return block
 
+    def _on_host(self, losses):
+        """(n, b) of the losses (b,) of n steps."""
+        device = self.driver.device
+        return device.to_host(device.xp.stack(losses))
+
     def _to_feed(self, first, block):
         n = len(block)
         if n:
-            wall_time, tau, virtual_time = zip(*self._walls[:n])
+            *walls, virtual_time = zip(*self._walls[:n])
             virtual_time = None if virtual_time[0] is None else np.array(virtual_time)
             series = [block[name] for name in COLUMNS]
-            self.feed.steps(StepRows(first, np.array(wall_time), np.array(tau), *series, virtual_time))
+            self.feed.steps(StepRows(first, *map(np.array, walls), *series, virtual_time))
             self._walls = self._walls[n:]
         if self._rounds:
             self.feed.rounds(self._rounds)

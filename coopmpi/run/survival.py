@@ -91,7 +91,7 @@ class Survival:
 
 
 def train_and_survive(config, world, output, sinks, overwrite=False, resume=False, place=None):
-    """(assembly, world, Outcome) of a run whose world may lose ranks; sinks: makes the further takers of results.
+    """Train in a world that may lose ranks; sinks: makes the further takers of results.
 
     place: a dictionary in which "world" is always the present one.
     """
@@ -100,7 +100,7 @@ def train_and_survive(config, world, output, sinks, overwrite=False, resume=Fals
         try:
             assembly = assemble(config, world)
             own_sinks = sinks() if world.rank == 0 else ()
-            return assembly, world, train(assembly, world, output, own_sinks, overwrite, resume, survival)
+            return train(assembly, world, output, own_sinks, overwrite, resume, survival)
         except BaseException as error:  # of whatever kind: in the middle of a loss anything can be raised
             if not world.is_loss(error):
                 raise

@@ -21,6 +21,7 @@ class About:
     attributes: Mapping[str, object] = field(default_factory=dict)  # ranks, mpi, device, steps_per_epoch where the task tells it
     layout: tuple = ()  # (name, shape, offset) of the tensors in a model, where there are such
     figures: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # {name: (unit, description)} of evaluations
+    chance: Mapping[str, float] = field(default_factory=dict)  # {name: figure of a model that has learnt nothing}
     own: tuple = ()  # (name, columns, dtype) of state of the task's own, as the buffers of a module
     all_models: bool = True  # are the models of all workers handed over at the end, or their mean alone?
     per_worker: bool = True  # does the result file hold a column per worker, or what a step comes to over all workers?
@@ -32,6 +33,8 @@ class StepRows(NamedTuple):
     first: int  # steps done before the first of these n
     wall_time: np.ndarray  # seconds since training began, without evaluation and writing
     tau: np.ndarray  # period in force
+    lr: np.ndarray  # learning rate, as the schedule has it
+    pause_time: np.ndarray  # seconds since the step before that wall_time leaves out
     loss: np.ndarray | None  # (n, m), mini-batch losses; None where no numbers are computed
     compute_time: np.ndarray  # (n, m) seconds
     wait_time: np.ndarray  # (n, m) seconds

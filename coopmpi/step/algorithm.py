@@ -18,6 +18,7 @@ class Algorithm(Part, frozen=True, kw_only=True):
     """
 
     name: ClassVar[str]
+    family: ClassVar[str] = "others"  # beside which others it is listed
     source: ClassVar[str]  # paper and equation
     bibtex: ClassVar[tuple[str, ...]] = ()  # keys into coopmpi/references.bib
     optimizer: ClassVar[str] = "sgd"  # what it is published with, where there is no [optimizer]

@@ -43,7 +43,8 @@ class Problem:
     layout: (name, shape, offset) of the tensors in the flat model, which compressors and powersgd take one by one;
     empty: one vector. slots: state of the problem's own, "worker" rows such as running statistics: `gradient` and
     `evaluate` then get one more argument, whose attributes are their arrays, and algorithms never see them.
-    figures: {name: (unit, description)} of what `evaluate` gives; rising: names of those that are better when larger.
+    figures: {name: (unit, description)} of what `evaluate` gives; rising: names of those that are better when larger; chance:
+    {name: what a model gets that has learnt nothing}.
     class_names: in the order of the classes, where they have names; notes: what the user should know of how the data were understood.
     """
 
@@ -54,6 +55,7 @@ class Problem:
     slots: tuple[Slot, ...] = ()
     figures: ClassVar[Mapping[str, tuple[str, str]]] = {"loss": ("1", "loss of the mean model")}
     rising: tuple[str, ...] = ("accuracy",)
+    chance: ClassVar[Mapping[str, float]] = {}
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -104,10 +106,10 @@ class Objective:
                                 f"coopmpi.tasks.problem.Problem); {member!r} is missing in {problem!r:.100}")
         self.problem, self.place, self.name = problem, place, name
         self.dimension, self.dtype = problem.dimension, np.dtype(place.dtype)
-        optional = ("layout", "samples", "batch", "slots", "figures", "rising", "class_names", "notes")
+        optional = ("layout", "samples", "batch", "slots", "figures", "rising", "chance", "class_names", "notes")
         given = {member: getattr(problem, member, getattr(Problem, member)) for member in optional}
         self.slots, self.figures, self.rising = tuple(given["slots"]), dict(given["figures"]), tuple(given["rising"])
-        self.samples, self.batch = given["samples"], given["batch"]
+        self.samples, self.batch, self.chance = given["samples"], given["batch"], dict(given["chance"])
         self.class_names, self.notes = tuple(given["class_names"]), tuple(given["notes"])
         self.layout = tuple(given["layout"]) or (("x", (self.dimension,), 0),)
         self.has_layout = bool(given["layout"])

@@ -78,6 +78,11 @@ class Classify(Supervised, frozen=True, kw_only=True):
     loss: ClassVar[str] = "cross-entropy"
     classes: Annotated[int, Meta(ge=2)] | None = None  # default: found from the labels
 
+    @property
+    def lr(self):
+        # the curvature grows with the number of features before the last layer, and has no bound for squared errors
+        return 0.01 if self.model == "vgg" else None
+
     def targets(self):
         return {"classes": self.classes}
 
@@ -90,6 +95,10 @@ class Regress(Supervised, frozen=True, kw_only=True):
     read_with = Supervised.read_with | {"outputs": ("data", "teacher")}
     data: file_or(*BUILTIN) = "teacher"
     outputs: Count = 1  # the teacher's
+
+    @property
+    def lr(self):
+        return 0.002 if self.model == "vgg" else 0.02
 
     def targets(self):
         return {"outputs": self.outputs}
@@ -119,6 +128,7 @@ class SupervisedProblem(Problem):
             "train_loss": ("1", "loss of the mean model on training data: as many samples as are held out")}
         if self.model.classifies:
             self.figures["accuracy"] = ("1", "share of correct predictions of the mean model on held-out data")
+            self.chance = {"accuracy": np.bincount(data.y_test).max() / len(data.y_test)}
         self.batches = Batches(own, hosted, task.batch, place.seed, place.dtype, longest)
         self.samples, self.batch = len(data.x_train), task.batch or longest
 

@@ -11,6 +11,11 @@ class Task(Part, frozen=True, kw_only=True):
 
     name: ClassVar[str]
 
+    @property
+    def lr(self) -> float | None:
+        """The learning rate of plain SGD where that of [optimizer] would be too large; None: it is not."""
+        return None
+
     def device(self, chosen):
         """The device of the whole run, where the task computes by other means than the chosen one offers."""
         return chosen

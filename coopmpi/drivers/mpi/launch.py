@@ -52,6 +52,13 @@ def columns():
     return 0 if hidden else shutil.get_terminal_size().columns
 
 
+def width():
+    """Columns for what is printed once: those of the terminal that the user sees, else 80 or what COLUMNS says."""
+    if relayed():
+        return int(os.environ[TERMINAL])
+    return 80 if launched_ranks()[1] else shutil.get_terminal_size().columns
+
+
 def find_mpirun():
     """The mpirun of this Python environment, else the one on PATH, else None."""
     here = Path(sys.executable).with_name("mpirun")

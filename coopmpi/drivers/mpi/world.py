@@ -41,12 +41,14 @@ class World:
             world = MPI.COMM_WORLD
             self._node = on_one_node(world)
             self.local_rank, self.local_size = self._node.rank, self._node.size
+            self.local_cores = len(set().union(*self._node.allgather(os.sched_getaffinity(0))))
             comms = [world.Dup() for _ in range(survivors.COMMUNICATORS)]
             self._silent = MPI.COMM_SELF.Dup()  # never revoked
             self.node_data, self.losses = [], 0
         else:
             # what belongs to this process stays with it
-            self.local_rank, self.local_size, self._silent = before.local_rank, before.local_size, before._silent
+            self.local_rank, self.local_size, self.local_cores = before.local_rank, before.local_size, before.local_cores
+            self._silent = before._silent
             self._node = before._node  # of the ranks at the start
             self.node_data, self.losses = before.node_data, before.losses + 1
         self._comms = comms
