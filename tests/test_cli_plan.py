@@ -113,10 +113,10 @@ def test_candidates_can_be_trained_on_the_ranks(folder):
                                ranks=2, cwd=folder)
     assert status == 0, err
     there, here = json.loads(out)["choices"], json.loads((folder / "plan.json").read_text())["choices"]
-    steps = {(one["label"], one["lr"]): one["steps"] for one in here}
-    both = [one for one in there if (one["label"], one["lr"]) in steps]
+    steps = {(one["label"], one["lr"], one["seeds"]): one["steps"] for one in here}
+    both = [(one["steps"], steps[key]) for one in there if (key := (one["label"], one["lr"], one["seeds"])) in steps]
     # the real trajectory is the simulated one
-    assert both and all(one["steps"] == pytest.approx(steps[one["label"], one["lr"]]) for one in both)
+    assert both and all(real == pytest.approx(simulated) for real, simulated in both)
     assert json.loads(out)["what_if"] == []
 
 

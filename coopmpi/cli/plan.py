@@ -139,7 +139,7 @@ def _write(found, output, tell):
     target = {"figure": found.target.figure, "target": found.target.value, "seconds_of_planning": found.took}
     ready = [tomli_w.dumps(choice.description(found.target)) for choice in found.choices]
     columns = {name: [getattr(choice, name) for choice in found.choices] for name in
-               ("label", "lr", "seconds", "low", "high", "per_step", "steps", "sent", "gradient", "other", "network", "tie", "edge")}
+               ("label", "lr", "seconds", "low", "high", "per_step", "steps", "seeds", "sent", "gradient", "other", "network", "tie", "edge")}
     texts = {"machine": machines.text(found.machine), "answer": report.as_json(found)}
     _save(output, target, texts, columns | {"description": ready} if ready else {}, found.known)
     for number, text in enumerate(ready[:READY], start=1):

@@ -38,6 +38,7 @@ class Choice(NamedTuple):
     high: float
     per_step: float
     steps: float
+    seeds: int  # on which seconds and steps rest
     sent: float  # bytes per worker and step
     gradient: float  # shares of the time
     other: float
@@ -144,7 +145,7 @@ def _choice(search, tried: Tried, again: Curve | None, spread, noise):
     factor = interval(spread, len(both), noise)
     rates = sorted({one.lr for one in search.tried if one.candidate.label == candidate.label and one.seed == search.seed})
     return Choice(candidate.label, search.tables(candidate, tried.lr, search.seed), tried.lr, seconds, seconds / factor, seconds * factor,
-                  seconds / steps, steps, forecast.sent, forecast.gradient, forecast.other, forecast.network, False, tried.lr in (rates[0], rates[-1]))
+                  seconds / steps, steps, len(both), forecast.sent, forecast.gradient, forecast.other, forecast.network, False, tried.lr in (rates[0], rates[-1]))
 
 
 def _spread(pairs) -> tuple[float, int]:
