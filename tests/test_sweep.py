@@ -218,7 +218,8 @@ def test_mistakes_in_run_descriptions_are_told_before_any_run(tmp_path):
     for tables, says in (
             (TINY | {"methods": [*TINY["methods"], {"name": "c", "set": {"algorithm.kind": "dpa", "mixing.graph": "hypercube"}}], "base": TINY["base"] | {"workers": 3}},
              "hypercube"),
-            (TINY | {"tune": {"optimizer.lr": [0.1, -1.0]}}, "lr"), (TINY | {"base": {"wrkers": 3}}, "did you mean 'workers'")):
+            (TINY | {"methods": [{"name": "sync", "set": {"algorithm.kind": "sync-sgd", "period.tau": 2}}]}, "method 'sync': algorithm.kind = \"sync-sgd\" does not read period.tau"),
+            (TINY | {"tune": {"optimizer.lr": [0.1, -1.0]}}, "method 'sync': [optimizer] lr"), (TINY | {"base": {"wrkers": 3}}, "did you mean 'workers'")):
         write(tmp_path, tables)
         assert says in refused("sweep", tmp_path / "s.toml", "-o", tmp_path / "s.h5")
         assert {path.name for path in tmp_path.iterdir()} == {"s.toml"}

@@ -62,6 +62,14 @@ def test_common_keys_that_a_method_does_not_read_are_left_out_and_said_once():
                 config.resolve(described.description(setting, method, tuned, 1))
 
 
+def test_keys_of_another_choice_in_the_base_are_left_out():
+    described = sweep(base={"algorithm": {"kind": "easgd", "alpha": 0.1}, "task": {"kind": "quadratic", "path": "q.h5"}},
+                      methods=[{"name": "easgd"}, {"name": "local", "set": {"algorithm.kind": "local-sgd"}}])
+    easgd, local = (described.description(described.settings[0], method, {}, 1)["algorithm"] for method in described.methods)
+    assert easgd == {"kind": "easgd", "alpha": 0.1} and local == {"kind": "local-sgd"}
+    assert described.notes() == ["local does not read algorithm.alpha: left out there"]
+
+
 def test_a_grid_is_the_methods_else_the_settings_else_the_common_one():
     described = sweep(settings=[{"name": "a"}, {"name": "b", "tune": {"optimizer.lr": [1.0]}}],
                       methods=[TABLES["methods"][0], TABLES["methods"][1] | {"tune": {"period": {"tau": [1, 2]}}}])
