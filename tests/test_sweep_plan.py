@@ -100,8 +100,13 @@ def test_a_key_that_is_a_value_and_a_table_is_refused():
 def test_a_file_and_overrides(tmp_path):
     (tmp_path / "s.toml").write_text('mode = "simulate"\nbase.steps = 10\n[[methods]]\nname = "m"\n')
     described, text = load(tmp_path / "s.toml", ["base.steps=3", "seeds=[7]"])
-    assert described.base == {"steps": 3} and described.seeds == (7,)
-    assert load(tmp_path / "s.toml")[1] != text
+    assert described.base == {"steps": 3, "folder": str(tmp_path)} and described.seeds == (7,)
+    assert load(tmp_path / "s.toml")[1] != text and str(tmp_path) not in text
+
+
+def test_the_same_sweep_in_another_folder_has_the_same_runs():
+    here, there = (Plan(sweep(base=TABLES["base"] | {"folder": folder})) for folder in ("/here", "/there"))
+    assert [job.name for job in here.jobs] == [job.name for job in there.jobs] and here.jobs[0].tables["folder"] == "/here"
 
 
 # what is read off a curve

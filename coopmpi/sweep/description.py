@@ -133,7 +133,9 @@ def mistakes_of(method: str):
 def load(path, overrides=()) -> tuple[Sweep, str]:
     """The sweep that a TOML file describes, with `table.key=value` overrides applied, and its text; UserError for what cannot be."""
     tables = config.load(path, overrides)
-    return parsed(tables), tomli_w.dumps(tables)
+    folder = {"folder": tables.pop("folder")}
+    # files and modules lie beside the description of the sweep, not beside those of its runs
+    return parsed(tables | {"base": folder | _table(tables, "base")}), tomli_w.dumps(tables)
 
 
 def parsed(tables: dict) -> Sweep:
