@@ -23,7 +23,7 @@ from coopmpi.sweep.description import load
 from tests import slurm_cluster
 from tests.in_process import coopmpi as in_process
 from tests.in_process import refused
-from tests.runs import coopmpi
+from tests.runs import coopmpi, write_quadratic
 from tests.slurm_cluster import Cluster, wait_until
 
 ROOT = Path(__file__).parents[1]
@@ -218,7 +218,8 @@ def test_mistakes_in_run_descriptions_are_told_before_any_run(tmp_path):
     for tables, says in (
             (TINY | {"methods": [*TINY["methods"], {"name": "c", "set": {"algorithm.kind": "dpa", "mixing.graph": "hypercube"}}], "base": TINY["base"] | {"workers": 3}},
              "hypercube"),
-            (TINY | {"tune": {"optimizer.lr": [0.1, -1.0]}}, "lr"), (TINY | {"base": {"wrkers": 3}}, "did you mean 'workers'")):
+            (TINY | {"methods": [{"name": "sync", "set": {"algorithm.kind": "sync-sgd", "period.tau": 2}}]}, "method 'sync': algorithm.kind = \"sync-sgd\" does not read period.tau"),
+            (TINY | {"tune": {"optimizer.lr": [0.1, -1.0]}}, "method 'sync': [optimizer] lr"), (TINY | {"base": {"wrkers": 3}}, "did you mean 'workers'")):
         write(tmp_path, tables)
         assert says in refused("sweep", tmp_path / "s.toml", "-o", tmp_path / "s.h5")
         assert {path.name for path in tmp_path.iterdir()} == {"s.toml"}
@@ -239,6 +240,18 @@ def test_a_dry_run_tells_what_there_is_to_do(tmp_path):
     status, out, _ = in_process("sweep", tmp_path / "s.toml", "--dry-run")
     assert status == 0 and "local: 2 runs to tune optimizer.lr, then 2" in out and "at most 10 runs" in out
     assert {path.name for path in tmp_path.iterdir()} == {"s.toml"}
+
+
+def test_files_lie_beside_the_description_of_the_sweep(tmp_path, monkeypatch):
+    write_quadratic(tmp_path / "q.h5", 2)
+    write(tmp_path, {"mode": "simulate", "seeds": [1], "methods": [{"name": "m"}],
+                     "base": {"workers": 2, "steps": 5, "task": {"kind": "quadratic", "path": "q.h5"}}})
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert in_process("sweep", tmp_path / "s.toml", "--quiet") == (0, "", "")
+    (about, kept), = runs_of(elsewhere / "s.h5")
+    assert about["failure"] == "" and kept["config"]["task"]["path"] == str(tmp_path / "q.h5")
 
 
 # the example

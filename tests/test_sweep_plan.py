@@ -62,6 +62,14 @@ def test_common_keys_that_a_method_does_not_read_are_left_out_and_said_once():
                 config.resolve(described.description(setting, method, tuned, 1))
 
 
+def test_keys_of_another_choice_in_the_base_are_left_out():
+    described = sweep(base={"algorithm": {"kind": "easgd", "alpha": 0.1}, "task": {"kind": "quadratic", "path": "q.h5"}},
+                      methods=[{"name": "easgd"}, {"name": "local", "set": {"algorithm.kind": "local-sgd"}}])
+    easgd, local = (described.description(described.settings[0], method, {}, 1)["algorithm"] for method in described.methods)
+    assert easgd == {"kind": "easgd", "alpha": 0.1} and local == {"kind": "local-sgd"}
+    assert described.notes() == ["local does not read algorithm.alpha: left out there"]
+
+
 def test_a_grid_is_the_methods_else_the_settings_else_the_common_one():
     described = sweep(settings=[{"name": "a"}, {"name": "b", "tune": {"optimizer.lr": [1.0]}}],
                       methods=[TABLES["methods"][0], TABLES["methods"][1] | {"tune": {"period": {"tau": [1, 2]}}}])
@@ -92,8 +100,13 @@ def test_a_key_that_is_a_value_and_a_table_is_refused():
 def test_a_file_and_overrides(tmp_path):
     (tmp_path / "s.toml").write_text('mode = "simulate"\nbase.steps = 10\n[[methods]]\nname = "m"\n')
     described, text = load(tmp_path / "s.toml", ["base.steps=3", "seeds=[7]"])
-    assert described.base == {"folder": str(tmp_path), "steps": 3} and described.seeds == (7,)
-    assert load(tmp_path / "s.toml")[1] != text
+    assert described.base == {"steps": 3, "folder": str(tmp_path)} and described.seeds == (7,)
+    assert load(tmp_path / "s.toml")[1] != text and str(tmp_path) not in text
+
+
+def test_the_same_sweep_in_another_folder_has_the_same_runs():
+    here, there = (Plan(sweep(base=TABLES["base"] | {"folder": folder})) for folder in ("/here", "/there"))
+    assert [job.name for job in here.jobs] == [job.name for job in there.jobs] and here.jobs[0].tables["folder"] == "/here"
 
 
 # what is read off a curve

@@ -6,7 +6,7 @@ from benchmarks.papers.measures import HEADINGS
 
 AXES = {"virtual_time": "virtual seconds", "megabytes": "MB sent by all workers", "step": "steps",
         "train_loss": "training loss", "loss": "held-out loss"}
-RESOLVED = 1e-7  # of a loss, in the single precision of the stored results
+RESOLVED = 1e-7  # of a loss: what is below is at the optimum
 
 
 def draw(sweep, page, found, path):

@@ -82,17 +82,16 @@ class Sweep(registry.Part, frozen=True, kw_only=True):
             return flat(method.tune)
         common = flat(setting.tune or self.tune)
         first = self._common(setting) | flat(method.set) | {key: values[0] for key, values in common.items()}
-        with mistakes_of(method.name):
-            left_out = config.unread(nested(first))
+        left_out = self._unread(method, first)
         return {key: values for key, values in common.items() if key not in left_out}
 
     def description(self, setting: Setting, method: Method, tuned: dict, seed: int) -> dict:
         """The tables of a run; tuned: {dotted key: value}."""
         own = flat(method.set) | tuned | {"seed": seed}
-        with mistakes_of(method.name):
-            left_out = self._left_out(setting, own)
-        kept = {key: value for key, value in self._common(setting).items() if key not in left_out}
-        return nested(kept | own)
+        keys = self._common(setting) | own
+        left_out = self._unread(method, keys)
+        # what the method itself sets is not left out: there it is a mistake, which is told when the run description is resolved
+        return nested({key: value for key, value in keys.items() if key in own or key not in left_out})
 
     def notes(self) -> list[str]:
         """What the user should know: keys for all methods that some of them do not read."""
@@ -108,13 +107,18 @@ class Sweep(registry.Part, frozen=True, kw_only=True):
         grid = self.grid(setting, method)
         common = {} if method.tune else flat(setting.tune or self.tune)
         own = flat(method.set) | {key: values[0] for key, values in grid.items()}
-        return [*self._left_out(setting, own), *(key for key in common if key not in grid)]
+        left_out = self._unread(method, self._common(setting) | own)
+        return [*(key for key in left_out if key not in own), *(key for key in common if key not in grid)]
 
     def _common(self, setting):
         return LEAN | flat(self.base) | flat(setting.set)
 
-    def _left_out(self, setting, own):
-        return [key for key in config.unread(nested(self._common(setting) | own)) if key not in own]
+    @staticmethod
+    def _unread(method, keys):
+        """Those of the dotted keys that play no part in a run with them all."""
+        with mistakes_of(method.name):
+            left_out = config.unread(nested(keys))
+        return [key for key in keys if ".".join(key.split(".")[:2]) in left_out]
 
 
 @contextmanager
@@ -129,9 +133,9 @@ def mistakes_of(method: str):
 def load(path, overrides=()) -> tuple[Sweep, str]:
     """The sweep that a TOML file describes, with `table.key=value` overrides applied, and its text; UserError for what cannot be."""
     tables = config.load(path, overrides)
-    folder = {"folder": tables.pop("folder")}  # where the files of its runs are looked for
-    base = _table(tables, "base")
-    return parsed(tables | {"base": folder | base}), tomli_w.dumps(tables)
+    folder = {"folder": tables.pop("folder")}
+    # files and modules lie beside the description of the sweep, not beside those of its runs
+    return parsed(tables | {"base": folder | _table(tables, "base")}), tomli_w.dumps(tables)
 
 
 def parsed(tables: dict) -> Sweep:

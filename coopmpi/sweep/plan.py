@@ -171,7 +171,7 @@ class Plan:
 
     def _job(self, setting: Setting, method: Method, role, seed, tuned):
         tables = self.sweep.description(setting, method, tuned, seed)
-        same = json.dumps([self.sweep.mode, self.sweep.ranks, tables], sort_keys=True, default=str)
+        same = json.dumps([self.sweep.mode, self.sweep.ranks, tables | {"folder": None}], sort_keys=True, default=str)
         digest = hashlib.blake2b(same.encode(), digest_size=5).hexdigest()
         readable = re.sub(r"[^\w.]+", "-", method.name).strip("-.")[:NAME]
         return Job(setting.name, method.name, role, seed, tuned, tables, f"{readable}-seed-{seed}-{digest}")
