@@ -16,7 +16,7 @@ from coopmpi.report.learning import not_learnt
 from coopmpi.report.recorded import Recorded, recorded
 from coopmpi.run.assemble import assemble
 from coopmpi.run.session import train
-from tests.runs import coopmpi
+from tests.runs import coopmpi, read
 from tests.test_failures import folder, train as arguments  # noqa: F401 (folder is a fixture)
 
 M, STEPS = 4, 800
@@ -106,7 +106,7 @@ def run_of(path):
 def simulated(tmp_path, **tables):
     path = tmp_path / "sim.h5"
     path.unlink(missing_ok=True)
-    given = {"workers": 8, "steps": 1024, "device": "cpu", "task": {"model": "linear"}} | tables
+    given = read({"workers": 8, "steps": 1024, "device": "cpu", "task": {"model": "linear"}} | tables)
     train(assemble(config.resolve(given), Solo(), "time-only"), Solo(), path)
     return run_of(path)
 

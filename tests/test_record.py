@@ -25,7 +25,7 @@ from coopmpi.run.feed import MOST, Feed
 from coopmpi.run.resume import standing
 from coopmpi.run.session import train
 from coopmpi.run.step_log import BLOCK, StepLog, Table
-from tests.runs import coopmpi, settings, write_quadratic
+from tests.runs import coopmpi, read, settings, write_quadratic
 
 D = 5
 
@@ -222,7 +222,7 @@ def test_bytes_sent_over_a_graph_are_degree_times_model(tmp_path, graph, dtype, 
     ({"kind": "d-psgd"}, 1, range(7), 2),
 ], ids=lambda value: value.get("kind") if isinstance(value, dict) else None)
 def test_bytes_sent_by_each_algorithm(tmp_path, algorithm, tau, rounds, vectors):
-    tables = {"workers": 6, "steps": 7, "algorithm": algorithm, "period": {"tau": 3}}
+    tables = read({"workers": 6, "steps": 7, "algorithm": algorithm, "period": {"tau": 3}})
     expected = np.zeros((7, 6))
     expected[list(rounds)] = vectors * 4 * D
     with h5py.File(record(tmp_path, tables)) as file:

@@ -188,8 +188,8 @@ def test_tensorboard(given, tmp_path):
         (tmp_path / "run.h5").rename(tmp_path / "done.h5")
     found = curves(tmp_path / "logs" / "one")
     with h5py.File(tmp_path / "done.h5") as file:
-        assert set(found) == {*(f"train/{name}" for name in ("loss", "tau", "compute_time", "wait_time", "bytes_sent")), "eval/loss",
-                              "eval/consensus"}
+        assert set(found) == {*(f"train/{name}" for name in ("loss", "tau", "lr", "pause_time", "compute_time", "wait_time",
+                                                              "bytes_sent")), "eval/loss", "eval/consensus"}
         for group, values in (("train", file["train/loss"][:].mean(axis=1, dtype=float)), ("eval", file["eval/loss"][:])):
             assert found[f"{group}/loss"] == list(zip(file[group]["step"][:].tolist(), values.astype("f4").tolist()))
         told = [(event.wall_time, event.summary.value[0]) for event in records(tmp_path / "logs" / "one") if event.summary.value]
