@@ -18,28 +18,29 @@ TOO_DEEP = f"tables and arrays may lie within each other up to {DEEPEST} deep, g
 
 
 def load(path, overrides=()):
-    """The tables of a TOML file (None: an empty one) with `table.key=value` overrides applied."""
-    tables = {}
-    if path is not None:
-        name = shortened(str(path))
-        try:
-            with open(path, encoding="utf-8") as file:
-                text = file.read(LONGEST + 1)
-        except FileNotFoundError as error:
-            raise UserError(f"run description {name!r} does not exist") from error
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"run description {name!r} cannot be read: {error}") from error
-        if len(text) > LONGEST:
-            raise UserError(f"run description {name!r} has more than {LONGEST} characters, which is the most allowed")
-        try:
-            tables = _parsed(text, name)
-        except tomllib.TOMLDecodeError as error:
-            raise UserError(f"{name}: not valid TOML: {error}") from error
+    """The tables of a TOML file (None: an empty one) with `table.key=value` overrides applied; `folder` is that of the file."""
+    tables = {} if path is None else read(path)
     for override in overrides:
         set_key(tables, override)
-    if path is not None:
-        tables.setdefault("folder", os.path.dirname(os.path.abspath(path)))
-    return tables
+    return tables if path is None else {"folder": os.path.dirname(os.path.abspath(path))} | tables
+
+
+def read(path):
+    """The tables of a TOML file; UserError."""
+    name = shortened(str(path))
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read(LONGEST + 1)
+    except FileNotFoundError as error:
+        raise UserError(f"run description {name!r} does not exist") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"run description {name!r} cannot be read: {error}") from error
+    if len(text) > LONGEST:
+        raise UserError(f"run description {name!r} has more than {LONGEST} characters, which is the most allowed")
+    try:
+        return _parsed(text, name)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{name}: not valid TOML: {error}") from error
 
 
 def _parsed(text, name):

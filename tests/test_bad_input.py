@@ -128,7 +128,7 @@ CASES = {
     "deep image": (values(f'task.layers=[{{type="conv", channels=1, kernel=1, padding={10**14}}}]'), ["one sample takes"]),
     "factor of steps": (values("schedule.kind=step", "schedule.factor_each=1e99",
                                "schedule.milestones=[1, 2, 3, 4]"), ["factor_each"]),
-    "a long word": (values(f"task.model={'x' * 5000}"), ["unknown model 'xxx", "..."]),
+    "a long word": (values(f"task.model={'x' * 5000}"), ["model: unknown value 'xxx", "..."]),
     "a long name": ([f"{'x' * 5000}.toml"], ["xxx", "cannot be read"]),
     "a long path": (values(f"task.data={'x' * 5000}.npz"), ["xxx", "no such file"]),
     "not UTF-8 on the command line": (values("task.data=\udcff"), ["\\xff", "not UTF-8"]),

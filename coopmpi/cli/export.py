@@ -36,10 +36,11 @@ def command(result, output, csv, jsonl, tensorboard, worker, overwrite, allow_co
 
 def _model(result, output, worker, overwrite, allow_code):
     from coopmpi.record.models import final_model
+    from coopmpi.record.writer import check_output
     from coopmpi.run.export import export, require_suffix
 
     require_suffix(output)
-    job.check_output(output, overwrite)
+    check_output(output, overwrite)
     job.verify(result)
     model = final_model(result, worker)
     job.require_own_code(result, model.tables, allow_code)
@@ -48,6 +49,7 @@ def _model(result, output, worker, overwrite, allow_code):
 
 
 def _series(result, csv, jsonl, tensorboard, overwrite):
+    from coopmpi.record.writer import check_output
     from coopmpi.report import export
 
     job.verify(result)
@@ -55,7 +57,7 @@ def _series(result, csv, jsonl, tensorboard, overwrite):
         rows = export.tables(result, csv, overwrite)
         return f"{csv}: {', '.join(f'{name}.csv ({count} rows)' for name, count in rows.items())}"
     if jsonl:
-        job.check_output(jsonl, overwrite)
+        check_output(jsonl, overwrite)
         export.json_lines(result, jsonl)
         return jsonl
     export.tensorboard(result, tensorboard, overwrite)

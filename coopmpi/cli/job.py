@@ -2,7 +2,7 @@
 
 import os
 import sys
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
 
 import click
 
@@ -138,14 +138,23 @@ def chosen(plan):
     return tomllib.loads(found[0]["description"])
 
 
-def check_output(output, overwrite):
-    """The name of the result file; UserError if it cannot be written."""
-    from coopmpi.record.writer import check_output as check
+@contextmanager
+def result_file(output, overwrite, world):
+    """(name of the result file, may one of that name be replaced?), alike on all ranks; output: as it was given, None for a free name.
 
-    names = ["run.h5", *(f"run-{i}.h5" for i in range(2, 10000))]
-    output = output or next(name for name in names if not Path(name).exists())
-    check(output, overwrite)
-    return output
+    UserError if it cannot be written.
+    """
+    from coopmpi.record.names import free_name
+    from coopmpi.record.writer import check_output
+    from coopmpi.run.assemble import together
+
+    with ExitStack() as stack:
+        def name():
+            if output is not None and world.rank == 0:
+                check_output(output, overwrite)
+            return output or (stack.enter_context(free_name()) if world.rank == 0 else None)
+
+        yield world.from_first(together(world, name)), overwrite or output is None
 
 
 def verify(result):

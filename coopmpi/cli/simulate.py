@@ -38,12 +38,10 @@ def command(description, output, overrides, machine, time_only, dry_run, overwri
         raise UserError(f"simulate is one process that plays all workers, given {ranks} ranks; start it without "
                         "mpirun or srun")
     config = job.read(description, job.with_targets(overrides, targets), 1, machine)
-    if not dry_run:
-        output = job.check_output(output, overwrite)
-    world = Solo()
+    world, mode = Solo(), "time-only" if time_only else "simulate"
     limit(config, world.local_size)
-    assembly = assemble(config, world, mode="time-only" if time_only else "simulate")
     if dry_run:
-        job.forecast(assembly)
-    else:
-        job.run_assembled(assembly, world, output, quiet, overwrite)
+        job.forecast(assemble(config, world, mode))
+        return
+    with job.result_file(output, overwrite, world) as (output, overwrite):
+        job.run_assembled(assemble(config, world, mode), world, output, quiet, overwrite)

@@ -52,12 +52,14 @@ def command(description, output, ranks, restarts, survive, plan, overrides, dry_
         job.forecast_of_ranks(job.read(description, overrides, ranks, plan=plan), ranks)
         return
     if ranks is not None:
+        from coopmpi.drivers.solo import Solo
+
         # a mistake is told before any rank starts
         job.read(description, overrides, ranks, plan=plan)
-        output = job.check_output(output, overwrite)
-        again = [*([description] if description else []), "-o", output, *(f"--set={override}" for override in overrides),
-                 *(["--overwrite"] if overwrite else []), *(["--plan", plan] if plan else [])]
-        job.supervise(ranks, ["train", *again], output, quiet, restarts, survive)
+        with job.result_file(output, overwrite, Solo()) as (output, overwrite):
+            again = [*([description] if description else []), "-o", output, *(f"--set={override}" for override in overrides),
+                     *(["--overwrite"] if overwrite else []), *(["--plan", plan] if plan else [])]
+            job.supervise(ranks, ["train", *again], output, quiet, restarts, survive)
     on_this_rank(lambda world: _train(world, description, overrides, plan, output, dry_run, overwrite, quiet), survive)
 
 
@@ -77,15 +79,11 @@ def _train(world, description, overrides, plan, output, dry_run, overwrite, quie
     from coopmpi.run.assemble import assemble, together
     from coopmpi.run.threads import limit
 
-    def read():
-        config = job.read(description, overrides, world.size, plan=plan)
-        return config, job.check_output(output, overwrite) if world.rank == 0 and not dry_run else None
-
-    config, output = together(world, read)
-    output = world.from_first(output)
+    config = together(world, lambda: job.read(description, overrides, world.size, plan=plan))
     limit(config, world.local_size)
     if not dry_run:
-        job.run(config, world, output, quiet, overwrite)
+        with job.result_file(output, overwrite, world) as (output, overwrite):
+            job.run(config, world, output, quiet, overwrite)
         return
     assembly = assemble(config, world)
     if world.rank == 0:

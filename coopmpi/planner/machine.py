@@ -1,5 +1,6 @@
 """A machine file: what `coopmpi probe` has measured, as tables that the simulator reads and people can edit."""
 
+import os
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -48,8 +49,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
 def load(path) -> Machine:
     """The machine of a file; UserError if it holds something else."""
-    tables = config.load(path)
-    folder = tables.pop("folder")
+    tables, folder = config.read(path), os.path.dirname(os.path.abspath(path))
     odd = sorted(tables.keys() ^ {"machine", "compute", "network"})
     if odd:
         raise UserError(f"{path}: a machine file has the tables [machine], [compute] and [network], and no other ones; "

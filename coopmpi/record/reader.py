@@ -35,6 +35,8 @@ def status_of(place) -> str:
 def open_run(path):
     """A result file, open for reading whatever its state: finished, being written, or cut off by a kill."""
     require_file(path)
+    if not os.path.getsize(path):
+        raise UserError(f"{path}: not a readable HDF5 file: it is empty, as that of a run is until its data are read")
     try:
         # a reader beside a writer retries what it finds damaged, in a file without a writer without end
         file = h5py.File(path, "r", swmr=not _closed(path))

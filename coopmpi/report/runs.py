@@ -14,7 +14,7 @@ from coopmpi.errors import UserError
 from coopmpi.record import apart, sweeps
 from coopmpi.record.reader import blocks, complete_rows, open_run, read_alive, refuse_truncated, require_complete, status_of
 
-APART = ("seed", "folder", "sinks", "record", "checkpoint", "survive", "stop", "plan", "forecast")  # keys in which runs may differ without a word
+APART = ("seed", "folder", "sinks", "record", "checkpoint", "survive", "stop", "plan", "forecast")  # keys in which runs may differ
 RISING = ("accuracy",)  # figures that are better when they are larger
 AXES = ("steps", "epochs", "time", "bytes")
 CLOCKS = ("wall_time", "virtual_time", "bytes_sent")  # series of the steps that are always read: the axes need them

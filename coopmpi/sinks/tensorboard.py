@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from coopmpi.errors import missing
+from coopmpi.ranges import OutputFile
 from coopmpi.registry import register
 from coopmpi.sinks.sink import Sink
 
@@ -16,7 +17,7 @@ class TensorBoard(Sink):
     What TensorBoard takes for the time of a record are seconds of the run's clock, of the virtual one in a simulation.
     """
 
-    path: str = "tensorboard"  # the folder, one for each run
+    path: OutputFile = "tensorboard"  # the folder, one for each run
 
     def open(self, about):
         for old in event_files(self.path):
