@@ -7,7 +7,7 @@ import pytest
 
 from coopmpi import config
 from coopmpi.drivers.solo import Solo
-from coopmpi.errors import NumericalFailure
+from coopmpi.errors import NumericalFailure, UserError
 from coopmpi.record import sweeps
 from coopmpi.report import compare
 from coopmpi.report.plot import curves
@@ -92,6 +92,20 @@ def test_plot_has_a_panel_for_each_setting_and_a_line_for_each_method(folder):
     assert [[line.label for line in panel.lines] for panel in panels] == [["sync", "local"], ["sync", "local (1 of 2 failed)"]] * 2
     own = [plain(folder, "fast", "sync", seed).series["eval/train_loss"] for seed in (1, 2)]
     assert np.allclose(panels[0].lines[0].mean, np.mean(own, axis=0))
+
+
+def test_runs_that_failed_are_not_drawn(folder, tmp_path):
+    with sweeps.open_sweep(folder / "all.h5") as file:
+        failed, = (about for _, about in sweeps.runs(file) if about["failure"] == "diverged")
+    lost = [sweeps.Entry(folder / "slow, skewed-local-2.h5", failed | {"seed": seed}, "diverged", np.nan, np.nan, np.inf, True) for seed in (1, 2)]
+    own = sweeps.Entry(folder / "fast-sync-1.h5", failed | {"method": "sync"}, "", 1.0, np.nan, np.inf, True)
+    sweeps.write(tmp_path / "lost.h5", "", lost, 1000)
+    sweeps.write(tmp_path / "one.h5", "", [*lost, own], 1000)
+    with pytest.raises(UserError, match="all runs have failed"):
+        curves.panels([tmp_path / "lost.h5"])
+    for x in ("time", "optimizer.lr"):
+        panel, *_ = curves.panels([tmp_path / "one.h5"], x, ["train/loss"])
+        assert len(panel.lines) == 1
 
 
 def test_a_figure_has_titles_and_one_legend(folder, tmp_path):

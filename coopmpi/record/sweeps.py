@@ -22,7 +22,7 @@ from coopmpi.record import schema
 from coopmpi.record.reader import ended, open_run
 
 PACKED = {"compression": "gzip", "shuffle": True}
-AT_THE_END = ("step", "wall_time", "virtual_time", "tau")  # series that tell, of several steps in one row, of the last one
+AT_THE_END = ("step", "wall_time", "virtual_time", "tau", "lr")  # series that tell, of several steps in one row, of the last one
 ABOUT = ("method", "setting", "seed", "role", "tuned", "failure", "final", "target", "took")  # attributes of each run
 SAID = (f"a row may stand for several steps, from that of the row before up to `step`: {', '.join(AT_THE_END)} are those of the last one, "
         "loss_min and loss_max the least and most of all, all else means over them")

@@ -62,7 +62,7 @@ def _require_comparable(runs):
         if run.mode == "time-only" or (run.status == "failed" and not run.place):
             what = "a failed run" if run.status == "failed" else "a simulation of time alone"
             raise UserError(f"{run.path}: {what} has nothing to compare")
-        if not run.series["eval/step"].any():
+        if run.status != "failed" and not run.series["eval/step"].any():
             raise UserError(f"{run.path}: no evaluation after the first step is in the file yet")
     require_same_clock(runs)
     for run in runs[1:]:

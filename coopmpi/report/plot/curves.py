@@ -71,10 +71,21 @@ def panels(paths, x: str = "time", ys: Sequence[str] = (), smooth: int | None = 
     window = max(1, min(smooth or longest // WINDOWS, longest))
     found = []
     for name, (title, among) in product(names, by_setting(runs)):
-        lines = _points(among, x, name) if key else [_line(label, [_curve(run, x, name, window) for run in alike], alike)
-                                                     for label, alike in labelled(among)]
-        found.append(_panel(name, lines, among[0], x, window, log, whole)._replace(title=title))
+        if key:
+            lines = _points([run for run in among if not _lost(run)], x, name)
+        else:
+            lines = [_line(label, [_curve(run, x, name, window) for run in alike if not _lost(run)], alike)
+                     for label, alike in labelled(among) if not all(map(_lost, alike))]
+        if lines:
+            found.append(_panel(name, lines, among[0], x, window, log, whole)._replace(title=title))
+    if not found:
+        raise UserError(f"{runs[0].path}: nothing to draw: all runs have failed")
     return found
+
+
+def _lost(run):
+    """Is it a run of a sweep that failed? It is counted, and not drawn."""
+    return bool(run.place) and run.status == "failed"
 
 
 def told(panel: Panel, line: Line) -> int:
