@@ -153,7 +153,7 @@ def test_the_worker_whose_nan_came_first_is_named_though_averaging_has_spread_it
 
 @pytest.mark.parametrize("ranks", [None, pytest.param(2, marks=pytest.mark.mpi)])
 def test_the_first_nan_ends_the_run_at_once(folder, ranks):
-    status, _, err = coopmpi(*train(nan_loss=[3, 40], pause=[0.001, 0.001]), ranks=ranks, cwd=folder, limit=30)
+    status, _, err = coopmpi(*train(nan_loss=[3, 40], pause=[0.005, 0.005]), ranks=ranks, cwd=folder, limit=30)
     assert status == 4 and "at step 41" in one_line(err)
     with h5py.File(folder / "run.h5") as file:
         assert len(file["train/step"]) == 41 and file["events"][-1]["step"] < 100

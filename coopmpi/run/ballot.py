@@ -10,7 +10,7 @@ from coopmpi.run.deadline import Deadline
 
 VOTE_SECONDS = 0.5  # how often the ranks ask each other ...
 EARLY = 1 / 8  # ... at the start sooner, after this share of the time so far: most runs that diverge do so soon ...
-COSTLY = 0.01  # ... but not so often that votes take more than this share of the time
+COSTLY = 0.05  # ... but not so often that votes take more than this share of the time
 
 
 class Outcome(NamedTuple):

