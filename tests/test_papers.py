@@ -7,7 +7,7 @@ import pytest
 import tomli_w
 
 from benchmarks import papers
-from benchmarks.papers import measures, page, results
+from benchmarks.papers import measures, page, pictures, results
 from benchmarks.papers.measures import COLUMNS, HEADINGS, Curves
 from coopmpi.record import sweeps
 from coopmpi.sweep import session
@@ -66,6 +66,7 @@ def test_a_page_shows_its_picture_and_says_how_to_repeat_it(name):
     text = (page.FOLDER / f"{name}.md").read_text(encoding="utf-8")
     assert f"](../../docs/papers/{name}.png)" in text
     assert (DOCS / "papers" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert (DOCS / "papers" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
     assert f"python -m benchmarks papers {name}" in text
 
 
@@ -138,16 +139,40 @@ def test_the_command_renews_table_and_picture(tiny, capsys):
     assert text.read_text() == first and picture.is_file() and first in capsys.readouterr().out
 
 
-def test_every_kind_of_picture_is_drawn(tiny):
-    from benchmarks.papers.draw import draw
-
+def pictured(tiny, **changes):
+    """The panels of a picture, and the files that are written."""
     sweep, _ = page.sweep_of("tiny")
-    pictures = []
-    for changes in ({"points": ["final", "step_time"]}, {"x": "step"}, {"x": "step", "excess": True}, {"x": "megabytes", "log": True}):
-        shown = page.Page(**SHOWN | changes)
-        draw(sweep, shown, results.read(page.results_of("tiny"), sweep, shown), tiny / "picture.png")
-        pictures.append((tiny / "picture.png").read_bytes())
-    assert all(picture.startswith(b"\x89PNG") for picture in pictures) and len(set(pictures)) == 4
+    shown = page.Page(**SHOWN | changes)
+    found = results.read(page.results_of("tiny"), sweep, shown)
+    pictures.draw(sweep, shown, found, tiny / "picture")
+    return [*pictures.panels(sweep, shown, found)], [(tiny / f"picture{suffix}").read_bytes() for suffix in (".png", ".pdf")]
+
+
+def test_every_kind_of_picture_is_drawn_for_screen_and_print(tiny):
+    drawn = [pictured(tiny, **changes)[1] for changes in ({"points": ["final", "step_time"]}, {"x": "step"}, {"x": "step", "excess": True},
+                                                          {"x": "megabytes", "log": True})]
+    assert all(png.startswith(b"\x89PNG") and pdf.startswith(b"%PDF") for png, pdf in drawn)
+    assert len({pdf for _, pdf in drawn}) == 4
+
+
+def test_curves_of_a_picture_are_smoothed_means_with_the_target(tiny):
+    sweep, _ = page.sweep_of("tiny")
+    (panel,), _ = pictured(tiny, x="virtual_time")
+    for line, (_, curves) in zip(panel.lines, results.read(page.results_of("tiny"), sweep, page.page_of("tiny"))[""].values()):
+        assert line.runs == 2 and line.x.tolist() == curves.column("virtual_time")[0].tolist()
+        np.testing.assert_allclose(line.mean, curves.smoothed().mean(axis=0))
+        assert panel.target == curves.target.mean()
+    assert [line.label for line in panel.lines] == ["sync-sgd", "local-sgd"]
+    assert "dotted: the target" in panel.caption
+    (above,), _ = pictured(tiny, x="step", excess=True)
+    assert above.log == "y" and above.target == pytest.approx(panel.target - curves.reference.measure("final").mean())
+
+
+def test_points_of_a_picture_stand_over_the_key_in_which_methods_differ(tiny):
+    panels, _ = pictured(tiny, points=["final", "step_time"])
+    assert [panel.x_label for panel in panels] == ["tau", "tau"]
+    # synchronous SGD has no period: it exchanges at every step
+    assert [(line.label, line.x.tolist(), line.mean.tolist()) for line in panels[1].lines] == [("sync-sgd", [1], [5]), ("local-sgd", [4], [2])]
 
 
 def test_an_unknown_experiment_is_refused_with_the_known_ones(tiny, capsys):

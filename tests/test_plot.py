@@ -133,24 +133,24 @@ def steep(*ends):
 
 
 def test_a_steep_beginning_that_hides_how_lines_differ_is_left_out_and_said():
-    (low, high), said = curves._view(steep(1, 1.2), False, "")
+    (low, high), said = curves.view_of(steep(1, 1.2), False, "")
     assert low < 1 and 1.2 < high < 10 and said == "the beginning, up to 101, is above this axis"
     rising = [line._replace(mean=-line.mean, least=-line.mean, most=-line.mean) for line in steep(1, 1.2)]
-    (low, high), said = curves._view(rising, False, "")
+    (low, high), said = curves.view_of(rising, False, "")
     assert -10 < low < -1.2 and "down to -101, is below" in said
 
 
 @pytest.mark.parametrize("given, whole, log", [(steep(1, 1.2), True, ""), (steep(1), False, ""), (steep(1, 1.2), False, "y"),
                                                (steep(1, 80), False, "")])
 def test_nothing_is_left_out_of_one_line_or_logarithms_or_where_it_hides_nothing_or_on_demand(given, whole, log):
-    (low, high), said = curves._view(given, whole, log)
+    (low, high), said = curves.view_of(given, whole, log)
     assert low < 1 and high > 101 and said == ""
 
 
 def test_what_is_mere_rounding_is_below_a_logarithmic_axis_and_said():
     x = np.arange(1.0, 11)
     given = [Line("a", 1, x, y, y, y) for y in (x, 1e-12 * x)]
-    (low, high), said = curves._view(given, False, "y")
+    (low, high), said = curves.view_of(given, False, "y")
     assert 1e-9 < low < 1e-6 and said == "more, down to 1e-12, is below this axis"
 
 
@@ -204,6 +204,51 @@ def test_labels_at_the_ends_do_not_meet_each_other(paths):
     boxes = sorted((label.get_window_extent() for label in labels), key=lambda box: box.y0)
     assert all(below.y1 <= above.y0 + 0.5 for below, above in zip(boxes, boxes[1:]))
     assert all(made.bbox.x0 <= box.x0 and box.x1 <= made.bbox.x1 for box in boxes)
+
+
+def over_key(*lines_at):
+    """A panel of lines over these values of a key."""
+    given = [Line(f"line {i}", 1, x, x, x, x) for i, x in enumerate(np.array(at, float) for at in lines_at)]
+    return curves.Panel("loss", "tau", "loss", given, "x", True, (0.0, 70.0), "")
+
+
+def test_marks_at_the_same_value_of_a_key_stand_beside_each_other_and_others_at_their_own():
+    with figure.look(None):
+        place, = lines.draw([over_key([1, 4, 64], [1, 4], [1])], None).axes
+    first, second, third = (container.lines[0].get_xdata() for container in place.containers)
+    assert first[0] < second[0] < third[0] and second[0] == pytest.approx(1)
+    assert first[1] < 4 < second[1] and first[2] == pytest.approx(64)
+
+
+def test_labels_of_a_key_do_not_meet_each_other():
+    with figure.look("double"):
+        made = lines.draw([over_key([5, 20, 22.1, 64])] * 3, "double")
+        made.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in made.axes[0].get_xticklabels() if label.get_text()]
+    assert [label.get_text() for label in made.axes[0].get_xticklabels()] == ["5", "20", "", "64"]
+    assert all(left.x1 < right.x0 for left, right in zip(boxes, boxes[1:]))
+
+
+def test_labels_of_a_logarithmic_axis_do_not_meet_each_other():
+    x = np.geomspace(200, 7000, 50)
+    given = curves.Panel("loss", "steps", "loss", [Line("a", 1, x, x, x, x)], "x", False, (0.0, 7000.0), "")
+    with figure.look("double"):
+        made = lines.draw([given] * 3, "double")
+        made.draw_without_rendering()
+    axis, (left, right) = made.axes[0].xaxis, made.axes[0].get_xlim()
+    ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+    shown = [tick.label1 for tick in ticks if left <= tick.get_loc() <= right and tick.label1.get_text()]
+    assert [label.get_text() for label in shown] == ["200", "500", "1000", "2000", "5000"]
+    boxes = [label.get_window_extent() for label in shown]
+    assert all(left.x1 < right.x0 for left, right in zip(boxes, boxes[1:]))
+
+
+def test_a_target_is_a_dotted_line_and_told():
+    given = over_key([1, 4])._replace(target=3.0)
+    with figure.look(None):
+        place, = lines.draw([given], None).axes
+    level, = (line for line in place.lines if list(line.get_ydata()) == [3, 3])
+    assert level.get_linestyle() == ":" and "target" in [text.get_text() for text in place.texts] and "dotted: the target" in given.caption
 
 
 def test_places_move_as_little_as_they_need_to():

@@ -13,8 +13,8 @@ MARKS = "<!-- results -->", "<!-- end of results -->"
 
 def main(arguments):
     from benchmarks.papers import results
-    from benchmarks.papers.draw import draw
     from benchmarks.papers.page import FOLDER, names, page_of, results_of, sweep_of
+    from benchmarks.papers.pictures import draw
     from coopmpi.drivers.mpi.launch import columns
     from coopmpi.sweep.session import carry_out
     from coopmpi.sweep.progress import Progress
@@ -36,7 +36,7 @@ def main(arguments):
         path = FOLDER / f"{name}.md"
         shown = with_table(path.read_text(encoding="utf-8"), *results.table(page, found))
         path.write_text(shown, encoding="utf-8")
-        draw(sweep, page, found, FOLDER.parents[1] / "docs" / "papers" / f"{name}.png")
+        draw(sweep, page, found, FOLDER.parents[1] / "docs" / "papers" / name)
         print(shown)
 
 

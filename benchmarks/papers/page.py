@@ -18,7 +18,8 @@ class Page(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     x: Literal["virtual_time", "megabytes", "step"] = "virtual_time"  # of the curves
     log: bool = False  # a logarithmic x
     excess: bool = False  # curves of the loss above the final one of the target's method, on a logarithmic y
-    points: list[str] = []  # measures drawn as points, one panel each, in place of curves
+    points: list[str] = []  # measures drawn as points over the key, one panel each, in place of curves
+    key: str = "period.tau"
     limits: dict[str, float] = {}  # the largest possible speed-up in a setting
 
 

@@ -29,7 +29,8 @@ class Line(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """Lines over common axes. title: of a setting of a sweep; log: "", "x", "y" or "xy"; view: the least and most of y that is shown; left_out: what that hides."""
+    """Lines over common axes. title: of a setting of a sweep; log: "", "x", "y" or "xy"; view: the least and most of y that is shown;
+    left_out: what that hides; target: of y that the lines are to reach."""
 
     name: str
     x_label: str
@@ -40,6 +41,7 @@ class Panel(NamedTuple):
     view: tuple[float, float]
     left_out: str
     title: str = ""
+    target: float = np.nan
 
     @property
     def spread(self) -> str:
@@ -51,7 +53,8 @@ class Panel(NamedTuple):
     def caption(self) -> str:
         """What the picture shows, in words."""
         spread = f"{'bars' if self.points else 'bands'}: {self.spread}" if self.spread else ""
-        return ", ".join(filter(None, (self.title, f"{self.y_label} over {self.x_label}", self.left_out, spread)))
+        target = "dotted: the target" if np.isfinite(self.target) else ""
+        return ", ".join(filter(None, (self.title, f"{self.y_label} over {self.x_label}", self.left_out, spread, target)))
 
 
 def panels(paths, x: str = "time", ys: Sequence[str] = (), smooth: int | None = None, log: str | None = None,
@@ -199,14 +202,15 @@ def _panel(name, lines, run, x, window, log, whole):
     lines = [line._replace(x=line.x * x_scale, mean=line.mean * y_scale, least=line.least * y_scale, most=line.most * y_scale)
              for line in lines]
     log = axes.logarithmic(lines, points) if log is None else log.replace("none", "")
-    lines = [_positive(line, log) for line in lines]
+    lines = [positive(line, log) for line in lines]
     if not any(len(line.x) for line in lines):
         raise UserError(f"--log {log}: {name} over {x} has no point above 0")
-    view, left_out = _view([line for line in lines if len(line.x)], whole or points, log)
+    view, left_out = view_of([line for line in lines if len(line.x)], whole or points, log)
     return Panel(name, x_label, y_label, lines, log, points, view, left_out)
 
 
-def _positive(line, log):
+def positive(line: Line, log: str) -> Line:
+    """Without points that a logarithmic axis cannot have."""
     kept = np.ones(len(line.x), bool)
     if "x" in log:
         kept &= line.x > 0
@@ -215,7 +219,7 @@ def _positive(line, log):
     return line._replace(**{field: getattr(line, field)[kept] for field in ("x", "mean", "least", "most")})
 
 
-def _view(lines, whole, log):
+def view_of(lines: list[Line], whole: bool, log: str) -> tuple[tuple[float, float], str]:
     """((least, most) of y to show, what is left out): the first steep part of curves that hides how they differ in the end, and on
     a logarithmic axis what is nothing but rounding beside the rest."""
     low, high = lowest, highest = _extent(lines, 0.0)

@@ -12,7 +12,9 @@ LONG = 30  # characters beside an axis that make two lines
 NAMED = 10  # values of a key that stand at the axis
 SHORT, FEW = 24, 8  # characters of a label and lines up to which labels stand at the ends
 MARKS = 8  # along a line that has some
-BESIDE, POINTS = 2.5, "os^Dv<>p"  # points (1/72 in) between the marks of lines over a key; the marks
+BESIDE, POINTS = 0.018, "os^Dv<>p"  # of the axis between the marks of lines at the same key; the marks
+LETTER = 0.03  # of the axis, of the narrowest panel
+FEW_DECADES = 2  # of a logarithmic axis that also has ticks at 2 and 5
 REACHES = 0.8  # of the axis, where a line with a label ends at least
 
 
@@ -20,8 +22,8 @@ def draw(panels: list[Panel], paper: str | None):
     """The Figure of these panels, in the look that is in force."""
     from matplotlib.figure import Figure
 
-    across = min(len(panels), ACROSS[paper])
-    down = -(-len(panels) // across)
+    down = -(-len(panels) // ACROSS[paper])
+    across = -(-len(panels) // down)
     width = INCHES[paper] if paper or across == 1 else 3.6 * across
     tall = TALL[paper] if across == 1 or paper else 3.0
     # a label looks the same in all panels
@@ -45,8 +47,8 @@ def draw(panels: list[Panel], paper: str | None):
 
 def _panel(place, panel, looks):
     """Draws the lines; their handles for a legend, {label: handle}, in the order in which the lines end, from top to bottom."""
-    one = _ends if panel.points else _curve
-    handles = [one(place, line, looks[line.label], i, len(panel.lines)) for i, line in enumerate(panel.lines)]
+    one, number = _ends if panel.points else _curve, len(panel.lines)
+    handles = [one(place, line, looks[line.label], i, number) for i, line in enumerate(_beside(panel) if panel.points else panel.lines)]
     y_label = clean(panel.y_label)
     place.set(xlabel=clean(panel.x_label), ylabel=y_label.replace(" (", "\n(", 1) if len(y_label) > LONG else y_label)
     place.set(xscale="log" if "x" in panel.log else "linear", yscale="log" if "y" in panel.log else "linear", ylim=panel.view)
@@ -54,6 +56,11 @@ def _panel(place, panel, looks):
         _tick_values(place, panel)
     elif "x" in panel.log:
         place.set_xlim(left=min(line.x[_in_view(line, panel)].min() for line in panel.lines if _in_view(line, panel).any()))
+        _tick_decades(place)
+    if np.isfinite(panel.target):
+        place.axhline(panel.target, color="0.35", linewidth=0.8, linestyle=":", zorder=1)
+        place.annotate("target", (0.01, panel.target), xycoords=("axes fraction", "data"), xytext=(0, 1), textcoords="offset points",
+                       fontsize="small", color="0.35", va="bottom")
     if panel.left_out:
         place.set_title(panel.left_out, loc="left", fontsize="small", fontstyle="italic", color="0.35")
     if panel.title:
@@ -74,14 +81,22 @@ def _curve(place, line, look, i, number):
     return place.plot(line.x, line.mean, markevery=(i * step // number, step), **look)[0]
 
 
-def _ends(place, line, look, i, number):
-    """Line i of so many: the ends of runs over a key, those of equal keys beside each other."""
-    from matplotlib.transforms import ScaledTranslation
+def _beside(panel):
+    """The lines over a key, those that have a value of it in common moved a little along the axis."""
+    log = "x" in panel.log
+    at = [np.log10(line.x) if log else line.x for line in panel.lines]
+    step = BESIDE * (np.ptp(np.concatenate(at)) or 1.0)
+    for i, (line, places) in enumerate(zip(panel.lines, at)):
+        before, after = ([np.isin(places, other) for other in others] for others in (at[:i], at[i + 1:]))
+        moved = places + step / 2 * (np.sum(before, axis=0) - np.sum(after, axis=0))
+        yield line._replace(x=10**moved if log else moved)
 
-    beside = place.transData + ScaledTranslation((i - (number - 1) / 2) * BESIDE / 72, 0, place.figure.dpi_scale_trans)
-    spread = [line.mean - line.least, line.most - line.mean] if line.runs > 1 else None
-    look = look | {"marker": POINTS[i % len(POINTS)]}
-    return place.errorbar(line.x, line.mean, spread, capsize=2, elinewidth=0.8, transform=beside, **look)
+
+def _ends(place, line, look, i, number):
+    """Line i of so many: the ends of runs over a key."""
+    # the mean of equal numbers may be off by rounding
+    spread = np.maximum(0, [line.mean - line.least, line.most - line.mean]) if line.runs > 1 else None
+    return place.errorbar(line.x, line.mean, spread, capsize=2, elinewidth=0.8, **look | {"marker": POINTS[i % len(POINTS)]})
 
 
 def _tick_values(place, panel):
@@ -92,8 +107,31 @@ def _tick_values(place, panel):
     ends = np.array([low - around, high + around])
     place.set_xlim(10**ends if "x" in panel.log else ends)
     if len(values) <= NAMED:
-        place.set_xticks(values, [f"{value:g}" for value in values])
+        along = (np.log10(values) if "x" in panel.log else values) / ((high - low) or 1.0)
+        place.set_xticks(values, _apart(along, [f"{value:g}" for value in values]))
         place.minorticks_off()
+
+
+def _apart(along, labels):
+    """The labels at places along an axis of length 1, empty where one would meet the one before."""
+    kept = [labels[0]]
+    last = 0
+    for i in range(1, len(labels)):
+        free = along[i] - along[last] >= LETTER * ((len(labels[i]) + len(labels[last])) / 2 + 1)
+        kept.append(labels[i] if free else "")
+        last = i if free else last
+    return kept
+
+
+def _tick_decades(place):
+    """Labels that do not meet along a logarithmic axis."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    left, right = place.get_xlim()
+    place.xaxis.set_minor_formatter(NullFormatter())
+    if right < 10**FEW_DECADES * left:
+        place.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        place.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _room_for_ends(panel):
