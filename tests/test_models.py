@@ -223,7 +223,7 @@ def test_a_model_with_one_layer_starts_at_zero():
     ([{"type": "conv", "channels": 2}], r"layer 1 \(conv\).*kernel"),
     ([{"type": "dense", "width": 0}], r"layer 1 \(dense\) width.*given 0"),
     ([{"type": "dense", "width": "4"}], r"layer 1 \(dense\) width.*given '4'"),
-    ([{"type": "pool", "kind": "median"}], r"layer 1 \(pool\) kind: unknown value 'median' \(allowed: max, mean\)"),
+    ([{"type": "pool", "kind": "median"}], r"layer 1 \(pool\) kind: unknown value 'median'; did you mean 'mean'\? \(allowed: max, mean\)"),
     ([{"type": "conv", "channels": 6, "kernel": 3}, {"type": "group-norm"}], r"layer 2 \(group-norm\) groups = 8 must divide the 6 channels"),
     ([{"type": "residual", "layers": [{"type": "pool", "size": 1}, {"type": "flatten"}]}], r"layer 1 \(residual\) makes \(108,\) of \(2, 9, 6\)"),
     ([{"type": "residual", "layers": [{"type": "rely"}]}], r"layer 1 inside a residual one: unknown layer 'rely'.*'relu'"),

@@ -78,7 +78,7 @@ def folders(tmp_path_factory):
     return found
 
 
-def read(path):
+def outcome(path):
     with h5py.File(path) as file:
         assert file.attrs["status"].rstrip(b"\0 ") == b"finished"
         return file["final/x"][:], file["train/loss"][:], file["train/bytes_sent"][:]
@@ -88,7 +88,7 @@ def read(path):
 @pytest.mark.parametrize("variant, graph", CASES)
 def test_deterministic_runs_do_not_depend_on_the_number_of_ranks(folders, variant, graph, ranks):
     name = f"exact-{variant}-{graph}.h5"
-    (alone, losses, sent), (x, loss, bytes_sent) = read(folders[None] / name), read(folders[ranks] / name)
+    (alone, losses, sent), (x, loss, bytes_sent) = outcome(folders[None] / name), outcome(folders[ranks] / name)
     assert np.array_equal(x, alone)
     assert np.array_equal(loss, losses) and np.isfinite(loss).all() and loss.shape == (30, 8)
     assert np.array_equal(bytes_sent, sent)
@@ -97,7 +97,7 @@ def test_deterministic_runs_do_not_depend_on_the_number_of_ranks(folders, varian
 @pytest.mark.parametrize("ranks", TORCH_RANKS)
 @pytest.mark.parametrize("variant", TORCH_VARIANTS)
 def test_modules_of_pytorch_do_not_depend_on_the_number_of_ranks(folders, variant, ranks):
-    (alone, losses, _), (x, loss, _) = (read(folders[which] / f"torch-{variant}.h5") for which in (None, ranks))
+    (alone, losses, _), (x, loss, _) = (outcome(folders[which] / f"torch-{variant}.h5") for which in (None, ranks))
     assert np.array_equal(x, alone) and np.array_equal(loss, losses)
 
 
@@ -115,5 +115,5 @@ def test_figures_of_the_mean_model_do_not_depend_on_the_number_of_ranks(folders,
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_default_runs_agree_to_rounding(folders, variant, ranks):
     name = f"rounded-{variant}.h5"
-    (alone, _, _), (x, _, _) = read(folders[None] / name), read(folders[ranks] / name)
+    (alone, _, _), (x, _, _) = outcome(folders[None] / name), outcome(folders[ranks] / name)
     assert abs(x - alone).max() < 1e-12

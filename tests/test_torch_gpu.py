@@ -7,7 +7,7 @@ import pytest
 
 from coopmpi.errors import UserError
 from tests.guarded import simulated
-from tests.runs import EVEN_VARIANTS, lockstep
+from tests.runs import EVEN_VARIANTS, lockstep, read
 
 torch = pytest.importorskip("torch")
 device = pytest.importorskip("coopmpi.bridges.torch.device")
@@ -16,10 +16,10 @@ MODULES = {"net": {}, "Tied": {}, "Adapted": {}, "simple": {"loss": f"{HERE}:squ
 
 
 def tables(module="net", variant="local-sgd", **more):
-    return {"workers": 4, "steps": 12, "dtype": "float64", "deterministic": True, "algorithm": EVEN_VARIANTS[variant],
+    return read({"workers": 4, "steps": 12, "dtype": "float64", "deterministic": True, "algorithm": EVEN_VARIANTS[variant],
             "task": {"kind": "torch", "module": f"{HERE}:{module}", "batch": 8} | MODULES[module], "period": {"tau": 3},
             "mixing": {"lazy": True}, "optimizer": {} if variant == "sparq-sgd" else {"momentum": 0.9},
-            "compress": {"kind": "topk", "fraction": 0.3}} | more
+            "compress": {"kind": "topk", "fraction": 0.3}} | more)
 
 
 def same_but_for_rounding(found, given):

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.runs import EVEN_VARIANTS, coopmpi
+from tests.runs import EVEN_VARIANTS, coopmpi, read
 from tests.test_torch import task
 
 torch = pytest.importorskip("torch")
@@ -24,9 +24,9 @@ PARTS = ["overlap-local-sgd", "choco-sgd", "diloco"]  # with transfers, copies o
 def tables(name):
     variant = "local-sgd" if name == "adamw" else name
     optimizer = {"kind": "sgd"} if variant == "sparq-sgd" else {"kind": "sgd", "momentum": 0.9}
-    return {"workers": RANKS, "steps": 30, "deterministic": True, "device": "cpu", "algorithm": EVEN_VARIANTS[variant],
+    return read({"workers": RANKS, "steps": 30, "deterministic": True, "device": "cpu", "algorithm": EVEN_VARIANTS[variant],
             "task": task("simple" if name == "adamw" else "net"), "period": {"tau": 3}, "mixing": {"lazy": True}, "compress": {"kind": "topk", "fraction": 0.3},
-            "optimizer": {"kind": "adamw", "lr": 0.01} if name == "adamw" else optimizer}
+            "optimizer": {"kind": "adamw", "lr": 0.01} if name == "adamw" else optimizer})
 
 
 @pytest.fixture(scope="module")
