@@ -69,8 +69,8 @@ def _variants():
 
 def _description(numbers=60, steps=STEPS, pause=PAUSE):
     chosen = random.choice(_variants())
-    return settings({"deterministic": True, "workers": WORKERS, "steps": steps, "mixing.lazy": True, "device": "cpu", "compress.kind": "sign",
-                     "task.kind": "python", "task.function": "benchmarks._mortal:task",
+    return settings({"deterministic": True, "workers": WORKERS, "steps": steps, "mixing.lazy": True, "device": "cpu",
+                     "compress.kind": "sign", "task.kind": "python", "task.function": "benchmarks._mortal:task",
                      "task.options": f"{{pause = {pause}, numbers = {numbers}}}", "survive.every_seconds": 0.05,
                      "checkpoint.every_steps": steps // 12} | chosen)
 

@@ -33,7 +33,8 @@ def unread(config) -> Unread:
     found |= _within("mixing", graph)
     if graph.weighs:
         found["mixing.weights"] = Reader("mixing.graph", graph.name, _having("graph", lambda cls: not cls.weighs))
-    return found | _left_by_algorithm(config, found.pop("algorithm.[mixing]", None))
+    without_graph = found.pop("algorithm.[mixing]", None)
+    return found | _left_by_algorithm(config, without_graph)
 
 
 def of_other_kinds(table: str, keys: dict) -> Unread:
@@ -66,6 +67,8 @@ def _within(table, part):
         if key not in part.read_with:
             return None
         selector, *allowed = part.read_with[key]
+        if not hasattr(part, selector):
+            raise UserError(f"[{table}] {part.name}: its read_with names {selector!r}, which is no key of it")
         value = getattr(part, selector)
         fits = any(value if one is NONZERO else value == one for one in allowed)
         return decider(selector) or (None if fits else Reader(f"{table}.{selector}", value, tuple(allowed)))
@@ -74,8 +77,8 @@ def _within(table, part):
     return {key: reader for key, reader in found.items() if reader}
 
 
-def _left_by_algorithm(config, graph):
-    """Which keys of the tables [period], [mixing] and [compress]; graph: what decides that it does not read [mixing], if anything does."""
+def _left_by_algorithm(config, without_graph):
+    """Which keys of [period], [mixing] and [compress]; without_graph: the key of the algorithm by which it leaves all [mixing] alone."""
     algorithm, found = config.algorithm, {}
 
     def left(table, keys, reads):
@@ -88,8 +91,8 @@ def _left_by_algorithm(config, graph):
         left("mixing", config.mixing.table(), lambda cls: cls.uses_mixing)
     elif algorithm.push_sum:
         left("mixing", ("weights",), lambda cls: cls.uses_mixing and not cls.push_sum)
-    if graph:
-        found |= {f"mixing.{key}": graph for key in config.mixing.table()}
+    if without_graph:
+        found |= {f"mixing.{key}": without_graph for key in config.mixing.table()}
     if not (algorithm.uses_compress or config.compress.halves or config.compress.name == "none"):
         left("compress", ("kind", *config.compress.table()), lambda cls: cls.uses_compress)
     return found
@@ -105,7 +108,8 @@ def _sentence(decider, value, groups):
     told = ", ".join(f"{' and '.join(several)} ({_readers(decider, instead)})" for instead, several in groups.items())
     elsewhere = [key.partition(".")[0] for key in keys if key.partition(".")[0] != decider.partition(".")[0]]
     empty = f" (--set '{elsewhere[0]}={{}}' empties a table)" if elsewhere else ""
-    return f"{decider} = {shortened(value)} does not read {told}: remove {'it' if len(keys) == 1 else 'them'}{empty}, or choose another {decider}"
+    those = "it" if len(keys) == 1 else "them"
+    return f"{decider} = {shortened(value)} does not read {told}: remove {those}{empty}, or choose another {decider}"
 
 
 def _readers(decider, instead):

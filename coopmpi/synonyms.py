@@ -27,7 +27,8 @@ _NAMES = {
     "schedule": {"step": ("multistep", "multi-step"), "cosine": ("cosine-annealing",)},
     "period": {"every": ("fixed", "constant"), "adacomm": ("adaptive",)},
     "compress": {
-        "none": ("identity",), "fp16": ("float16", "half"), "bf16": ("bfloat16",), "sign": ("signsgd", "scaled-sign"), "lowrank": ("powersgd",),
+        "none": ("identity",), "fp16": ("float16", "half"), "bf16": ("bfloat16",), "sign": ("signsgd", "scaled-sign"),
+        "lowrank": ("powersgd",),
     },
     "graph": {"complete": ("full", "fully-connected", "clique"), "ring": ("circle", "cycle"), "random-regular": ("regular",),
               "erdos-renyi": ("gnp", "er")},

@@ -77,7 +77,8 @@ def test_other_shells_are_told_whole_words(folder, shell):
 
 
 @pytest.mark.parametrize("words, expected", [
-    ("coopmpi train --set algorithm.kind = overlap-l", ["overlap-local-sgd"]), ("coopmpi train --set period.t", ["period.tau=", "period.taus="])])
+    ("coopmpi train --set algorithm.kind = overlap-l", ["overlap-local-sgd"]),
+    ("coopmpi train --set period.t", ["period.tau=", "period.taus="])])
 def test_the_script_for_bash_works_in_bash(folder, tmp_path, words, expected):
     if shutil.which("bash") is None:
         pytest.skip("there is no bash")

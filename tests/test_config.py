@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from coopmpi import config, registry, synonyms, vocabulary
 from coopmpi.errors import UserError
+from coopmpi.local.optimizers import SGD, Optimizer
 from coopmpi.topology.weights import WEIGHTS
 from tests.runs import coopmpi
 
@@ -89,6 +90,31 @@ def test_a_key_that_nobody_reads_is_refused_with_who_reads_it(tables, decider, k
     assert told.count("does not read") == 1 and decider in told and reader in told and all(key in told for key in keys), told
     rest = config.without(tables, keys)
     assert config.unread(rest) == [] and config.resolve(rest)
+
+
+class Bold(SGD, frozen=True, kw_only=True):
+    """An optimiser of the user's own, with a key that is read only if it is bold."""
+
+    read_with = {"boldness": ("bold", True)}
+    bold: bool = False
+    boldness: float = 2.0
+
+
+class Wrong(SGD, frozen=True, kw_only=True):
+    read_with = {"lr": ("boldness", 1.0)}
+
+
+class Bare(Optimizer, frozen=True, kw_only=True):
+    """Without weight decay."""
+
+
+def test_parts_of_ones_own_say_what_they_read():
+    assert config.resolve({"optimizer": {"kind": "tests.test_config:Bare", "lr": 0.5}}).optimizer.lr == 0.5
+    own = {"kind": "tests.test_config:Bold", "boldness": 3.0}
+    assert config.unread({"optimizer": own}) == ["optimizer.boldness"]
+    assert config.resolve({"optimizer": own | {"bold": True}}).optimizer.boldness == 3.0
+    with pytest.raises(UserError, match="its read_with names 'boldness', which is no key of it"):
+        config.resolve({"optimizer": {"kind": "tests.test_config:Wrong"}})
 
 
 def test_several_choices_are_told_at_once_and_long_lists_are_cut():
@@ -273,7 +299,7 @@ def test_without_an_optimizer_the_one_of_the_publication_is_taken(algorithm, opt
     ({"dtype": "float16"}, r"run description: dtype: unknown value 'float16'.* \(allowed: float32, float64\)"),
     ({"device": 3}, r"device: unknown value 3 \(allowed: auto, cpu, gpu\)"),
     ({"record": {"final": "last"}}, r"\[record\] final: unknown value 'last' \(allowed: all, mean\)"),
-    ({"algorithm": {"kind": "cooperative", "generator": "easg"}}, r"generator: unknown value 'easg'; did you mean 'easgd'\? \(allowed: easgd, gr"),
+    ({"algorithm": {"kind": "cooperative", "generator": "easg"}}, r"generator: unknown value 'easg'; did you mean 'easgd'\? \(allowed: ea"),
     ({"task": {"model": "mpl"}}, r"\[task\] model: unknown value 'mpl'; did you mean 'mlp'"),
     ({"task": {"partition": "dirichlett"}}, r"\[task\] partition: unknown value 'dirichlett'; did you mean 'dirichlet'"),
     ({"lr": 1}, "unknown key 'lr'; did you mean 'optimizer.lr'"),

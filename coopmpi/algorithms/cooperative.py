@@ -30,8 +30,9 @@ class Cooperative(Algorithm, frozen=True, kw_only=True):
     uses_period = True
     uses_mixing = True
     takes_halves = False  # of weighted models, and within groups
-    read_with = {"generator": ("matrix", None), "alpha": ("generator", "easgd", "graph-and-centre"), "[mixing]": ("generator", "graph-and-centre"),
-                 "group": ("generator", "hierarchical"), "outer": ("generator", "hierarchical")}
+    read_with = {"generator": ("matrix", None), "alpha": ("generator", "easgd", "graph-and-centre"),
+                 "group": ("generator", "hierarchical"), "outer": ("generator", "hierarchical"),
+                 "[mixing]": ("generator", "graph-and-centre")}
 
     matrix: File | None = None
     generator: Literal["easgd", "graph-and-centre", "hierarchical"] = "graph-and-centre"
