@@ -34,6 +34,8 @@ class Matchings(Topology):
         laplacians = np.array([laplacian(matching, base.workers) for matching in matchings])
         self.probabilities = activation(laplacians, budget)
         self.weight, rho = best_weight(laplacians, self.probabilities)
+        if self.workers == 2:
+            self.weight = 0.5  # exactly: a round in which the one link is active is an average
         self.zeta = float(np.sqrt(rho))
         self._last = None, 0  # (round, its phase)
 
@@ -50,7 +52,7 @@ class Matchings(Topology):
         return tuple(sorted(partners[i] for partners in active if i in partners))
 
     def averages(self) -> set[int]:
-        return {0} if self.workers == 1 else set()
+        return {1: {0}, 2: {1}}.get(self.workers, set())
 
     def activity(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(sources, targets, share of the rounds) of all links that any round may use."""
