@@ -7,7 +7,6 @@ import resource
 import shlex
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import h5py
@@ -366,11 +365,12 @@ def test_without_matplotlib_the_extra_is_named_and_the_terminal_goes_on(paths, t
 # size
 def test_ten_thousand_steps_of_256_workers_take_seconds_and_little_memory(tmp_path):
     path = made_up(tmp_path / "large.h5", 10_000, 256)
-    begin = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     for arguments in (["compare", path], ["plot", path, "-y", "train/loss", "-o", tmp_path / "x.pdf"],
                       ["plot", "--timeline", path, "--steps", "1:", "-o", tmp_path / "x.png"]):
         subprocess.run([*COOPMPI, *map(str, arguments)], check=True, capture_output=True, timeout=60)
-    assert time.monotonic() - begin < 30
+    # of the processor: the machine may be busy
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 30
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 1e6  # kB, of the largest child
 
 
