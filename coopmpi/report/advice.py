@@ -6,6 +6,7 @@ from coopmpi.report.recorded import Recorded
 
 FEWEST = 20  # steps; before that the first ones, which are slower, count too much
 MUCH = 0.1  # share of the time that is worth a sentence
+MOST = 0.99  # share of waiting that is reckoned with
 TOLERABLE = 0.25  # share of waiting that a longer period is to leave
 EVALUATING, RARELY = 0.3, 0.1  # shares of evaluation that are too much, and that are not ...
 FELT = 0.5  # ... from so many seconds of it on
@@ -72,7 +73,9 @@ def _in_turns(run, share):
 
 
 def _messages(run, share):
-    kind, tau, computing = run.tables["algorithm"]["kind"], _tau(run), 1 - run.share(run.waited.mean())
+    kind, tau = run.tables["algorithm"]["kind"], _tau(run)
+    # a run of little but waiting may, by its clocks, have waited a little longer than it took
+    share, computing = min(share, MOST), max(1 - MOST, 1 - run.share(run.waited.mean()))
     what = "exchanges with neighbours" if "mixing" in run.tables else "averages"
     if kind in HIDING or run.tables["algorithm"].get("overlap"):
         # a message takes as long as the steps that it travels beside, and what is waited for it
