@@ -211,3 +211,11 @@ def _without_none(value):
     if isinstance(value, dict):
         return {key: _without_none(item) for key, item in value.items() if item is not None}
     return value
+
+
+def flat(table: dict, before: str = "") -> dict:
+    """{dotted key: value} of nested tables."""
+    found = {}
+    for key, value in table.items():
+        found |= flat(value, f"{before}{key}.") if isinstance(value, dict) else {f"{before}{key}": value}
+    return found

@@ -4,6 +4,7 @@ import click
 
 from coopmpi.errors import UserError
 
+
 @click.command()
 @click.argument("paths", metavar="RUN.h5...", nargs=-1, required=True)
 @click.option("--train-loss", type=float, metavar="NUMBER", help="What it took until this training loss was reached.")

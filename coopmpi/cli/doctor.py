@@ -10,7 +10,6 @@ from typing import NamedTuple
 import click
 
 from coopmpi import __version__
-from coopmpi.cli import job
 from coopmpi.drivers.join import on_this_rank
 from coopmpi.errors import CoopError, UserError
 

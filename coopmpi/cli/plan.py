@@ -2,10 +2,10 @@
 
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 
-from coopmpi.cli import job
 from coopmpi.drivers.join import on_this_rank
 from coopmpi.errors import Interrupted, UserError
 
@@ -28,7 +28,7 @@ READY = 3  # run descriptions that are written
 @click.option("--set", "overrides", metavar="TABLE.KEY=VALUE", multiple=True, help="Override a key; repeatable.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress.")
-def command(description, machine, train_loss, loss, accuracy, minutes, pilot, on_ranks, output, figure, overrides, as_json, quiet):
+def command(train_loss, loss, accuracy, **options):
     """Rank algorithms, periods, graphs, compressors and learning rates by the seconds that they take to a target.
 
     Their losses come from training on virtual clocks, their seconds from MACHINE.toml. The [plan] table of RUN.toml says what is
@@ -43,10 +43,11 @@ def command(description, machine, train_loss, loss, accuracy, minutes, pilot, on
     targets = {name: value for name, value in (("train_loss", train_loss), ("loss", loss), ("accuracy", accuracy)) if value is not None}
     if len(targets) != 1:
         raise UserError(f"plan takes one target: --train-loss, --loss or --accuracy; given {' and '.join(targets) or 'none'}")
-    on_this_rank(lambda world: _plan(world, description, machine, targets, minutes, pilot, on_ranks, output, figure, overrides, as_json, quiet))
+    on_this_rank(lambda world: _plan(world, *targets.popitem(), SimpleNamespace(**options)))
 
 
-def _plan(world, description, machine, targets, minutes, pilot, on_ranks, output, figure, overrides, as_json, quiet):
+def _plan(world, figure, value, options):
+    """All of it on one rank, to a value of a figure."""
     from coopmpi import config
     from coopmpi.planner import machine as machines
     from coopmpi.planner.curves import Target
@@ -54,52 +55,54 @@ def _plan(world, description, machine, targets, minutes, pilot, on_ranks, output
     from coopmpi.planner.ranks import Ranks
     from coopmpi.run.assemble import together
 
+    target, ranked, machine = Target(figure, value), options.pilot or options.on_ranks, options.machine
+
     def tell(text):
-        if world.rank == 0 and not quiet:
+        if world.rank == 0 and not options.quiet:
             click.echo(f"coopmpi: {text}", err=True)
 
     def read():
-        if figure:
+        if options.figure:
             from coopmpi.report.plot.figure import require_output
 
-            require_output(figure)
-        tables, found = config.load(description, overrides), machines.load(machine)
+            require_output(options.figure)
+        tables, found = config.load(options.description, options.overrides), machines.load(machine)
         machines.require_fits(found, machine, tables.get("workers"))
-        if (pilot or on_ranks) and world.size != found.about.ranks:
-            raise UserError(f"{'--pilot' if pilot else '--on-ranks'} runs on the {found.about.ranks} ranks that {machine} tells of, given "
+        if ranked and world.size != found.about.ranks:
+            raise UserError(f"{'--pilot' if options.pilot else '--on-ranks'} runs on the {found.about.ranks} ranks that {machine} tells of, given "
                             f"{world.size}: mpirun -n {found.about.ranks} coopmpi plan ...")
-        if world.size > 1 and not pilot and not on_ranks:
+        if world.size > 1 and not ranked:
             raise UserError(f"plan is one process, given {world.size} ranks; ranks are for --pilot and --on-ranks")
         return tables, found
 
     def search():
-        ranks = Ranks(world, target) if on_ranks else None
+        ranks = Ranks(world, target) if options.on_ranks else None
         if world.rank:
             return ranks.serve() if ranks else world.wait_for_first()
         try:
-            return _searched(*read_in, target, minutes, output, tell, ranks)
+            return _searched(*read_in, target, options, tell, ranks)
         finally:
             ranks.dismiss() if ranks else world.wait_for_first()
 
-    read_in, target = together(world, read), Target(*targets.popitem())
+    read_in = together(world, read)
     found = together(world, search)
-    if pilot:
-        found = with_pilots(found, world, pilot, tell)
+    if options.pilot:
+        found = with_pilots(found, world, options.pilot, tell)
     if world.rank == 0:
-        _write(found, output, tell)
-        if figure and found.choices:
-            _draw(found, figure)
-        click.echo(_text(found, as_json))
+        _write(found, options.output, tell)
+        if options.figure and found.choices:
+            _draw(found, options.figure)
+        click.echo(_text(found, options.as_json))
 
 
-def _searched(tables, machine, target, minutes, output, tell, ranks):
+def _searched(tables, machine, target, options, tell, ranks):
     """The plan; where a signal ends the search, its curves are kept for the next one."""
     from coopmpi.planner.plan import plan
 
-    known = _known(output)
+    output, known = options.output, _known(options.output)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return plan(tables, machine, target, minutes, known, tell, ranks)
+        return plan(tables, machine, target, options.minutes, known, tell, ranks)
     except KeyboardInterrupt as error:
         _save(output, {}, {}, {}, dict(known))
         raise Interrupted(f"stopped; {output} keeps the {len(known)} curves so far, from which the same command goes on") from error

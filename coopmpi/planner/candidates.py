@@ -1,16 +1,15 @@
 """What a plan chooses from: algorithms with their periods, graphs and compressors."""
 
+import json
 from collections.abc import Iterator
 from itertools import product
 from typing import NamedTuple
 
-import msgspec
-
 from coopmpi import config, registry
-from coopmpi.vocabulary import Family
 from coopmpi.drivers.solo import Solo
 from coopmpi.errors import UserError, unknown
-from coopmpi.run.assemble import assemble
+from coopmpi.run.assemble import assemble, follows_numbers
+from coopmpi.vocabulary import Family
 
 LONGEST = 64  # period
 CHOSEN = ("algorithm", "period", "mixing", "compress")  # tables that a candidate sets
@@ -68,17 +67,13 @@ def candidates(tables: dict, family: Family) -> tuple[list[Candidate], list[tupl
         if candidate.label in found or (candidate.algorithm == "cooperative" and candidate not in described):
             continue  # the latter is a form, of which others are cases
         try:
-            assemble(config.resolve(common | candidate.tables), Solo(), "time-only" if _fixed(candidate) else "simulate")
+            resolved = config.resolve(common | candidate.tables)
+            assemble(resolved, Solo(), "simulate" if follows_numbers(resolved) else "time-only")
         except UserError as error:
             refused.append((candidate.label, str(error)))
         else:
             found[candidate.label] = candidate
     return list(found.values()), refused
-
-
-def _fixed(candidate):
-    resolved = config.resolve(candidate.tables)
-    return not (resolved.algorithm.follows_numbers() or resolved.period.follows_numbers())
 
 
 def _variants(algorithm, family) -> Iterator[Candidate]:
@@ -101,6 +96,4 @@ def _table(key, given):
 
 def progress_key(tables: dict) -> str:
     """Runs of the same key have the same losses at the same steps, whatever the machine."""
-    import json
-
-    return json.dumps({key: value for key, value in tables.items() if key not in APART}, sort_keys=True, default=msgspec.to_builtins)
+    return json.dumps({key: value for key, value in tables.items() if key not in APART}, sort_keys=True)

@@ -1,7 +1,6 @@
 """A machine file: what `coopmpi probe` has measured, as tables that the simulator reads and people can edit."""
 
 import os
-from datetime import UTC, datetime
 from typing import Annotated
 
 import msgspec
@@ -99,7 +98,3 @@ def _value(value):
     if isinstance(value, float):
         value = float(f"{value:.4g}")
     return tomli_w.dumps({"x": value})[4:].strip()
-
-
-def now() -> str:
-    return f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"

@@ -1,6 +1,8 @@
 """A few real steps on the ranks of a job, timed."""
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
 
@@ -8,12 +10,22 @@ import msgspec
 import numpy as np
 
 from coopmpi import config
-from coopmpi.vocabulary import Record, Saving
 from coopmpi.run.assemble import Assembly, assemble
+from coopmpi.run.loop import Trainer
 from coopmpi.run.session import begin
+from coopmpi.vocabulary import Record, Saving
 
 SECONDS = 5.0  # of one pilot, about
 FEWEST, MOST = 12, 400  # steps
+
+
+@contextmanager
+def passing_run(assembly: Assembly, world, sinks=()) -> Iterator[Trainer]:
+    """The Trainer of a run whose result file nobody keeps."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = begin(assembly, world, Path(folder, "run.h5"), sinks)
+        yield trainer
+        trainer.feed.close("finished")
 
 
 def timed_steps(resolved, world, warm: int, steps: int) -> tuple[Assembly, np.ndarray]:
@@ -22,15 +34,13 @@ def timed_steps(resolved, world, warm: int, steps: int) -> tuple[Assembly, np.nd
              "record": Record(eval_every=10**9, final="mean")}
     assembly = assemble(msgspec.structs.replace(resolved, **quiet), world)
     times = []
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = begin(assembly, world, Path(folder, "run.h5"))
+    with passing_run(assembly, world) as trainer:
         trainer.begin()
         while not trainer.ended:
             before = perf_counter()
             trainer.driver.compute(trainer.step())
             times.append(perf_counter() - before)
         trainer.end()
-        trainer.feed.close("finished")
     return assembly, np.array(times[warm:-1])  # the last one has an evaluation in it
 
 

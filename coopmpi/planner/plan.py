@@ -10,16 +10,16 @@ from typing import NamedTuple
 import numpy as np
 
 from coopmpi import config, registry
-from coopmpi.vocabulary import Family
 from coopmpi.drivers.solo import Solo
 from coopmpi.errors import UserError
 from coopmpi.planner.candidates import CHOSEN, candidates, named, without_choice
-from coopmpi.planner.curves import Curve, Forecast, Target
+from coopmpi.planner.curves import Curve, Target
 from coopmpi.planner.machine import Machine, require_fits
 from coopmpi.planner.pilot import pilot
 from coopmpi.planner.ranks import Ranks
-from coopmpi.planner.search import Search, Tried, follows_numbers
-from coopmpi.run.assemble import DEFAULT_STEPS, assemble
+from coopmpi.planner.search import Search, Tried
+from coopmpi.run.assemble import DEFAULT_STEPS, assemble, follows_numbers
+from coopmpi.vocabulary import Family
 
 CONFIRMED = 5  # of the best are trained on a second seed
 MODEL_ERROR = 0.07  # root mean square of the relative errors of 26 forecasts of seconds per step, see docs/plan.md
@@ -102,7 +102,7 @@ def plan(tables: dict, machine: Machine, target: Target, minutes: float, known: 
     outline = assemble(config.resolve(without_choice(tables)), Solo(), "time-only").driver.task
     require_fits(machine, "the machine file", None, outline.dimension)
     if ranks is not None:
-        unforeseen = [one for one in found if follows_numbers(tables | one.tables)]
+        unforeseen = [one for one in found if follows_numbers(config.resolve(without_choice(tables) | one.tables))]
         refused += [(one.label, "what it sends follows numbers, so that its time cannot be forecast alone") for one in unforeseen]
         found = [one for one in found if one not in unforeseen]
     tell(f"{len(found)} candidates, {len(refused)} pairs left out")

@@ -1,7 +1,9 @@
 """Measure what a machine needs: gradients of the user's own task, messages of each pattern, and all other work, on all ranks at once."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from itertools import count
+from socket import gethostname
 from statistics import fmean, median
 from time import perf_counter, sleep
 
@@ -12,7 +14,7 @@ from coopmpi import __version__, registry
 from coopmpi.drivers.driver import Driver
 from coopmpi.errors import UserError
 from coopmpi.local.periods import Every
-from coopmpi.planner.machine import About, Machine, now
+from coopmpi.planner.machine import About, Machine
 from coopmpi.planner.pilot import timed_steps
 from coopmpi.run.assemble import Assembly
 from coopmpi.run.measure import NEVER, measured
@@ -121,7 +123,7 @@ class Messages:
     def beside(self, gradient: float) -> tuple[float, float]:
         """(how many times as long gradients take beside an average, the share of that which is over when they are)."""
         driver, x, steps = self.assembly.driver, self._x(self.dimension), count()
-        (state, own), bare = self.assembly.start(), self._seconds(lambda x: driver.ask(Mean(x)), self.dimension, perf_counter(), rows=1)
+        (state, _), bare = self.assembly.start(), self._seconds(lambda x: driver.ask(Mean(x)), self.dimension, perf_counter(), rows=1)
         if bare < BESIDE * gradient:
             return 1.0, 1.0
         gradients = int(np.clip(bare / gradient, 1, FEWEST))
@@ -179,13 +181,11 @@ class Messages:
 
 
 def _about(assembly, world, trace, hidden):
-    from socket import gethostname
-
     names = sorted(set(world.texts(gethostname())))
     half = len(trace) // 2
     first, second = trace[:half].mean(), trace[half:].mean()
     task = assembly.driver.task
     return About(name=names[0] if len(names) == 1 else f"{names[0]} ... {names[-1]}", ranks=world.size, nodes=len(names),
                  model=f"{task.dimension} numbers in {len(task.layout)} tensors, {task.dtype}, {assembly.context.device.name}",
-                 parameters=task.dimension, date=now(), versions=f"coopmpi {__version__}, {world.name}",
+                 parameters=task.dimension, date=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", versions=f"coopmpi {__version__}, {world.name}",
                  noise=float(f"{abs(second - first) / trace.mean():.2g}"), hidden=float(f"{hidden:.2g}"))

@@ -1,16 +1,14 @@
 """The search of a plan on the ranks of a job, for tasks that are too large for one process."""
 
 import json
-import tempfile
-from pathlib import Path
 
 import numpy as np
 
 from coopmpi import config
 from coopmpi.errors import NumericalFailure
 from coopmpi.planner.curves import Curve, Evaluations, Target
+from coopmpi.planner.pilot import passing_run
 from coopmpi.run.assemble import assemble
-from coopmpi.run.session import begin
 
 
 class Ranks:
@@ -40,14 +38,12 @@ class Ranks:
         stop = {self.target.figure: self.target.value} | ({} if seconds is None else {"minutes": seconds / 60})
         assembly = assemble(config.resolve(tables | {"stop": stop, "checkpoint": {"every_minutes": 0}}), self.world)
         notes = Evaluations(target=self.target, cap=None)
-        with tempfile.TemporaryDirectory() as folder, np.errstate(all="ignore"):
-            trainer = begin(assembly, self.world, Path(folder, "run.h5"), [notes])
+        with passing_run(assembly, self.world, [notes]) as trainer, np.errstate(all="ignore"):
             try:
                 trainer.train()
                 end = "steps" if trainer.done == trainer.context.steps else "late"
             except NumericalFailure:
                 end = "diverged"
-            trainer.feed.close("finished")
         if notes.values and self.target.met(notes.values[-1]):
             end = "target"
         return Curve(notes.steps_done, notes.values, notes.seconds, end)

@@ -17,6 +17,7 @@ from coopmpi.errors import CoopError
 from coopmpi.planner.candidates import LONGEST, Candidate, progress_key, without_choice
 from coopmpi.planner.curves import Curve, Forecast, Target, curve, forecast, full
 from coopmpi.planner.ranks import Ranks
+from coopmpi.run.assemble import follows_numbers
 
 SLACK = 1.2  # of the best time: what comes close to it is seen to come close
 FACTOR = 2.0  # between learning rates
@@ -203,7 +204,7 @@ class Search:
             return found
         tables = tables | machine
         key = progress_key(tables | {"target": self.target._asdict()})
-        known = None if follows_numbers(tables) else self.known.get(key)
+        known = None if follows_numbers(config.resolve(tables)) else self.known.get(key)
         if known is not None:
             times = self._times(tables, known.steps[-1], label)
             known = known._replace(seconds=[float(times[step - 1]) if step else 0.0 for step in known.steps])
@@ -228,7 +229,7 @@ class Search:
         """Seconds per step and their shares."""
         tables = self.tables(candidate) | self.machine
         steps = max(SHARES, 4 * (candidate.tau or 1))
-        found = self._pool.submit(full if follows_numbers(tables) else forecast, tables, steps).result()
+        found = self._pool.submit(full if follows_numbers(config.resolve(tables)) else forecast, tables, steps).result()
         with self._lock:
             self.forecasts[candidate.label] = found
         return found
@@ -241,7 +242,7 @@ class Search:
             tables = self.tables(one.candidate, one.lr, one.seed) | machine
             return float(self._pool.submit(forecast, tables, max(1, one.curve.steps[-1])).result().seconds[-1])
 
-        fixed = [one for one in chosen if not follows_numbers(self.tables(one.candidate))]
+        fixed = [one for one in chosen if not follows_numbers(config.resolve(self.tables(one.candidate)))]
         return list(zip(fixed, self._threads.map(seconds, fixed)))
 
     def elsewhere(self, machine: dict, tables: dict) -> Curve:
@@ -254,12 +255,6 @@ class Search:
         outcome = {"target": f"{found.seconds[-1]:.4g} s, {found.steps[-1]} steps", "late": f"stopped at {found.values[-1]:.4g}",
                    "steps": f"not reached: {found.values[-1]:.4g}", "diverged": "diverged"}[found.end]
         self.tell(f"{tried.candidate.label}, lr {tried.lr:.3g}: {outcome}")
-
-
-def follows_numbers(tables: dict) -> bool:
-    """Does what is sent depend on losses or models?"""
-    resolved = config.resolve(tables)
-    return bool(resolved.algorithm.follows_numbers() or (resolved.algorithm.uses_period and resolved.period.follows_numbers()))
 
 
 def _begin(best):

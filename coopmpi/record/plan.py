@@ -1,15 +1,14 @@
 """A plan as an HDF5 file: the ranking in columns, descriptions that are ready to train, and curves for the next plan."""
 
 import json
-import os
 from collections.abc import Mapping
-from pathlib import Path
 
 import h5py
 import numpy as np
 
+from coopmpi.drafts import draft_of
 from coopmpi.errors import UserError
-from coopmpi.inputs import DAMAGE, require_file, told
+from coopmpi.inputs import require_file, told
 from coopmpi.record import apart
 
 FORMAT, VERSION = "coopmpi-plan", 1
@@ -18,9 +17,9 @@ Curves = Mapping[str, tuple[list[int], list[float], str]]  # by what decides the
 
 def save(path, attributes: Mapping[str, object], texts: Mapping[str, str], columns: Mapping[str, list], curves: Curves):
     """Write the file, all of it or nothing: texts at the root, the columns of /ranking, best choice first, and /curves."""
-    text, temporary = h5py.string_dtype(), Path(f"{path}.part")
+    text = h5py.string_dtype()
     try:
-        with h5py.File(temporary, "w") as file:
+        with draft_of(path) as draft, h5py.File(draft, "w") as file:
             file.attrs.update({"format": FORMAT, "format_version": VERSION, **attributes})
             for name, content in texts.items():
                 file.create_dataset(name, data=content, dtype=text)
@@ -33,7 +32,6 @@ def save(path, attributes: Mapping[str, object], texts: Mapping[str, str], colum
                 group.create_dataset("description", data=key, dtype=text)
                 group.attrs["end"] = end
                 group["step"], group["figure"] = np.array(steps, np.int64), np.array(values)
-        os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {told(error)}") from error
 
@@ -69,16 +67,6 @@ def _read(path, extract):
         with h5py.File(path, "r") as file:
             if str(file.attrs.get("format")) != FORMAT:
                 raise UserError(f"{path}: not a plan of coopmpi plan (attribute format is not {FORMAT!r})")
-            try:
-                yield from (json.dumps(one) for one in extract(file))
-            except (KeyError, AttributeError, ValueError) as error:
-                raise UserError(f"{path}: damaged: {told(error)}") from error
+            yield from map(json.dumps, extract(file))
 
-    return [json.loads(text) for text in _whole(path, work)]
-
-
-def _whole(path, work):
-    try:
-        return list(apart.texts(path, work))
-    except DAMAGE as error:
-        raise UserError(f"{path}: not a readable plan: {told(error)}") from error
+    return map(json.loads, apart.texts(path, work))

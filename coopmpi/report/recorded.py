@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from coopmpi.record.reader import blocks, complete_rows, read_alive, status_of
+from coopmpi.record.reader import Event, blocks, complete_rows, events_of, means, read_alive, status_of
 
 PIECES = 240  # points of a curve
 
@@ -41,7 +41,7 @@ class Recorded:
     piece: int
     evaluations: dict[str, np.ndarray]  # step, and the figures that are there
     chance: dict[str, float]  # figures of a model that has learnt nothing
-    events: list[tuple[int, float, str, str]]  # step, wall time, kind, text
+    events: list[Event]
 
     @property
     def simulated(self) -> bool:
@@ -74,24 +74,21 @@ def recorded(path, file) -> Recorded:
     done = complete_rows(list(train.values()))
     evaluations, chance = _evaluations(file.get("eval"))
     losses, piece = _curve(train["loss"], done) if "loss" in train else (np.zeros(0), 1)
-    pauses = _column(train["pause_time"], done)
+    pauses = means(train["pause_time"], done)
     # what an evaluation takes lies before the step that follows
     after = np.isin(np.arange(done), evaluations["step"]) if "step" in evaluations else np.zeros(done, bool)
     return Recorded(
         str(path), status_of(file), str(attributes["mode"]), tables,
-        *(int(attributes[name]) for name in ("ranks", "node_ranks", "node_cores")), str(attributes["mpi"]), str(attributes["device"]), tables["workers"], done, _latest(train["wall_time"], done) or 0.0,
+        *(int(attributes[name]) for name in ("ranks", "node_ranks", "node_cores")), str(attributes["mpi"]), str(attributes["device"]),
+        tables["workers"], done, _latest(train["wall_time"], done) or 0.0,
         _latest(train["virtual_time"], done) or 0.0 if "virtual_time" in train else None,
         *(total(train[name], done) for name in ("compute_time", "wait_time", "bytes_sent")),
         _in_turns(train["compute_time"], done, int(_latest(train["tau"], done) or 1)),
-        float(pauses[after].sum()), float(pauses[~after].sum()), losses, piece, evaluations, chance, _events(file["events"]))
+        float(pauses[after].sum()), float(pauses[~after].sum()), losses, piece, evaluations, chance, events_of(file))
 
 
 def _latest(data, rows):
     return float(read_alive(data, rows - 1)) if rows else None
-
-
-def _column(data, rows):
-    return np.concatenate([read_alive(data, span) for span in blocks(data, rows)] or [np.zeros(0)])
 
 
 def total(data, rows):
@@ -119,11 +116,9 @@ def _in_turns(data, rows, tau):
 
 def _curve(data, rows):
     """(means over the workers and over some steps, how many steps)."""
-    means = np.concatenate([read_alive(data, span).reshape(span.stop - span.start, -1).mean(axis=1, dtype=float)
-                            for span in blocks(data, rows)] or [np.zeros(0)])
-    piece = max(1, -(-rows // PIECES))
+    losses, piece = means(data, rows), max(1, -(-rows // PIECES))
     starts = np.arange(0, rows, piece)
-    return (np.add.reduceat(means, starts) / np.diff([*starts, rows]) if rows else means), piece
+    return (np.add.reduceat(losses, starts) / np.diff([*starts, rows]) if rows else losses), piece
 
 
 def _evaluations(group):
@@ -134,8 +129,3 @@ def _evaluations(group):
     values = {name: read_alive(group[name], slice(rows)) for name in group}
     kept = {name: column for name, column in values.items() if name in ("step", "wall_time") or not np.isnan(column).all()}
     return kept, {name: float(group[name].attrs["chance"]) for name in kept if "chance" in group[name].attrs}
-
-
-def _events(data):
-    found = read_alive(data, slice(complete_rows([data])))
-    return [(int(step), float(time), kind.decode(errors="replace"), text.decode(errors="replace")) for step, time, kind, text in found]

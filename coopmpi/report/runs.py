@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from coopmpi import config
 from coopmpi.errors import UserError
 from coopmpi.record import apart, sweeps
-from coopmpi.record.reader import blocks, complete_rows, open_run, read_alive, refuse_truncated, require_complete, status_of
+from coopmpi.record.reader import complete_rows, means, open_run, read_alive, refuse_truncated, require_complete, status_of
 
 APART = ("seed", "folder", "sinks", "record", "checkpoint", "survive", "stop", "plan", "forecast")  # keys in which runs may differ
 RISING = ("accuracy",)  # figures that are better when they are larger
@@ -152,32 +153,20 @@ def _encoded(path, place, wanted, about=None):
     """The Run of a result file, or of a group that holds the same, as JSON can have it."""
     train, evaluations = place["train"], place["eval"] if "eval" in place else {}
     done, rows = complete_rows(list(train.values())), complete_rows(list(evaluations.values())) if evaluations else 0
-    series = {f"train/{name}": _means(train[name], done) for name in train if name in wanted}
+    series = {f"train/{name}": means(train[name], done) for name in train if name in wanted}
     series["train/step"] = read_alive(train["step"], slice(done))
     found = {name: read_alive(evaluations[name], slice(rows)) for name in evaluations}
     for name, column in found.items():
         column = column[(found["step"] >= 0) & (found["step"] <= (series["train/step"][-1] if done else 0))]
         if not len(column) or not np.isnan(column).all():
             series[f"eval/{name}"] = column
-    settings = {key: value for key, value in _flat(tomllib.loads(place["config"].asstr()[()])) if key.partition(".")[0] not in APART}
+    tables = config.flat(tomllib.loads(place["config"].asstr()[()]))
+    settings = {key: json.dumps(value) if isinstance(value, list) else value for key, value in tables.items()
+                if key.partition(".")[0] not in APART}
     return {"path": path, "mode": str(place.attrs["mode"]), "status": status_of(place), "settings": settings,
             "steps_per_epoch": float(place.attrs.get("steps_per_epoch", np.nan)),
             "names": [f"{group}/{name}" for group in ("train", "eval") if group in place for name in place[group] if name != "step"],
             "series": {name: b64encode(np.asarray(column, float).tobytes()).decode() for name, column in series.items()}, "place": about or {}}
-
-
-def _means(data, rows):
-    """Of each row, over the workers."""
-    found = (read_alive(data, span) for span in blocks(data, rows))
-    return np.concatenate([block.reshape(len(block), -1).mean(axis=1, dtype=float) for block in found] or [np.zeros(0)])
-
-
-def _flat(table, before=""):
-    for key, value in table.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{before}{key}.")
-        else:
-            yield f"{before}{key}", json.dumps(value) if isinstance(value, list) else value
 
 
 def _decoded(text):

@@ -99,7 +99,7 @@ def assemble(config: Config, world, mode="train") -> Assembly:
     def parts():
         mixing = checked_mixing(config, world.size, simulated)
         if not numbers:
-            _require_fixed_requests(config.algorithm, period)
+            _require_fixed_requests(config)
         device = config.task.device(choose(config.device, world.local_rank, config.device_buffers)) if numbers else Hollow()
         return mixing, device
 
@@ -155,13 +155,17 @@ def _objective(task, place, numbers):
     return Objective(HollowProblem(task.outline(place), place.dtype), place, name)
 
 
-def _require_fixed_requests(algorithm, period):
-    """UserError if what is communicated depends on numbers, so that its time cannot be told without them."""
-    for part in (algorithm, period):
-        why = part.follows_numbers()
-        if why:
-            raise UserError(f"--time-only computes no numbers, but what {part.name} sends depends on them: {why}; simulate "
-                            "it in full")
+def follows_numbers(config: Config) -> str:
+    """What a run sends that depends on losses or models, in words, so that its time cannot be told without them; empty: nothing."""
+    for part in (config.algorithm, period_of(config)):
+        if why := part.follows_numbers():
+            return f"what {part.name} sends depends on them: {why}"
+    return ""
+
+
+def _require_fixed_requests(config):
+    if why := follows_numbers(config):
+        raise UserError(f"--time-only computes no numbers, but {why}; simulate it in full")
 
 
 def _require_models(config, slots):

@@ -1,12 +1,11 @@
 """A run's model as a file that other programs read."""
 
-import os
-import secrets
 from pathlib import Path
 
 import numpy as np
 
 from coopmpi import config
+from coopmpi.drafts import draft_of
 from coopmpi.errors import CoopError, UserError
 from coopmpi.record.models import Model
 from coopmpi.tasks.torch import Torch, bridge
@@ -30,15 +29,12 @@ def export(model: Model, path) -> int:
     if model.task == Torch.name:
         described = config.resolve(model.tables)
         arrays = bridge("coopmpi export").export.state_dict(described.task, described.seed, described.dtype, model)
-    draft = path.with_name(f".{secrets.token_hex(8)}{path.suffix}")
     try:
-        if path.suffix == ".npz":
-            np.savez(draft, **arrays)
-        else:
-            bridge(f"coopmpi export -o {path.name}").export.write(str(draft), arrays)
-        os.replace(draft, path)
+        with draft_of(path) as draft:
+            if path.suffix == ".npz":
+                np.savez(draft, **arrays)
+            else:
+                bridge(f"coopmpi export -o {path.name}").export.write(str(draft), arrays)
     except OSError as error:
         raise CoopError(f"writing {str(path)!r} failed: {error.strerror or error}") from error
-    finally:
-        draft.unlink(missing_ok=True)
     return len(arrays)

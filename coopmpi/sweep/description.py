@@ -3,10 +3,10 @@
 from contextlib import contextmanager
 from typing import Any, Literal
 
-import msgspec
 import tomli_w
 
 from coopmpi import config, registry
+from coopmpi.config import flat
 from coopmpi.errors import UserError, quoted, unknown
 from coopmpi.ranges import Count, Fraction, NonNegative, Seed, Whole
 
@@ -190,14 +190,6 @@ def _check(sweep):
         for key, values in flat(tune).items():
             if not isinstance(values, list) or not values:
                 raise UserError(f"tune {key} must be an array of the values to try, given {quoted(values)}")
-
-
-def flat(table: dict, before: str = "") -> dict:
-    """{dotted key: value} of nested tables."""
-    found = {}
-    for key, value in table.items():
-        found |= flat(value, f"{before}{key}.") if isinstance(value, dict) else {f"{before}{key}": value}
-    return found
 
 
 def nested(keys: dict) -> dict:

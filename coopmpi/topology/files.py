@@ -1,12 +1,12 @@
 """Graphs and mixing matrices in files: edge list, GraphML, .npy, .h5. Never a pickle."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from coopmpi import inputs
+from coopmpi.drafts import draft_of
 from coopmpi.errors import UserError, quoted, shortened
 from coopmpi.ranges import LARGEST_RUN
 
@@ -63,19 +63,16 @@ def write(path: str | Path, matrix: "scipy.sparse.sparray") -> None:
     if m > LARGEST_DENSE:
         raise UserError(f"a dense matrix of {m} workers would take {8e-9 * m * m:.0f} GB; "
                         f"allowed: {LARGEST_DENSE} workers")
-    unfinished = path.with_name(path.name + ".part")
     try:
-        if path.suffix == ".npy":
-            with open(unfinished, "wb") as file:
-                np.save(file, matrix.toarray())
-        else:
-            import h5py
+        with draft_of(path) as draft:
+            if path.suffix == ".npy":
+                np.save(draft, matrix.toarray())
+            else:
+                import h5py
 
-            with h5py.File(unfinished, "w") as file:
-                file["w"] = matrix.toarray()
-        os.replace(unfinished, path)
+                with h5py.File(draft, "w") as file:
+                    file["w"] = matrix.toarray()
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
         raise UserError(f"{path} cannot be written: {error}") from error
 
 

@@ -2,11 +2,11 @@
 
 import html
 import io
-import os
 from contextlib import contextmanager
 from itertools import cycle, islice
 from pathlib import Path
 
+from coopmpi.drafts import draft_of
 from coopmpi.errors import CoopError, UserError, clean, unknown
 
 SUFFIXES = (".pdf", ".svg", ".png", ".html")
@@ -63,12 +63,10 @@ def save(figure, path, caption: str):
     out = io.BytesIO()
     figure.savefig(out, format=kind, metadata=undated | {"Title": clean(caption)})
     content = _page(out.getvalue().decode(), clean(caption)).encode() if suffix == ".html" else out.getvalue()
-    draft = Path(path).with_name(f".{Path(path).name}.part")
     try:
-        draft.write_bytes(content)
-        os.replace(draft, path)
+        with draft_of(path) as draft:
+            draft.write_bytes(content)
     except OSError as error:
-        draft.unlink(missing_ok=True)
         raise CoopError(f"writing {str(path)!r} failed: {error.strerror or error}") from error
 
 
