@@ -98,6 +98,18 @@ def test_a_file_is_read_as_it_was_written(tmp_path):
     assert found.about == FILE.about and found.tables() == FILE.tables()
 
 
+def test_files_lie_beside_a_machine_file_and_folders_there_are_no_kinds(tmp_path, monkeypatch):
+    for name in ("trace", "links", "ring"):
+        (tmp_path / name).mkdir()
+    np.save(tmp_path / "times.npy", np.ones((3, 2)))
+    (tmp_path / "m.toml").write_text('[machine]\nname = "desk"\nranks = 2\n[compute]\nkind = "trace"\nfile = "times.npy"\n'
+                                     '[network]\nkind = "links"\nallreduce = "ring"\n')
+    monkeypatch.chdir("/")
+    found = machine.load(tmp_path / "m.toml")
+    assert found.compute == {"kind": "trace", "file": str(tmp_path / "times.npy")}
+    assert found.network == {"kind": "links", "allreduce": "ring"}
+
+
 @pytest.mark.parametrize("old, new, message", [
     ("[network]", "[netwrk]", "and no other ones; (given is netwrk|missing is network)"),
     ("ranks = 2", "ranks = 3", r"times must hold seconds of shape .* \(steps, 3\), found \(2, 2\)"),

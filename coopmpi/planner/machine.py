@@ -7,7 +7,7 @@ import msgspec
 import tomli_w
 from msgspec import Meta
 
-from coopmpi import config, places, registry
+from coopmpi import config, registry
 from coopmpi.errors import UserError
 from coopmpi.inputs import read_numbers
 from coopmpi.ranges import Count, NonNegative
@@ -53,16 +53,19 @@ def load(path) -> Machine:
     if odd:
         raise UserError(f"{path}: a machine file has the tables [machine], [compute] and [network], and no other ones; "
                         f"{'given' if odd[0] in tables else 'missing'} is {odd[0]}; coopmpi probe writes one")
-    tables = {name: {key: places.found(value, folder) if isinstance(value, str) and name != "machine" else value for key, value in table.items()}
-              if isinstance(table, dict) else table for name, table in tables.items()}
     try:
         about = registry.convert(tables["machine"], About, "[machine]")
-        resolved = config.resolve({"workers": about.ranks, "compute": tables["compute"], "network": tables["network"]})
+        resolved = config.resolve({"workers": about.ranks, "compute": tables["compute"], "network": tables["network"], "folder": folder})
         resolved.compute.bind(about.ranks, 0, read_numbers)
         resolved.network.bind(about.ranks, read_numbers)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    return Machine(about=about, compute=tables["compute"], network=tables["network"])
+    return Machine(about=about, compute=_absolute(tables["compute"], resolved.compute), network=_absolute(tables["network"], resolved.network))
+
+
+def _absolute(table, part):
+    """The table with the paths of files that the part has found."""
+    return table | {key: value for key, value in msgspec.structs.asdict(part).items() if key in table and isinstance(value, str)}
 
 
 def require_fits(machine: Machine, path, workers: int | None, parameters: int | None = None):
