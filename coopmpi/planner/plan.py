@@ -22,7 +22,7 @@ from coopmpi.run.assemble import DEFAULT_STEPS, assemble, follows_numbers
 from coopmpi.vocabulary import Family
 
 CONFIRMED = 5  # of the best are trained on a second seed
-MODEL_ERROR = 0.07  # root mean square of the relative errors of 26 forecasts of seconds per step, see docs/plan.md
+MODEL_ERROR = 0.07  # of a forecast of seconds per step, relative: a little more than 26 of them were off by, see docs/plan.md
 LEVEL = 0.8  # of the interval
 EVALUATIONS = 100  # in a run, where the description does not say
 
