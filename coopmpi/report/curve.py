@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from coopmpi.report.plot import axes
+from coopmpi.report.plot.terminal import set_ruler
 
 POINT = "o"
 SPAN = 10.0  # ratio of most to least from which the vertical axis is logarithmic
@@ -27,9 +27,5 @@ def curve(x, y, points, width: int, height: int) -> list[str]:
     if points.size:
         figure.draw(figure.signal(points[0].tolist(), scale(points[1]).tolist(), marker=plotext.marker(POINT)))
     for axis, values, most, log in (("x", every_x, width // 12, False), ("y", scale(every_y), height // 2, logarithmic)):
-        low, high = float(values.min()), float(values.max())
-        high = high if high > low else low + 1.0
-        ruler = figure.ruler(axis)
-        ruler.lim(low, high)
-        ruler.ticks(*axes.ticks(low, high, most, log))
+        set_ruler(figure.ruler(axis), values.min(), values.max(), 0.0, None, most, log)
     return [line.rstrip() for line in figure.build().string(colorless=True).rstrip("\n").splitlines()]

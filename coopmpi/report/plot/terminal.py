@@ -46,13 +46,13 @@ def _plot(panel, columns, coloured):
         aside = (i - len(lines) // 2) * cell * panel.points
         if len(at):
             figure.draw(figure.signal((at + aside).tolist(), np.interp(at, along, y).tolist(), marker=plotext.marker(_letter(i), colour)))
-    _set_ruler(figure.ruler("y"), *_position(panel.view, "y" in panel.log), 0.0, None, 5, "y" in panel.log)
+    set_ruler(figure.ruler("y"), *_position(panel.view, "y" in panel.log), 0.0, None, 5, "y" in panel.log)
     keys = x if panel.points and len(x) <= columns // 6 else None
-    _set_ruler(figure.ruler("x"), x[0], x[-1], len(lines) * cell * panel.points, keys, columns // 12, "x" in panel.log)
+    set_ruler(figure.ruler("x"), x[0], x[-1], len(lines) * cell * panel.points, keys, columns // 12, "x" in panel.log)
     return [line.rstrip() for line in figure.build().string(colorless=not coloured).rstrip("\n").splitlines()]
 
 
-def _set_ruler(ruler, low, high, around, at, most, log):
+def set_ruler(ruler, low: float, high: float, around: float, at: list[float] | None, most: int, log: bool):
     """The limits of an axis, with room around them, and its ticks: at these places, or at most so many round ones."""
     high = high if high > low else low + 1.0
     ruler.lim(float(low - around), float(high + around))
