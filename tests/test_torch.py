@@ -8,6 +8,7 @@ from coopmpi import config, registry
 from coopmpi.contract import problem
 from coopmpi.drivers.solo import Solo
 from coopmpi.errors import UserError
+from coopmpi.planner.curves import forecast, full
 from coopmpi.run.assemble import assemble
 from coopmpi.tasks.nn.models import build_model
 from tests.interruptions import content, interrupted, run
@@ -295,3 +296,9 @@ def test_from_the_command_line(tmp_path):
     assert "torch, module = mine:net" in out and "accuracy" in out
     status, out, err = coopmpi("train", "--dry-run", *settings(given), cwd=tmp_path)
     assert status == 0 and "runs code of the module mine" in out, out + err
+
+
+def test_time_alone_is_that_of_a_simulation_with_numbers():
+    run = {"workers": 4, "task": task("net"), "algorithm": {"kind": "overlap-local-sgd"}, "period": {"tau": 3},
+           "compute": {"kind": "exponential", "seconds": 0.01}}
+    assert np.array_equal(forecast(run, STEPS).seconds, full(run, STEPS).seconds)

@@ -1,7 +1,9 @@
 """The base of all choices of `[task] kind`."""
 
+from dataclasses import replace
 from typing import ClassVar
 
+from coopmpi.device.host import Host
 from coopmpi.registry import Part
 from coopmpi.tasks.problem import Place
 
@@ -26,4 +28,5 @@ class Task(Part, frozen=True, kw_only=True):
 
     def outline(self, place: Place):
         """The same problem without its data: `dimension`, and where there are such `layout`, `samples` and `batch`."""
-        return self.prepare(place)
+        # the device of a place without numbers has no memory
+        return self.prepare(replace(place, device=self.device(Host())))
