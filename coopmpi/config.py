@@ -25,14 +25,14 @@ def load(path, overrides=()):
     return tables if path is None else {"folder": os.path.dirname(os.path.abspath(path))} | tables
 
 
-def read(path):
-    """The tables of a TOML file; UserError."""
+def read(path, what="run description"):
+    """The tables of a TOML file; UserError, in which it is called `what`."""
     name = shortened(str(path))
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read(LONGEST + 1)
     except FileNotFoundError as error:
-        raise UserError(f"run description {name!r} does not exist") from error
+        raise UserError(f"{what} {name!r} does not exist") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"run description {name!r} cannot be read: {error}") from error
     if len(text) > LONGEST:

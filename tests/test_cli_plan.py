@@ -100,8 +100,9 @@ def test_the_curves_of_a_plan_are_used_again(folder):
 @pytest.mark.mpi
 def test_pilots_decide_by_what_they_measure(folder):
     status, out, err = coopmpi("plan", "run.toml", "--machine", "machine.toml", "--train-loss", 1.0, "--json", "--pilot", 2, "-o", "pilot.h5",
-                               ranks=2, cwd=folder)
+                               "--figure", "pilot.svg", ranks=2, cwd=folder)
     assert status == 0, err
+    assert "milliseconds of a step in a pilot" in (folder / "pilot.svg").read_text(encoding="utf-8")
     choices = json.loads(out)["choices"]
     piloted = [one for one in choices if one["piloted"]]
     assert len(piloted) == min(2, len(choices)) and all(one["seconds"] == pytest.approx(one["piloted"] * one["steps"]) for one in piloted)
@@ -133,7 +134,7 @@ def test_mistakes_are_answered_with_a_sentence(folder, monkeypatch):
     assert "not a plan of coopmpi plan" in refused("train", "--plan", "foreign.h5", "-o", "x.h5")
     (folder / "broken.h5").write_bytes((folder / "plan.h5").read_bytes()[:1000])
     assert "broken.h5" in refused("train", "--plan", "broken.h5", "-o", "x.h5")
-    assert "does not exist" in refused("plan", "run.toml", "--machine", "none.toml", "--loss", 1)
+    assert "machine file 'none.toml' does not exist" in refused("plan", "run.toml", "--machine", "none.toml", "--loss", 1)
     assert "given 1 rank" in refused("probe", "run.toml", "-o", "other.toml")
     assert "machine.toml exists" in refused("probe", "run.toml", "-n", 2)
     assert not (folder / "x.h5").exists() and not (folder / "other.toml").exists()

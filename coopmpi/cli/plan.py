@@ -126,11 +126,11 @@ def _text(found, as_json):
 
 def _draw(found, path):
     from coopmpi.report.plot import figure, lines
-    from coopmpi.report.plot.plan import panel
+    from coopmpi.report.plot.plan import panels
 
-    drawn = panel(found)
+    drawn = panels(found)
     with figure.look(None):
-        figure.save(lines.draw([drawn], None), path, drawn.caption)
+        figure.save(lines.draw(drawn, None), path, "; ".join(panel.caption for panel in drawn))
 
 
 def _write(found, output, tell):

@@ -48,7 +48,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
 def load(path) -> Machine:
     """The machine of a file; UserError if it holds something else."""
-    tables, folder = config.read(path), os.path.dirname(os.path.abspath(path))
+    tables, folder = config.read(path, "machine file"), os.path.dirname(os.path.abspath(path))
     odd = sorted(tables.keys() ^ {"machine", "compute", "network"})
     if odd:
         raise UserError(f"{path}: a machine file has the tables [machine], [compute] and [network], and no other ones; "

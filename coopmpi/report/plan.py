@@ -78,9 +78,10 @@ def _notes(plan):
         yield f"{len(plan.left_out)} were not tried, as the time was over: {', '.join(plan.left_out[:3])}{', ...' if len(plan.left_out) > 3 else ''}"
     if plan.refused:
         yield f"{len(plan.refused)} do not fit this run, {plan.refused[0][0]}: {plan.refused[0][1]:.90}"
+    whence = "By forecasts, with" if any(choice.piloted for choice in plan.choices) else "With"
     for found in plan.what_if:
         others = f"; {', '.join(found.open[:2])} may be faster: plan again with such a machine file" if found.open else ""
-        yield f"With {found.change}: {'the target is not reached' if isinf(found.seconds) else f'{found.label}, {found.seconds:.3g} s'}{others}"
+        yield f"{whence} {found.change}: {'the target is not reached' if isinf(found.seconds) else f'{found.label}, {found.seconds:.3g} s'}{others}"
     if plan.choices:
         best = plan.choices[0]
         yield f"What limits the first: {best.limit}."
