@@ -1,6 +1,6 @@
 """The search of a plan against brute force, its cache, its interval, and what it says when nothing reaches the target."""
 
-from math import exp, log
+from math import exp, inf, log
 
 import numpy as np
 import pytest
@@ -11,7 +11,8 @@ from coopmpi.errors import UserError
 from coopmpi.planner import machine
 from coopmpi.planner.candidates import candidates, named
 from coopmpi.planner.curves import Curve, Target, curve, forecast
-from coopmpi.planner.plan import MODEL_ERROR, interval, plan, slower_network
+from coopmpi.planner.plan import CONFIRMED, FAILED, MODEL_ERROR, SEEDS, interval, plan, ranking, slower_network
+from coopmpi.planner.search import Search
 from coopmpi.report.plan import shown
 from tests.test_machine import NETWORK
 
@@ -45,6 +46,24 @@ def test_nothing_that_brute_force_finds_is_faster(found):
     runs = [curve(common | one.tables | {"optimizer": {"lr": lr}}, TARGET) for one in fits for lr in grid]
     assert min(one.seconds[-1] for one in found.curves.values()) <= min(one.seconds[-1] for one in runs if one.reached)
     assert 0 < found.trained < M * sum(one.steps[-1] for one in runs)
+
+
+def test_the_first_choices_rest_on_several_seeds(found):
+    assert all(one.seeds == 1 + SEEDS for one in found.choices[:CONFIRMED])
+    assert found.choices == sorted(found.choices, key=lambda one: one.seconds)
+
+
+def test_rates_between_those_of_the_climb_are_tried_and_a_run_that_fails_on_another_seed_counts_as_a_long_one():
+    with Search(TABLES | {"workers": M}, made().tables(), TARGET, {}, inf, silent) as search:
+        one = candidates(TABLES | {"workers": M}, Family(**TABLES["plan"]))[0][0]
+        search.forecast(one)
+        first = search.attempt(one, 0.8, 0)
+        assert first.curve.reached
+        search.refine(1)
+        assert sorted(each.lr for each in search.tried) == approx([0.8 / 2**0.5, 0.8, 0.8 * 2**0.5])
+        alone, best = ranking(search, 0.0)[0], search.ranked()[0]
+        search.tried.append(best._replace(seed=1, curve=Curve([0], [9.0], [0.0], "diverged")))
+        assert ranking(search, 0.0)[0].seconds == approx(alone.seconds * FAILED**0.5)
 
 
 def test_the_seconds_are_those_of_a_full_simulation_and_of_time_alone(found):

@@ -21,7 +21,8 @@ from coopmpi.planner.search import Search, Tried
 from coopmpi.run.assemble import DEFAULT_STEPS, assemble, follows_numbers
 from coopmpi.vocabulary import Family
 
-CONFIRMED = 5  # of the best are trained on a second seed
+CONFIRMED, SEEDS = 5, 2  # of the best are trained on so many further seeds
+FAILED = 3  # times as long as on the first seed a run counts that diverges on another one
 MODEL_ERROR = 0.07  # of a forecast of seconds per step, relative: a little more than 26 of them were off by, see docs/plan.md
 LEVEL = 0.8  # of the interval
 EVALUATIONS = 100  # in a run, where the description does not say
@@ -108,8 +109,8 @@ def plan(tables: dict, machine: Machine, target: Target, minutes: float, known: 
     tell(f"{len(found)} candidates, {len(refused)} pairs left out")
     with Search(tables, machine.tables(), target, known, begin + 60 * minutes, tell, ranks) as search:
         search.run(found)
-        search.confirm(CONFIRMED, search.seed + 1)
-        choices = ranking(search, machine.about.noise)
+        search.refine(CONFIRMED)
+        choices = confirmed(search, machine.about.noise)
         what_if = list(_what_ifs(search, machine, choices)) if choices else []
         missed = {one.candidate.label: (one.curve.values[-1], one.curve.seconds[-1]) for one in _missed(search)}
         described = named({key: tables[key] for key in CHOSEN if key in tables}).label if "algorithm" in tables else None
@@ -129,31 +130,48 @@ def _complete(tables, machine):
     return tables | {"record": record | {"final": "mean"}}
 
 
+def confirmed(search: Search, noise: float) -> list[Choice]:
+    """The choices, the first CONFIRMED of which were all trained on further seeds, as long as there is time."""
+    while True:
+        choices = ranking(search, noise)
+        once = [choice.label for choice in choices[:CONFIRMED] if choice.seeds == 1]
+        if not once or monotonic() > search.deadline:
+            return choices
+        search.confirm([one for one in search.ranked() if one.candidate.label in once], SEEDS)
+
+
 def ranking(search: Search, noise: float) -> list[Choice]:
     """The choices, the fastest first: mean over the seeds that were tried."""
-    again = {one.candidate.label: one.curve for one in search.tried if one.seed != search.seed}
-    spread = _spread([(one.curve, again[one.candidate.label]) for one in search.ranked() if one.candidate.label in again])
-    found = [_choice(search, one, again.get(one.candidate.label), spread, noise) for one in search.ranked()]
+    curves = {one.candidate.label: [one.curve, *search.again(one)] for one in search.ranked()}
+    spread = _spread(curves.values())
+    found = [_choice(search, one, curves[one.candidate.label], spread, noise) for one in search.ranked()]
     found.sort(key=lambda choice: choice.seconds)
     return [choice._replace(tie=number > 0 and choice.low < found[0].high and choice.seconds < found[0].high) for number, choice in enumerate(found)]
 
 
-def _choice(search, tried: Tried, again: Curve | None, spread, noise):
-    candidate, forecast, first = tried.candidate, search.forecasts[tried.candidate.label], tried.curve
-    both = [first, *([again] if again is not None and again.reached else [])]
-    seconds, steps = (exp(fmean(log(max(getattr(one, name)[-1], 1e-12)) for one in both)) for name in ("seconds", "steps"))
-    factor = interval(spread, len(both), noise)
+def _choice(search, tried: Tried, curves, spread, noise):
+    candidate, forecast = tried.candidate, search.forecasts[tried.candidate.label]
+    # a run that has not reached the target takes at least so long
+    seconds = _mean(FAILED * tried.curve.seconds[-1] if one.end == "diverged" else one.seconds[-1] for one in curves)
+    steps = _mean(one.steps[-1] for one in curves)
+    factor = interval(spread, len(curves), noise)
     rates = sorted({one.lr for one in search.tried if one.candidate.label == candidate.label and one.seed == search.seed})
     return Choice(candidate.label, search.tables(candidate, tried.lr, search.seed), tried.lr, seconds, seconds / factor, seconds * factor,
-                  seconds / steps, steps, len(both), forecast.sent, forecast.gradient, forecast.other, forecast.network, False, tried.lr in (rates[0], rates[-1]))
+                  seconds / steps, steps, len(curves), forecast.sent, forecast.gradient, forecast.other, forecast.network, False, tried.lr in (rates[0], rates[-1]))
 
 
-def _spread(pairs) -> tuple[float, int]:
-    """(standard deviation of the logarithm of the steps to the target between seeds, its degrees of freedom), pooled."""
-    differences = [log(one.steps[-1] / max(1, other.steps[-1])) for one, other in pairs if one.steps[-1] and other.reached]
-    if not differences:
+def _mean(figures):
+    """The geometric one."""
+    return exp(fmean(log(max(figure, 1e-12)) for figure in figures))
+
+
+def _spread(found) -> tuple[float, int]:
+    """(standard deviation of the logarithm of the steps to the target between seeds, its degrees of freedom), pooled over candidates."""
+    steps = [np.log([max(1, one.steps[-1]) for one in curves]) for curves in found if len(curves) > 1]
+    freedom = sum(len(one) - 1 for one in steps)
+    if not freedom:
         return 0.2, 1  # nothing is known of it
-    return sqrt(sum(difference**2 for difference in differences) / 2 / len(differences)), len(differences)
+    return sqrt(sum(((one - one.mean())**2).sum() for one in steps) / freedom), freedom
 
 
 def interval(spread: tuple[float, int], seeds: int, noise: float) -> float:

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from math import sqrt
 from statistics import median_low
 from time import monotonic, sleep
 from typing import NamedTuple
@@ -87,11 +88,20 @@ class Search:
             list(self._threads.map(self.forecast, near))
             self._all(near)
 
-    def confirm(self, number: int, seed: int):
-        """Try the best so many once more, on another seed."""
-        chosen = self.ranked()[:number]
-        self._best.value = np.inf if not chosen else 3 * max(one.curve.seconds[-1] for one in chosen)
-        list(self._threads.map(lambda one: self.attempt(one.candidate, one.lr, seed), chosen))
+    def refine(self, number: int):
+        """Try the learning rates halfway to the neighbours of those of the best so many."""
+        between = [(one.candidate, one.lr * factor) for one in self.ranked()[:number] for factor in (sqrt(FACTOR), 1 / sqrt(FACTOR))]
+        list(self._threads.map(lambda pair: self.attempt(*pair, self.seed), between))
+
+    def confirm(self, chosen: list[Tried], seeds: int):
+        """Try these once more on so many other seeds."""
+        self._best.value = 3 * max(one.curve.seconds[-1] for one in chosen)
+        again = [(one.candidate, one.lr, self.seed + k) for one in chosen for k in range(1, seeds + 1)]
+        list(self._threads.map(lambda run: self.attempt(*run), again))
+
+    def again(self, tried: Tried) -> list[Curve]:
+        """Its curves on other seeds."""
+        return [one.curve for one in self.tried if one[:2] == tried[:2] and one.seed != self.seed]
 
     def ranked(self) -> list[Tried]:
         """The best learning rate of each candidate that reached the target on the first seed, the fastest first."""
@@ -236,11 +246,12 @@ class Search:
 
     # other machines
     def on(self, machine: dict, chosen: list[Tried]) -> list[tuple[Tried, float]]:
-        """With each the seconds of its steps so far on the clocks of another machine."""
+        """With each the seconds of its steps so far on the clocks of another machine; about, where the target was not reached."""
 
         def seconds(one):
-            tables = self.tables(one.candidate, one.lr, one.seed) | machine
-            return float(self._pool.submit(forecast, tables, max(1, one.curve.steps[-1])).result().seconds[-1])
+            tables, steps = self.tables(one.candidate, one.lr, one.seed) | machine, max(1, one.curve.steps[-1])
+            found = self._pool.submit(forecast, tables, steps if one.curve.reached else min(steps, SHARES // 4)).result()
+            return steps * found.per_step
 
         fixed = [one for one in chosen if not follows_numbers(config.resolve(self.tables(one.candidate)))]
         return list(zip(fixed, self._threads.map(seconds, fixed)))
