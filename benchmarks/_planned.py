@@ -47,10 +47,14 @@ class Bench:
         """The answer of a plan with seed 0, as JSON has it."""
         path = self.folder / f"plan-{task}-{rate}.json"
         if not path.exists():
-            self.write(self.common(task) | {"steps": LONGEST, "record": {"eval_every": EVERY}})
-            words = ("plan", "run.toml", "--machine", str(self.machine(rate, task)), "--train-loss", str(TASKS[task][1]), "--minutes", "30")
-            path.write_text(self.here(*words, "--json", "-o", f"plan-{task}-{rate}.h5"), encoding="utf-8")
+            path.write_text(self.planned(([], {}), task, self.machine(rate, task), f"plan-{task}-{rate}.h5"), encoding="utf-8")
         return json.loads(path.read_text(encoding="utf-8"))
+
+    def planned(self, launcher, task, machine, output, *words):
+        """What a plan prints as JSON; the curves that are in `output` are used again."""
+        self.write(self.common(task) | {"steps": LONGEST, "record": {"eval_every": EVERY}})
+        return self.coopmpi(launcher, "plan", "run.toml", "--machine", str(machine), "--train-loss", str(TASKS[task][1]), "--minutes", "30", "--json",
+                            "-o", str(output), *words)
 
     def write(self, tables):
         (self.folder / "run.toml").write_text(tomli_w.dumps(tables), encoding="utf-8")

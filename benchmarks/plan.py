@@ -5,6 +5,7 @@ repeated. --digits: an .npz with 5,000 MNIST digits, as `python -m benchmarks sl
 """
 
 import argparse
+import json
 import os
 from statistics import median
 
@@ -57,9 +58,9 @@ FAST, SLOW = 1000, 100  # Mbit/s of the machine that was measured, and of the sl
 
 def main(arguments):
     parser = argparse.ArgumentParser(prog="python -m benchmarks plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("probe", "steps", "changes", "targets"), help="probe: measure the hosts; steps: seconds per step; "
-                        "changes: the same on machines of which only another one was measured; targets: real seconds to a target "
-                        "against the interval")
+    parser.add_argument("part", choices=("probe", "steps", "changes", "pilots", "targets"), help="probe: measure the hosts; steps: seconds per step; "
+                        "changes: the same on machines of which only another one was measured; pilots: of the first choices of plans; "
+                        "targets: real seconds to a target against the interval")
     parser.add_argument("--digits", required=True, metavar="PATH")
     parser.add_argument("--tasks", nargs="*", choices=(*TASKS, *TIMED), metavar="TASK", help="of probe, of targets: " + ", ".join((*TASKS, *TIMED)))
     parser.add_argument("--rates", nargs="*", type=int, default=(SLOW, FAST), metavar="MBIT", help=f"(default: {SLOW} {FAST})")
@@ -130,9 +131,12 @@ class OnHosts(Bench):
         print(f"\n{title}, {ranks} hosts, load {os.getloadavg()[0]:.1f}")
         table(("", "s/step", "least to most", "forecast", "off by"), rows)
         order = [np.argsort(np.argsort(column)) for column in np.array(pairs).T]
+        print(f"rank correlation {np.corrcoef(order)[0, 1]:.3f}; repeats differ by {median(noise):.0%} (median)")
+        self._sum_up(errors)
+
+    def _sum_up(self, errors):
         sizes = np.abs(errors)
-        print(f"error: median {median(sizes):.0%}, root mean square {np.sqrt((sizes**2).mean()):.1%}, most {max(sizes):.0%}; "
-              f"rank correlation {np.corrcoef(order)[0, 1]:.3f}; repeats differ by {median(noise):.0%} (median)", flush=True)
+        print(f"error: median {np.median(sizes):.0%}, root mean square {np.sqrt((sizes**2).mean()):.1%}, most {sizes.max():.0%}", flush=True)
 
     def _forecast(self, task, strategy, machine, ranks):
         self.write(self.common(task) | strategy | {"workers": ranks, "steps": WARM + STEPS})
@@ -143,6 +147,22 @@ class OnHosts(Bench):
         with h5py.File(self.folder / name) as file:
             seconds = file["train"][clock][:]
         return float(seconds[-1] - seconds[WARM - 1]) / STEPS
+
+    def pilots(self):
+        """Forecast, and measured in pilots, of the first choices of plans."""
+        rows, errors = [], []
+        for rate in self.options.rates:
+            with hosts(RANKS, rate) as network:
+                for task in self.options.tasks or TASKS:
+                    if self.results.get("pilots", rate, task) is None:
+                        self.plan(task, rate)
+                        found = json.loads(self.planned(network.mpirun(), task, self.machine(rate, task), f"plan-{task}-{rate}.h5", "--pilot", str(REAL)))
+                        self.results.put(("pilots", rate, task), [[one["label"], one["per_step"], one["piloted"]] for one in found["choices"] if one["piloted"]])
+                    for label, forecast, measured in self.results.get("pilots", rate, task):
+                        errors.append(forecast / measured - 1)
+                        rows.append((rate, task, label, f"{1e3 * measured:.3g}", f"{1e3 * forecast:.3g}", f"{errors[-1]:+.0%}"))
+        table(("Mbit/s", "task", "choice", "ms/step in the pilot", "forecast", "off by"), rows)
+        self._sum_up(errors)
 
     # to a target
     def targets(self):

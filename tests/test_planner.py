@@ -11,8 +11,8 @@ from coopmpi.errors import UserError
 from coopmpi.planner import machine
 from coopmpi.planner.candidates import candidates, named
 from coopmpi.planner.curves import Curve, Target, curve, forecast
-from coopmpi.planner.plan import CONFIRMED, FAILED, MODEL_ERROR, SEEDS, interval, plan, ranking, slower_network
-from coopmpi.planner.search import Search
+from coopmpi.planner.plan import CONFIRMED, MODEL_ERROR, SEEDS, interval, plan, ranking, slower_network
+from coopmpi.planner.search import FAILED, Search
 from coopmpi.report.plan import shown
 from tests.test_machine import NETWORK
 
@@ -45,7 +45,8 @@ def test_nothing_that_brute_force_finds_is_faster(found):
     grid = [0.2 * 2**k for k in range(-2, 5)]
     runs = [curve(common | one.tables | {"optimizer": {"lr": lr}}, TARGET) for one in fits for lr in grid]
     assert min(one.seconds[-1] for one in found.curves.values()) <= min(one.seconds[-1] for one in runs if one.reached)
-    assert 0 < found.trained < M * sum(one.steps[-1] for one in runs)
+    # the plan is about several seeds
+    assert 0 < found.trained < (1 + SEEDS) * M * sum(one.steps[-1] for one in runs)
 
 
 def test_the_first_choices_rest_on_several_seeds(found):
@@ -53,17 +54,19 @@ def test_the_first_choices_rest_on_several_seeds(found):
     assert found.choices == sorted(found.choices, key=lambda one: one.seconds)
 
 
-def test_rates_between_those_of_the_climb_are_tried_and_a_run_that_fails_on_another_seed_counts_as_a_long_one():
+def test_rates_between_those_of_the_climb_are_tried_on_all_seeds_and_a_run_that_fails_there_counts_as_a_long_one():
     with Search(TABLES | {"workers": M}, made().tables(), TARGET, {}, inf, silent) as search:
         one = candidates(TABLES | {"workers": M}, Family(**TABLES["plan"]))[0][0]
         search.forecast(one)
         first = search.attempt(one, 0.8, 0)
         assert first.curve.reached
-        search.refine(1)
-        assert sorted(each.lr for each in search.tried) == approx([0.8 / 2**0.5, 0.8, 0.8 * 2**0.5])
-        alone, best = ranking(search, 0.0)[0], search.ranked()[0]
-        search.tried.append(best._replace(seed=1, curve=Curve([0], [9.0], [0.0], "diverged")))
-        assert ranking(search, 0.0)[0].seconds == approx(alone.seconds * FAILED**0.5)
+        search.confirm([one.label], 2)
+        assert sorted({each.lr for each in search.tried}) == approx([0.8 / 2**0.5, 0.8, 0.8 * 2**0.5])
+        best = search.best()[0]
+        assert len(search.again(best)) == 2
+        assert ranking(search, 0.0)[0].seconds == approx(np.exp(np.mean(np.log([each.seconds[-1] for each in (best.curve, *search.again(best))]))))
+        search.tried = [best, best._replace(seed=1, curve=Curve([0], [9.0], [0.0], "diverged"))]
+        assert ranking(search, 0.0)[0].seconds == approx(best.curve.seconds[-1] * FAILED**0.5)
 
 
 def test_the_seconds_are_those_of_a_full_simulation_and_of_time_alone(found):

@@ -22,7 +22,6 @@ from coopmpi.run.assemble import DEFAULT_STEPS, assemble, follows_numbers
 from coopmpi.vocabulary import Family
 
 CONFIRMED, SEEDS = 5, 2  # of the best are trained on so many further seeds
-FAILED = 3  # times as long as on the first seed a run counts that diverges on another one
 MODEL_ERROR = 0.07  # of a forecast of seconds per step, relative: a little more than 26 of them were off by, see docs/plan.md
 LEVEL = 0.8  # of the interval
 EVALUATIONS = 100  # in a run, where the description does not say
@@ -109,12 +108,11 @@ def plan(tables: dict, machine: Machine, target: Target, minutes: float, known: 
     tell(f"{len(found)} candidates, {len(refused)} pairs left out")
     with Search(tables, machine.tables(), target, known, begin + 60 * minutes, tell, ranks) as search:
         search.run(found)
-        search.refine(CONFIRMED)
         choices = confirmed(search, machine.about.noise)
         what_if = list(_what_ifs(search, machine, choices)) if choices else []
         missed = {one.candidate.label: (one.curve.values[-1], one.curve.seconds[-1]) for one in _missed(search)}
         described = named({key: tables[key] for key in CHOSEN if key in tables}).label if "algorithm" in tables else None
-        curves = {one.candidate.label: one.curve for one in search.ranked()}
+        curves = {one.candidate.label: one.curve for one in search.best()}
     return Plan(target, machine, choices, missed, refused, [one.label for one in search.left_out], what_if, described,
                 monotonic() - begin, search.trained, curves, search.known)
 
@@ -137,32 +135,24 @@ def confirmed(search: Search, noise: float) -> list[Choice]:
         once = [choice.label for choice in choices[:CONFIRMED] if choice.seeds == 1]
         if not once or monotonic() > search.deadline:
             return choices
-        search.confirm([one for one in search.ranked() if one.candidate.label in once], SEEDS)
+        search.confirm(once, SEEDS)
 
 
 def ranking(search: Search, noise: float) -> list[Choice]:
     """The choices, the fastest first: mean over the seeds that were tried."""
-    curves = {one.candidate.label: [one.curve, *search.again(one)] for one in search.ranked()}
-    spread = _spread(curves.values())
-    found = [_choice(search, one, curves[one.candidate.label], spread, noise) for one in search.ranked()]
-    found.sort(key=lambda choice: choice.seconds)
+    best = search.best()
+    spread = _spread([[one.curve, *search.again(one)] for one in best])
+    found = [_choice(search, one, spread, noise) for one in best]
     return [choice._replace(tie=number > 0 and choice.low < found[0].high and choice.seconds < found[0].high) for number, choice in enumerate(found)]
 
 
-def _choice(search, tried: Tried, curves, spread, noise):
-    candidate, forecast = tried.candidate, search.forecasts[tried.candidate.label]
-    # a run that has not reached the target takes at least so long
-    seconds = _mean(FAILED * tried.curve.seconds[-1] if one.end == "diverged" else one.seconds[-1] for one in curves)
-    steps = _mean(one.steps[-1] for one in curves)
+def _choice(search, tried: Tried, spread, noise):
+    candidate, forecast, curves = tried.candidate, search.forecasts[tried.candidate.label], [tried.curve, *search.again(tried)]
+    seconds, steps = search.seconds(tried), exp(fmean(log(max(1, one.steps[-1])) for one in curves))
     factor = interval(spread, len(curves), noise)
     rates = sorted({one.lr for one in search.tried if one.candidate.label == candidate.label and one.seed == search.seed})
     return Choice(candidate.label, search.tables(candidate, tried.lr, search.seed), tried.lr, seconds, seconds / factor, seconds * factor,
                   seconds / steps, steps, len(curves), forecast.sent, forecast.gradient, forecast.other, forecast.network, False, tried.lr in (rates[0], rates[-1]))
-
-
-def _mean(figures):
-    """The geometric one."""
-    return exp(fmean(log(max(figure, 1e-12)) for figure in figures))
 
 
 def _spread(found) -> tuple[float, int]:
@@ -243,7 +233,7 @@ def _on(search, change, tables):
         label = one.candidate.label
         if one.seed == search.seed and one.curve.end in ("target", "late") and (label not in best or one.curve.reached > best[label].curve.reached):
             best[label] = one
-    for one in search.ranked():
+    for one in search.best():
         best[one.candidate.label] = one
     times = search.on(tables, list(best.values()))
     done = sorted((seconds, one.candidate.label) for one, seconds in times if one.curve.reached)

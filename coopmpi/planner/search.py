@@ -24,6 +24,8 @@ SLACK = 1.2  # of the best time: what comes close to it is seen to come close
 FACTOR = 2.0  # between learning rates
 CLIMBS = 6  # learning rates beyond the first, in each direction
 HOPELESS = 1 / 3  # of the best time: who is behind the best's loss at that time when the time is over has no other rates tried
+FAILED = 3  # times as long as on the first seed a run counts that diverges on another one; longer ones are stopped
+LEAST = 1e-12  # seconds
 SHARES = 128  # steps of a forecast, at least
 
 _cap = None  # in a worker process: the seconds that the best has taken so far
@@ -88,17 +90,17 @@ class Search:
             list(self._threads.map(self.forecast, near))
             self._all(near)
 
-    def refine(self, number: int):
-        """Try the learning rates halfway to the neighbours of those of the best so many."""
-        between = [(one.candidate, one.lr * factor) for one in self.ranked()[:number] for factor in (sqrt(FACTOR), 1 / sqrt(FACTOR))]
+    def confirm(self, labels: list[str], seeds: int):
+        """Try the rates halfway to the neighbours of the best of these candidates, then all that came near it on further seeds."""
+        between = [(one.candidate, one.lr * factor) for one in self.ranked() if one.candidate.label in labels for factor in (sqrt(FACTOR), 1 / sqrt(FACTOR))]
         list(self._threads.map(lambda pair: self.attempt(*pair, self.seed), between))
-
-    def confirm(self, chosen: list[Tried], seeds: int):
-        """Try these once more on so many other seeds."""
-        self._best.value = 3 * max(one.curve.seconds[-1] for one in chosen)
-        again = [(one.candidate, one.lr, self.seed + k) for one in chosen for k in range(1, seeds + 1)]
+        first = {one.candidate.label: one.curve.seconds[-1] for one in self.ranked()}
+        near = [one for one in self._reached() if one.candidate.label in labels and one.curve.seconds[-1] <= SLACK * first[one.candidate.label]]
+        self._best.value = FAILED * max(one.curve.seconds[-1] for one in near)
+        again = [(one.candidate, one.lr, self.seed + k) for one in near for k in range(1, seeds + 1)]
         list(self._threads.map(lambda run: self.attempt(*run), again))
 
+    # what came out
     def again(self, tried: Tried) -> list[Curve]:
         """Its curves on other seeds."""
         return [one.curve for one in self.tried if one[:2] == tried[:2] and one.seed != self.seed]
@@ -106,12 +108,25 @@ class Search:
     def ranked(self) -> list[Tried]:
         """The best learning rate of each candidate that reached the target on the first seed, the fastest first."""
         best = {}
-        for one in self.tried:
-            if one.seed == self.seed and one.curve.reached:
-                before = best.get(one.candidate.label)
-                if before is None or one.curve.seconds[-1] < before.curve.seconds[-1]:
-                    best[one.candidate.label] = one
-        return sorted(best.values(), key=lambda one: one.curve.seconds[-1])
+        for one in sorted(self._reached(), key=lambda one: one.curve.seconds[-1]):
+            best.setdefault(one.candidate.label, one)
+        return list(best.values())
+
+    def best(self) -> list[Tried]:
+        """The same by the mean over all seeds, where there are several; with its curve on the first seed."""
+        best = {}
+        for one in sorted(self._reached(), key=lambda one: (-len(self.again(one)), self.seconds(one))):
+            best.setdefault(one.candidate.label, one)
+        return sorted(best.values(), key=self.seconds)
+
+    def seconds(self, tried: Tried) -> float:
+        """To the target: geometric mean over the seeds."""
+        # a run that has not reached the target takes at least so long
+        times = [FAILED * tried.curve.seconds[-1] if one.end == "diverged" else one.seconds[-1] for one in (tried.curve, *self.again(tried))]
+        return float(np.exp(np.mean(np.log(np.maximum(times, LEAST)))))
+
+    def _reached(self):
+        return [one for one in self.tried if one.seed == self.seed and one.curve.reached]
 
     @property
     def seed(self) -> int:
