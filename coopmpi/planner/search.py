@@ -1,5 +1,6 @@
 """The search of a plan: train candidates on virtual clocks, cheap steps first, none for longer than the best so far took."""
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -302,3 +303,7 @@ def _curve(tables, target):
         return curve(tables | {"stop": {target.figure: target.value}}, target, _cap)
     except CoopError as error:
         raise CoopError(f"{tables['algorithm']['kind']}: {error}") from None
+    finally:
+        # a run leaves its data behind in cycles; what remains are modules, which the next collection need not look at
+        gc.collect()
+        gc.freeze()
