@@ -7,7 +7,7 @@ import argparse
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from json import loads
-from math import exp, inf, log
+from math import exp, log
 from multiprocessing import get_context
 from shutil import copy
 from statistics import fmean
@@ -78,13 +78,13 @@ class BruteForce(Bench):
         return curve(tables | {"stop": {"train_loss": target.value}}, target).seconds[-1]
 
     def share(self):
-        """Of the plan's own first candidates."""
+        """Of the plan's own first candidates, each to the target or its last step."""
         rows = []
         for task in self.options.tasks:
             if self.results.get("share", task) is None:
                 tables, target = self._tables(task, self.options.rates[0], 0), Target("train_loss", TASKS[task][1])
-                with _pool(inf) as pool:
-                    runs = [pool.submit(_run, run, target) for _, run in self._all(tables, target, Family())]
+                with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+                    runs = [pool.submit(curve, run, target) for _, run in self._all(tables, target, Family())]
                     self.results.put(("share", task), RANKS * sum(run.result().steps[-1] for run in runs))
             everything = self.results.get("share", task)
             for rate in self.options.rates:

@@ -44,10 +44,11 @@ def timed_steps(resolved, world, warm: int, steps: int) -> tuple[Assembly, np.nd
     return assembly, np.array(times[warm:-1])  # the last one has an evaluation in it
 
 
-def pilot(tables: dict, world, forecast: float) -> float:
-    """Seconds per step of a run on these ranks, over whole periods; forecast: what they are thought to be."""
+def pilot(tables: dict, world, forecast: float, steps: float) -> float:
+    """Seconds per step of a run on these ranks, over whole periods; forecast: what they are thought to be; steps: of the whole run, as
+    periods may shrink later."""
     resolved = config.resolve(tables)
     tau = resolved.period.tau_from(0) if resolved.algorithm.uses_period else 1
-    rounds = max(2, round(np.clip(SECONDS / forecast, FEWEST, MOST) / tau))
+    rounds = max(2, round(np.clip(SECONDS / forecast, FEWEST, min(MOST, max(FEWEST, steps))) / tau))
     _, seconds = timed_steps(resolved, world, 2 * tau, rounds * tau)
     return float(world.vote([seconds.mean()])()[0])
