@@ -32,7 +32,7 @@ def seen(command, columns, lines=24, cwd=None, act=None):
             os.chdir(cwd)
         time.sleep(0.1)  # until the terminal has its size
         # readline, which pytest imports, may have set COLUMNS and LINES behind Python's back
-        environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+        environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")} | {"TERM": "xterm-256color"}
         os.execvpe(command[0], list(map(str, command)), environment)
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     screen = pyte.HistoryScreen(columns, lines, history=10000, ratio=1)

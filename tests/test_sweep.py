@@ -63,7 +63,7 @@ def on_a_terminal(columns, *arguments, cwd):
     process, terminal = pty.fork()
     if not process:
         os.chdir(cwd)
-        os.environ["COLUMNS"] = str(columns)
+        os.environ |= {"COLUMNS": str(columns), "TERM": "xterm-256color"}
         os.execv(sys.executable, [sys.executable, "-m", "coopmpi", *arguments])
     said = b""
     try:
