@@ -34,9 +34,9 @@ def read(path, what="run description"):
     except FileNotFoundError as error:
         raise UserError(f"{what} {name!r} does not exist") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"run description {name!r} cannot be read: {error}") from error
+        raise UserError(f"{what} {name!r} cannot be read: {error}") from error
     if len(text) > LONGEST:
-        raise UserError(f"run description {name!r} has more than {LONGEST} characters, which is the most allowed")
+        raise UserError(f"{what} {name!r} has more than {LONGEST} characters, which is the most allowed")
     try:
         return _parsed(text, name)
     except tomllib.TOMLDecodeError as error:

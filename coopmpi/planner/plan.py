@@ -252,9 +252,9 @@ def with_pilots(found: Plan | None, world, number: int, tell) -> Plan | None:
     """The plan with measured seconds per step of the best so many; all ranks call it, found is on rank 0."""
     chosen = json.loads(world.from_first(json.dumps([[choice.tables, choice.per_step, choice.steps] for choice in found.choices[:number]]) if found else None))
     measured = []
-    for one in chosen:
+    for tables, forecast, steps in chosen:
         tell(f"pilot {len(measured) + 1} of {len(chosen)}")
-        measured.append(pilot(one[0], world, *one[1:]))
+        measured.append(pilot(tables, world, forecast, steps))
     if found is None:
         return None
     choices = [choice._replace(piloted=seconds, seconds=seconds * choice.steps, low=choice.low * seconds / choice.per_step,
